@@ -1,7 +1,7 @@
 """What every test stands on: one thread, a home of its own, no network, and tiny models that run the real path."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,12 @@ def tiny_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_host(tmp_path_factory.mktemp("tiny-host"))
 
 
+@pytest.fixture(scope="session")
+def make_host() -> Callable[..., Path]:
+    """`make_tiny_host` for tests that need a second host: another seed, width or depth."""
+    return make_tiny_host
+
+
 def make_tiny_host(folder: Path, seed: int = 0, hidden_size: int = 32, layers: int = 2) -> Path:
     """Write a tiny random Llama and its tokenizer; another seed or width makes a host that bricks do not fit."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -139,3 +145,11 @@ def make_tiny_host(folder: Path, seed: int = 0, hidden_size: int = 32, layers: i
     )
     model.save_pretrained(folder)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, and say so."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))

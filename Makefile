@@ -1,0 +1,43 @@
+# Needs Python 3.11+ with venv, and nothing else. Every target may be run again at any time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: setup chat test check bench browser
+.DEFAULT_GOAL := setup
+
+setup: $(VENV)/.stamp
+	@$(BIN)/mattoni models pull
+
+chat: setup
+	@$(BIN)/mattoni ui
+
+test: check browser
+	@$(BIN)/mattoni models pull
+	$(BIN)/python -m pytest -m ""
+
+check: $(VENV)/.stamp-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	@$(BIN)/mattoni bench turn
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Mattoni needs Python 3.11 or newer, and this is " + sys.version.split()[0] + ": install one and run make PYTHON=python3.11.")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Could not make $(VENV): install Python's venv (Debian: apt-get install python3-venv) and try again." >&2; exit 1; }
+	@echo "Installing the packages into $(VENV) (once; some minutes) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp
+	@echo "Installing the tools for tests and checks ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+# Debian's chromium for the browser test. Where it may not be installed, that test is skipped and says so.
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium >/dev/null; } || echo "No chromium, and it cannot be installed here: the browser test will be skipped."
