@@ -1,0 +1,212 @@
+"""Decides which bricks a turn uses, and says why. Pure: vectors, keys and the user's choices in, a plan out.
+
+Knows nothing of pictures, models or files: whoever calls it has embedded the pictures in the `glance` space and the
+message in the `text` space. Routing is maximum inner product search (MIPS) over the bricks' keys: a brick's score is
+the largest inner product of its keys with the vector, and it may be chosen when the score reaches its threshold.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from assistant.trace import Candidate, Notice
+from mattoni.errors import MattoniError
+
+
+@dataclass(frozen=True)
+class KeyedBrick:
+    """What the router knows of a brick. Without keys only the user can choose it."""
+
+    name: str
+    kind: str  # modality, task, knowledge or emergent
+    space: Literal["glance", "text"] | None = None
+    keys: Tensor | None = None  # (n, width), unit rows
+    threshold: float = 1.0
+
+    def score(self, vectors: Tensor) -> float:
+        """The largest inner product of the keys with `vectors` (n, width)."""
+        assert self.keys is not None
+        return float((vectors.to(self.keys) @ self.keys.T).max())
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """All bricks that can be chosen, and what tells that a message asks about a picture."""
+
+    bricks: tuple[KeyedBrick, ...] = ()
+
+    def of_kind(self, *kinds: str) -> tuple[KeyedBrick, ...]:
+        return tuple(brick for brick in self.bricks if brick.kind in kinds)
+
+
+@dataclass(frozen=True)
+class SeenPicture:
+    """A picture of the message: its file name and its vector in the `glance` space."""
+
+    name: str
+    vector: Tensor  # (width,), unit length
+
+
+@dataclass(frozen=True)
+class Question:
+    """A message as the router sees it."""
+
+    pictures: tuple[SeenPicture, ...] = ()
+    texts: Tensor | None = None  # (pieces, width): the message and its parts in the `text` space; None: it has no text
+    asks_about_picture: bool = False  # what `assistant.picture_questions` says of the message
+    has_documents: bool = False  # a document came with the message
+    history_has_pictures: bool = False  # an earlier message of the conversation brought a picture or a document
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user set for one brick."""
+
+    state: Literal["auto", "on", "off"] = "auto"
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user set by hand for this message; it is never undone."""
+
+    vision: str | None = None  # the image brick for every picture; None: the router chooses
+    bricks: Mapping[str, Choice] = field(default_factory=dict)
+    no_bricks: bool = False
+
+    def of(self, name: str) -> Choice:
+        return self.bricks.get(name, Choice())
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A brick that the turn uses. `score` and `threshold` are None when nothing was compared."""
+
+    name: str
+    weight: float
+    score: float | None
+    threshold: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The router's decision."""
+
+    pictures: tuple[Chosen | None, ...] = ()  # one per picture, in order; None: nobody looks, a notice says why
+    skills: tuple[Chosen, ...] = ()  # task and emergent bricks
+    knowledge: tuple[str, ...] = ()  # bricks whose passages are searched
+    notices: tuple[Notice, ...] = ()
+    candidates: tuple[Candidate, ...] = ()  # every brick that was scored, for the trace's chart
+
+
+NO_PICTURE = Notice("no-picture", "This seems to ask about a picture, but none is attached: add one and ask again.")
+
+
+def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
+    """Choose the bricks of one turn.
+
+    Per picture the best image brick, per message the best skill on Auto and every skill that is On, and all knowledge
+    that is not Off. Raises MattoniError when the user names a brick that is not there.
+    """
+    _check_names(keyring, choices)
+    notices = [NO_PICTURE] if _misses_its_picture(question) else []
+    if choices.no_bricks:
+        notices += [Notice("refused", f"{p.name} was not looked at: bricks are off.") for p in question.pictures]
+        return Plan(pictures=(None,) * len(question.pictures), notices=tuple(notices))
+    looked = [_route_picture(picture, keyring.of_kind("modality"), choices) for picture in question.pictures]
+    skills, weighed = _route_message(question.texts, keyring.of_kind("task", "emergent"), choices)
+    return Plan(
+        pictures=tuple(chosen for chosen, _, _ in looked),
+        skills=skills,
+        knowledge=tuple(b.name for b in keyring.of_kind("knowledge") if choices.of(b.name).state != "off"),
+        notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
+        candidates=(*(candidate for _, _, scored in looked for candidate in scored), *weighed),
+    )
+
+
+def _misses_its_picture(question: Question) -> bool:
+    has_something = bool(question.pictures) or question.has_documents or question.history_has_pictures
+    return question.asks_about_picture and not has_something
+
+
+def _check_names(keyring: Keyring, choices: Choices) -> None:
+    images = [brick.name for brick in keyring.of_kind("modality")]
+    if choices.vision is not None and choices.vision not in images:
+        raise MattoniError(
+            f"There is no image brick '{choices.vision}' (there are: {_listed(images)}); choose one of them."
+        )
+    names = [brick.name for brick in keyring.bricks]
+    for name in choices.bricks:
+        if name not in names:
+            raise MattoniError(f"There is no brick '{name}' (there are: {_listed(names)}): choose one of them.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _scores(bricks: Iterable[KeyedBrick], space: str, vectors: Tensor, subject: str) -> list[Candidate]:
+    """Every brick with keys in the space, best score first."""
+    scored = [
+        Candidate(brick.name, brick.kind, brick.score(vectors), brick.threshold, subject)
+        for brick in bricks
+        if brick.keys is not None and brick.space == space
+    ]
+    return sorted(scored, key=lambda candidate: candidate.score, reverse=True)
+
+
+def _nearness(candidate: Candidate) -> str:
+    return f"nearest key {candidate.score:.2f}, threshold {candidate.threshold:.2f}"
+
+
+def _route_picture(
+    picture: SeenPicture, bricks: tuple[KeyedBrick, ...], choices: Choices
+) -> tuple[Chosen | None, list[Notice], list[Candidate]]:
+    """The brick that looks at one picture. One that is On by hand comes before all that are on Auto."""
+    by_hand = choices.vision
+    allowed = [brick for brick in bricks if choices.of(brick.name).state != "off"]
+    switched_on = [brick for brick in allowed if choices.of(brick.name).state == "on"]
+    scored = _scores(switched_on or allowed, "glance", picture.vector.unsqueeze(0), picture.name)
+    if by_hand is None and len(switched_on) == 1:
+        by_hand = switched_on[0].name
+    if by_hand is not None:
+        return _chosen(by_hand, choices, scored, "chosen by hand"), [], scored
+    near = [candidate for candidate in scored if candidate.score >= candidate.threshold]
+    if near:
+        return _chosen(near[0].name, choices, scored, _nearness(near[0])), [], scored
+    if switched_on and scored:
+        return _chosen(scored[0].name, choices, scored, f"switched on; {_nearness(scored[0])}"), [], scored
+    if not allowed:
+        text = f"{picture.name} was not looked at: no image brick is installed and switched on."
+        return None, [Notice("refused", text)], scored
+    name = scored[0].name if scored else allowed[0].name
+    reason = f"fallback: {_nearness(scored[0])}" if scored else "fallback: no image brick has keys"
+    text = f"{picture.name} is like nothing that an image brick knows; '{name}' looked at it all the same."
+    notice = Notice("fallback", text)
+    return _chosen(name, choices, scored, reason), [notice], scored
+
+
+def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -> Chosen:
+    found = next((candidate for candidate in scored if candidate.name == name), None)
+    strength = choices.of(name).strength
+    return Chosen(name, strength, found.score if found else None, found.threshold if found else None, reason)
+
+
+def _route_message(
+    texts: Tensor | None, bricks: tuple[KeyedBrick, ...], choices: Choices
+) -> tuple[tuple[Chosen, ...], list[Candidate]]:
+    """Every skill that is On, and the one on Auto that comes nearest, if it is near enough.
+
+    One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
+    """
+    able = [brick for brick in bricks if choices.of(brick.name).state != "off"]
+    scored = _scores(able, "text", texts, "message") if texts is not None else []
+    on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
+    chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]
+    automatic = [c for c in scored if c.name not in on and c.score >= c.threshold]
+    if automatic:
+        chosen.append(_chosen(automatic[0].name, choices, scored, _nearness(automatic[0])))
+    return tuple(chosen), scored

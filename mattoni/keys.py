@@ -1,0 +1,98 @@
+"""Keys: the few vectors that say what a brick is good at, and how near a message or picture must come.
+
+Works in any space of unit vectors (`glance` for pictures, `text` for messages) and knows nothing of bricks. Every
+brick's build calls `make_keys` with the vectors of its own examples and of what it is not for; nothing else has to
+change for the router to find the brick.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from mattoni.errors import MattoniError
+from mattoni.files import write_bytes
+
+FOLDS = 5
+
+
+def make_keys(own: Tensor, others: Tensor, most: int = 16, seed: int = 0) -> tuple[Tensor, float]:
+    """Keys that stand for `own`, and the threshold that tells them from `others`.
+
+    own      (n, width), unit rows: embeddings of the brick's own examples, 20 or more
+    others   (m, width), unit rows: embeddings of what is for somebody else; may be empty
+    returns  (at most `most` keys, width), unit rows, and the threshold
+
+    Keys are spherical k-means centres (Dhillon & Modha 2001), one per four examples at most. The threshold is chosen on
+    scores of examples that the keys were not made from (five folds), where own misses and others' hits are fewest.
+    """
+    if len(own) < FOLDS:
+        raise MattoniError(f"Keys need at least {FOLDS} examples of what the brick is for, not {len(own)}: add some.")
+    count = max(1, min(most, len(own) // 4))
+    order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
+    own_scores, other_scores = [], []
+    for fold in range(FOLDS):
+        held_out = torch.zeros(len(own), dtype=torch.bool)
+        held_out[order[fold::FOLDS]] = True
+        keys = spherical_kmeans(own[~held_out], count, seed)
+        own_scores.append(nearest(own[held_out], keys))
+        other_scores.append(nearest(others, keys))
+    return spherical_kmeans(own, count, seed), best_threshold(torch.cat(own_scores), torch.cat(other_scores))
+
+
+def nearest(vectors: Tensor, keys: Tensor) -> Tensor:
+    """Each vector's largest inner product with a key: (n, width), (k, width) -> (n,)."""
+    return (vectors @ keys.T).amax(dim=1) if len(vectors) else vectors.new_zeros(0)
+
+
+def best_threshold(own: Tensor, others: Tensor) -> float:
+    """The score that parts `own` from `others` with the smallest sum of both error rates, in the middle of its gap.
+
+    Without others, the score that all but 2 % of `own` reach.
+    """
+    if not len(others):
+        return float(own.quantile(0.02))
+    scores = torch.cat([own, others]).sort().values
+    cuts = torch.cat([scores[:1] - 1e-3, (scores[1:] + scores[:-1]) / 2])
+    missed = torch.searchsorted(own.sort().values, cuts) / len(own)
+    caught = 1 - torch.searchsorted(others.sort().values, cuts) / len(others)
+    errors = missed + caught
+    best = (errors <= errors.min() + 1e-9).nonzero().flatten()
+    return float(cuts[best].mean()) if len(best) else float(cuts[0])
+
+
+def spherical_kmeans(vectors: Tensor, count: int, seed: int = 0, steps: int = 20) -> Tensor:
+    """`count` unit centres of unit vectors: (n, width) -> (min(count, n), width). Starts as k-means++ does."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = vectors.float()
+    centres = vectors[torch.randint(len(vectors), (1,), generator=generator)]
+    while len(centres) < min(count, len(vectors)):
+        distance = (1 - nearest(vectors, centres)).clamp(min=1e-12)
+        centres = torch.cat([centres, vectors[torch.multinomial(distance, 1, generator=generator)]])
+    for _ in range(steps):
+        member = (vectors @ centres.T).argmax(dim=1)
+        sums = torch.zeros_like(centres).index_add_(0, member, vectors)
+        filled = sums.norm(dim=1, keepdim=True) > 0
+        centres = torch.where(filled, torch.nn.functional.normalize(sums, dim=1), centres)
+    return centres
+
+
+def save_keys(keys: Tensor, path: Path) -> None:
+    """Write `keys.safetensors`."""
+    write_bytes(path, save({"keys": keys.float().contiguous()}))
+
+
+def load_keys(path: Path) -> Tensor:
+    """Read `keys.safetensors`. Raises MattoniError unless it holds a matrix of finite unit rows."""
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        keys = load_file(path)["keys"].float()
+    except (OSError, SafetensorError, KeyError) as problem:
+        raise MattoniError(f"{where} holds no keys or is damaged: make or copy them again.") from problem
+    if keys.dim() != 2 or not len(keys) or not torch.isfinite(keys).all():
+        raise MattoniError(f"{where} must hold a matrix of finite numbers: make or copy the keys again.")
+    if (keys.norm(dim=1) - 1).abs().max() > 1e-2:
+        raise MattoniError(f"{where} holds keys that are not of unit length: make them again.")
+    return keys

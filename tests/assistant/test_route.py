@@ -1,0 +1,140 @@
+"""The router is pure: vectors and choices in, a plan out."""
+
+import pytest
+import torch
+
+from assistant.route import Choice, Choices, KeyedBrick, Keyring, Question, SeenPicture, route
+from mattoni.errors import MattoniError
+
+E = torch.eye(4)
+PHOTO = KeyedBrick("photo", "modality", "glance", E[:1], 0.6)
+DOCUMENT = KeyedBrick("document", "modality", "glance", E[1:2], 0.6)
+GERMAN = KeyedBrick("english-german", "task", "text", E[:1], 0.5)
+SQL = KeyedBrick("sql", "task", "text", E[1:2], 0.5)
+MANUAL = KeyedBrick("manual", "knowledge")
+KEYRING = Keyring((PHOTO, DOCUMENT, GERMAN, SQL, MANUAL))
+
+
+def picture(*direction: float, name: str = "cat.png") -> SeenPicture:
+    return SeenPicture(name, torch.nn.functional.normalize(torch.tensor(direction, dtype=torch.float32), dim=0))
+
+
+def names(plan):
+    return [chosen and chosen.name for chosen in plan.pictures]
+
+
+def test_each_picture_goes_to_the_brick_with_the_nearest_key():
+    plan = route(Question((picture(1, 0.1, 0, 0), picture(0.2, 1, 0, 0))), KEYRING, Choices())
+    assert names(plan) == ["photo", "document"]
+    assert plan.notices == ()
+    assert plan.pictures[0].reason == "nearest key 1.00, threshold 0.60"
+
+
+def test_every_score_is_kept_for_the_trace():
+    plan = route(Question((picture(1, 0, 0, 0, name="a.png"),), texts=E[2:3]), KEYRING, Choices())
+    assert [(c.name, c.subject, c.score) for c in plan.candidates] == [
+        ("photo", "a.png", 1.0), ("document", "a.png", 0.0), ("english-german", "message", 0.0), ("sql", "message", 0.0)
+    ]  # fmt: skip
+
+
+def test_a_brick_added_later_is_found_by_its_keys_alone():
+    chart = KeyedBrick("chart", "modality", "glance", E[2:3], 0.6)
+    assert names(route(Question((picture(0, 0.1, 1, 0),)), Keyring((*KEYRING.bricks, chart)), Choices())) == ["chart"]
+
+
+def test_a_picture_that_is_like_nothing_known_is_looked_at_all_the_same_and_a_notice_says_so():
+    plan = route(Question((picture(0.1, 0.2, 0, 1),)), KEYRING, Choices())
+    assert names(plan) == ["document"]
+    assert [(n.code, n.text) for n in plan.notices] == [
+        ("fallback", "cat.png is like nothing that an image brick knows; 'document' looked at it all the same.")
+    ]
+    assert plan.pictures[0].reason.startswith("fallback: nearest key 0.20")
+
+
+def test_an_image_brick_without_keys_is_the_fallback_when_there_is_no_other():
+    plan = route(Question((picture(1, 0, 0, 0),)), Keyring((KeyedBrick("own", "modality"),)), Choices())
+    assert names(plan) == ["own"]
+    assert plan.notices[0].code == "fallback"
+
+
+def test_without_any_image_brick_a_notice_says_that_nobody_looked():
+    plan = route(Question((picture(1, 0, 0, 0),)), Keyring((GERMAN,)), Choices())
+    assert plan.pictures == (None,)
+    assert plan.notices[0].text == "cat.png was not looked at: no image brick is installed and switched on."
+
+
+def test_the_users_choice_of_vision_wins_over_every_score():
+    plan = route(Question((picture(1, 0, 0, 0),) * 2), KEYRING, Choices(vision="document"))
+    assert names(plan) == ["document", "document"]
+    assert plan.pictures[0].reason == "chosen by hand"
+    assert plan.pictures[0].score == 0.0
+    assert plan.notices == ()
+
+
+def test_an_image_brick_that_is_off_is_not_chosen_and_one_that_is_on_is():
+    photo = Question((picture(1, 0.3, 0, 0),))
+    assert names(route(photo, KEYRING, Choices(bricks={"photo": Choice("off")}))) == ["document"]
+    assert names(route(photo, KEYRING, Choices(bricks={"document": Choice("on")}))) == ["document"]
+    assert names(route(photo, KEYRING, Choices(bricks={"document": Choice("on"), "photo": Choice("on")}))) == ["photo"]
+
+
+def test_a_skill_on_auto_is_chosen_when_the_message_is_near_enough():
+    assert [s.name for s in route(Question(texts=E[:1]), KEYRING, Choices()).skills] == ["english-german"]
+    assert route(Question(texts=E[2:3]), KEYRING, Choices()).skills == ()
+
+
+def test_one_part_of_a_message_is_enough_to_choose_a_skill():
+    assert [s.name for s in route(Question(texts=torch.stack([E[2], E[0]])), KEYRING, Choices()).skills] == [
+        "english-german"
+    ]
+
+
+def test_a_skill_that_is_on_runs_with_its_strength_and_one_that_is_off_does_not():
+    on = route(Question(texts=E[2:3]), KEYRING, Choices(bricks={"sql": Choice("on", 0.5)}))
+    assert [(s.name, s.weight, s.reason) for s in on.skills] == [("sql", 0.5, "switched on by hand")]
+    assert route(Question(texts=E[:1]), KEYRING, Choices(bricks={"english-german": Choice("off")})).skills == ()
+
+
+def test_of_several_skills_on_auto_only_the_nearest_is_chosen():
+    both = torch.nn.functional.normalize(torch.tensor([[0.9, 1.0, 0, 0]]), dim=1)
+    assert [s.name for s in route(Question(texts=both), KEYRING, Choices()).skills] == ["sql"]
+
+
+def test_knowledge_is_searched_unless_it_is_off():
+    assert route(Question(), KEYRING, Choices()).knowledge == ("manual",)
+    assert route(Question(), KEYRING, Choices(bricks={"manual": Choice("off")})).knowledge == ()
+
+
+def test_no_bricks_means_none_and_a_picture_is_not_dropped_silently():
+    plan = route(Question((picture(1, 0, 0, 0),), texts=E[:1]), KEYRING, Choices(no_bricks=True))
+    assert (plan.pictures, plan.skills, plan.knowledge) == ((None,), (), ())
+    assert [(n.code, n.text) for n in plan.notices] == [("refused", "cat.png was not looked at: bricks are off.")]
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_valid_ones():
+    with pytest.raises(MattoniError, match=r"no image brick 'fotos' \(there are: document, photo\)"):
+        route(Question(), KEYRING, Choices(vision="fotos"))
+    with pytest.raises(MattoniError, match=r"no image brick 'sql' \(there are: document, photo\)"):
+        route(Question(), KEYRING, Choices(vision="sql"))
+    with pytest.raises(
+        MattoniError, match=r"no brick 'greman' \(there are: document, english-german, manual, photo, sql\)"
+    ):
+        route(Question(), KEYRING, Choices(bricks={"greman": Choice("on")}))
+
+
+def test_a_question_about_a_picture_without_one_is_answered_with_a_notice():
+    asked = Question(asks_about_picture=True)
+    assert [n.code for n in route(asked, KEYRING, Choices()).notices] == ["no-picture"]
+    assert [n.code for n in route(asked, KEYRING, Choices(no_bricks=True)).notices] == ["no-picture"]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question((picture(1, 0, 0, 0),), asks_about_picture=True),
+        Question(asks_about_picture=True, history_has_pictures=True),
+        Question(asks_about_picture=True, has_documents=True),
+    ],
+)
+def test_there_is_no_such_notice_when_there_is_something_to_look_at(question):
+    assert route(question, KEYRING, Choices()).notices == ()
