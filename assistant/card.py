@@ -1,0 +1,174 @@
+"""Reads and writes `brick.yaml`, strictly. Knows nothing of what a brick does."""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from mattoni.errors import MattoniError
+from mattoni.files import sha256_of, write_text
+
+CARD = "brick.yaml"
+Kind = Literal["modality", "task", "knowledge", "emergent"]
+Injection = Literal["sequence", "low-rank", "prefix", "gate"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HostIdentity(_Part):
+    """Which host a brick was made for."""
+
+    model_type: str
+    hidden_size: PositiveInt
+    layers: PositiveInt
+    vocabulary: str
+    fingerprint: str
+
+
+class Routes(_Part):
+    """Where the brick's keys are and how near a message or picture must come. Without keys only the user chooses it."""
+
+    space: Literal["glance", "text"]
+    keys: str
+    threshold: float
+
+
+class BrickFile(_Part):
+    """Size and digest of one file of the brick."""
+
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^(sha256:)?[0-9a-f]{64}$")
+
+
+class Metric(_Part):
+    """A measured figure with its baselines beside it."""
+
+    name: str
+    split: str
+    value: float
+    n: PositiveInt
+    beside: dict[str, float] = {}
+    command: str | None = None
+
+
+class BrickCard(_Part):
+    """What `brick.yaml` says. Read once; from there on, plain arguments."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    version: PositiveInt = 1
+    kind: Kind
+    title: str
+    summary: str
+    host: HostIdentity | None = None  # None: fits any host (a brick that only adds text)
+    injects: tuple[Injection, ...] = Field(min_length=1)
+    routes: Routes | None = None
+    files: dict[str, BrickFile] = {}
+    parts: dict[str, str | int | float | bool] = {}
+    training: dict[str, Any] = {}
+    metrics: tuple[Metric, ...] = ()
+    licence: str
+    limits: str = ""
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, BrickFile]) -> dict[str, BrickFile]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise ValueError(f"the path '{name}' leaves the brick's folder; name files inside it")
+        return files
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the card allows at a pydantic error's place."""
+    models: dict[str, type[BaseModel]] = {"host": HostIdentity, "routes": Routes, "files": BrickFile, "metrics": Metric}
+    model = models.get(str(location[0]), BrickCard) if len(location) > 1 else BrickCard
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _sentence(problem: ValidationError) -> str:
+    """The first mistake of a card in words."""
+    error = problem.errors()[0]
+    *path, last = error["loc"] or ("card",)
+    place = f" in {'.'.join(map(str, path))}" if path else ""
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(last), _known_keys(error["loc"]), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else "; remove it."
+        return f"unknown key '{last}'{place}{hint}"
+    if error["type"] == "missing":
+        return f"the key '{last}' is missing{place}; add it."
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}; correct it."
+
+
+def parse_card(text: str, where: str) -> BrickCard:
+    """Parse a card's YAML. Raises MattoniError with one sentence that begins with `where`."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise MattoniError(f"{where}: this is not valid YAML{line}; correct it or restore the file.") from problem
+    if not isinstance(values, dict):
+        raise MattoniError(f"{where}: the card is empty; restore the file.")
+    try:
+        return BrickCard.model_validate(values)
+    except ValidationError as problem:
+        raise MattoniError(f"{where}: {_sentence(problem)}") from problem
+
+
+def read_card(folder: Path) -> BrickCard:
+    """Read `folder/brick.yaml`; its name must be the folder's."""
+    where = f"{folder.name}/{CARD}"
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8")
+    except FileNotFoundError as problem:
+        raise MattoniError(f"{where} is missing: restore it, or remove the folder.") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise MattoniError(f"{where} cannot be read: it is damaged or not yours to read; restore it.") from problem
+    card = parse_card(text, where)
+    if card.name != folder.name:
+        raise MattoniError(f"{where}: the brick is called '{card.name}' but its folder '{folder.name}'; rename one of them.")
+    return card
+
+
+def check_files(card: BrickCard, folder: Path, deep: bool = True) -> None:
+    """Raise MattoniError unless every file of the card is there, of its size and (when `deep`) of its digest."""
+    for name, expected in card.files.items():
+        path = folder / name
+        where = f"{card.name}/{name}"
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise MattoniError(f"{where}: the file leads out of the brick's folder; replace the link by the file.")
+        if not path.is_file():
+            raise MattoniError(f"{where} is missing: copy the brick again.")
+        if path.stat().st_size != expected.bytes:
+            raise MattoniError(f"{where} has {path.stat().st_size} bytes instead of {expected.bytes}: copy the brick again.")
+        if deep and sha256_of(path) != expected.sha256.removeprefix("sha256:"):
+            raise MattoniError(f"{where} is damaged (its sha256 is not the card's): copy the brick again.")
+
+
+def describe_files(folder: Path) -> dict[str, BrickFile]:
+    """Sizes and digests of all files of a brick, the card and older versions left out."""
+    return {
+        path.relative_to(folder).as_posix(): BrickFile(bytes=path.stat().st_size, sha256=sha256_of(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (CARD, "README.md") and "versions" not in path.relative_to(folder).parts
+    }
+
+
+def write_card(card: BrickCard, folder: Path) -> None:
+    """Write `brick.yaml` as a whole."""
+    values = card.model_dump(mode="json", by_alias=True, exclude_defaults=False, exclude_none=True)
+    write_text(folder / CARD, yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
+
+
+def brick_digest(card: BrickCard) -> str:
+    """Hash of a brick's contents: its card and, through it, the digests of all its files. Cache keys use it, never a name."""
+    values = card.model_dump(mode="json", by_alias=True)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,157 @@
+"""Finds brick folders, checks them, and says which fit the host. Knows nothing of what bricks do.
+
+The scan is cheap enough for every turn: a brick that appears in or leaves a folder is seen without a restart. Digests are
+computed once per state of a folder (names, sizes, times).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from assistant.card import CARD, BrickCard, HostIdentity, brick_digest, check_files, read_card
+from assistant.host import Host
+from mattoni.errors import MattoniError
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+_FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Brick:
+    """A usable brick: its folder, its card, the digest of its contents, and a warning about its host if there is one."""
+
+    folder: Path
+    card: BrickCard
+    digest: str
+    warning: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        return self.card.name
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A folder that is set aside, and the one sentence why."""
+
+    name: str
+    folder: Path
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Bricks:
+    """One state of the brick folders."""
+
+    usable: tuple[Brick, ...]
+    refused: tuple[Refused, ...]
+
+    def get(self, name: str) -> Brick:
+        """The usable brick of that name. Raises MattoniError that says why it is refused or lists the names there are."""
+        for brick in self.usable:
+            if brick.name == name:
+                return brick
+        for refused in self.refused:
+            if refused.name == name:
+                raise MattoniError(f"The brick '{name}' is set aside: {refused.sentence}")
+        names = ", ".join(sorted(b.name for b in self.usable)) or "none"
+        raise MattoniError(f"There is no brick called '{name}' (installed: {names}).")
+
+
+def check_weights(folder: Path, card: BrickCard) -> None:
+    """Raise MattoniError when a file is pickled, is no safetensors file, or holds NaN or infinity."""
+    for name in card.files:
+        path = folder / name
+        if path.suffix.lower() in _PICKLES:
+            raise MattoniError(f"{card.name}/{name} is a pickle, which can run code: convert it to safetensors.")
+        if path.suffix != ".safetensors":
+            continue
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for key in tensors.keys():
+                    if tensors.get_slice(key).get_dtype() in _FLOATS and not torch.isfinite(tensors.get_tensor(key)).all():
+                        raise MattoniError(f"{card.name}/{name}: the tensor '{key}' holds NaN or infinity; train or copy it again.")
+        except (SafetensorError, OSError) as problem:
+            raise MattoniError(f"{card.name}/{name} is not a readable safetensors file: copy the brick again.") from problem
+
+
+def unlisted_files(folder: Path, card: BrickCard) -> list[str]:
+    """Files beside the card that it does not list; a pickle or a program among them would go unchecked."""
+    known = {CARD, "README.md", *card.files}
+    inside = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return sorted(p.as_posix() for p in inside if p.as_posix() not in known and "versions" not in p.parts)
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a folder's files: changes when a file does."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return tuple((p.as_posix(), (s := p.stat()).st_size, s.st_mtime_ns) for p in files)
+
+
+class Registry:
+    """The bricks of some folders, seen afresh at every `scan`. Earlier folders hide bricks of the same name in later ones."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self._folders = folders
+        # By folder: its stamp when it was checked, and what came of it. Host-independent, so that hosts can share it.
+        self._checked: dict[Path, tuple[object, Brick | Refused]] = {}
+
+    def scan(self, host: Host | HostIdentity | None = None) -> Bricks:
+        """All bricks as they are now; with a host, those made for another one are refused."""
+        found: dict[str, Brick | Refused] = {}
+        for parent in self._folders:
+            for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
+                if folder.name in found or folder.name.startswith(".") or not folder.is_dir():
+                    continue
+                found[folder.name] = self._check(folder)
+        fitted = [_fit(entry, host) for entry in found.values()]
+        return Bricks(
+            usable=tuple(e for e in fitted if isinstance(e, Brick)),
+            refused=tuple(e for e in fitted if isinstance(e, Refused)),
+        )
+
+    def _check(self, folder: Path) -> Brick | Refused:
+        try:
+            stamp = _stamp(folder)
+        except OSError:
+            # The folder is being removed this moment.
+            return Refused(folder.name, folder, f"{folder.name} cannot be read: copy it again or remove it.")
+        known = self._checked.get(folder)
+        if known is None or known[0] != stamp:
+            known = (stamp, check_brick(folder))
+            self._checked[folder] = known
+        return known[1]
+
+
+def check_brick(folder: Path) -> Brick | Refused:
+    """Card, files, digests and weights of one folder, whatever the host."""
+    try:
+        card = read_card(folder)
+        check_files(card, folder)
+        check_weights(folder, card)
+        strangers = unlisted_files(folder, card)
+        if strangers:
+            raise MattoniError(f"{card.name}/{strangers[0]} is not listed on the card: remove it or list it under files.")
+    except MattoniError as problem:
+        return Refused(folder.name, folder, str(problem))
+    return Brick(folder, card, brick_digest(card))
+
+
+def _fit(entry: Brick | Refused, host: Host | HostIdentity | None) -> Brick | Refused:
+    if isinstance(entry, Refused) or host is None or entry.card.host is None:
+        return entry
+    mine, wanted = (host.identity if isinstance(host, Host) else host), entry.card.host
+    if mine.fingerprint == wanted.fingerprint:
+        return entry
+    if all(getattr(mine, f) == getattr(wanted, f) for f in ("model_type", "hidden_size", "layers", "vocabulary")):
+        warning = f"{entry.name} was made for other weights of the same shape; it may answer worse on this host."
+        return Brick(entry.folder, entry.card, entry.digest, warning)
+    return Refused(
+        entry.name,
+        entry.folder,
+        f"{entry.name} was made for another host ({wanted.model_type}, width {wanted.hidden_size}, {wanted.layers} layers; "
+        f"this one is {mine.model_type}, width {mine.hidden_size}, {mine.layers} layers): train it for this host.",
+    )

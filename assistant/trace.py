@@ -1,0 +1,79 @@
+"""What really ran in a turn. Knows nothing of how it was decided or done."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know: a machine-readable code and one sentence."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class UsedBrick:
+    """A brick that took part in the turn, and why."""
+
+    name: str
+    version: int
+    kind: str
+    weight: float
+    score: float | None
+    threshold: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A brick that was weighed for the turn, chosen or not."""
+
+    name: str
+    kind: str
+    score: float
+    threshold: float
+    subject: str  # what it was weighed for: a picture's name, or "message"
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A passage that the turn's prompt held."""
+
+    brick: str
+    document: str
+    place: str  # "page 3", "passage 12"
+    score: float
+    text: str
+
+
+@dataclass
+class Trace:
+    """Plan, injections, tokens, milliseconds per stage and seed of one turn."""
+
+    host: str = ""
+    device: str = ""
+    bricks: list[UsedBrick] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    citations: list[Citation] = field(default_factory=list)
+    injections: list[str] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "reused": 0, "new": 0})
+    ms: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the wall time of the block to `ms[name]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[name] = self.ms.get(name, 0.0) + (time.perf_counter() - start) * 1000
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers."""
+        return asdict(self)

@@ -1,0 +1,43 @@
+"""Where things live on this machine. `MATTONI_HOME` moves data and cache, `MATTONI_DATA` names the training data."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from mattoni.errors import MattoniError
+
+
+def data_folder() -> Path:
+    """Conversations, attachments and the user's own bricks."""
+    home = os.environ.get("MATTONI_HOME")
+    return Path(home) / "data" if home else Path(platformdirs.user_data_dir("mattoni"))
+
+
+def cache_folder() -> Path:
+    """Hosts, embedders and features: everything here can be made or fetched again."""
+    home = os.environ.get("MATTONI_HOME")
+    return Path(home) / "cache" if home else Path(platformdirs.user_cache_dir("mattoni"))
+
+
+def shipped_models() -> Path:
+    """`models/` of the checkout, or the copy inside an installed package."""
+    package = Path(__file__).resolve().parent
+    installed = package / "models"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def brick_folders() -> list[Path]:
+    """Folders that hold bricks, the user's first: a user's brick hides a shipped one of the same name."""
+    return [data_folder() / "bricks", shipped_models() / "bricks"]
+
+
+def training_data() -> Path:
+    """The folder that `MATTONI_DATA` names."""
+    value = os.environ.get("MATTONI_DATA")
+    if not value:
+        raise MattoniError("MATTONI_DATA is not set: point it at the folder that holds the training data.")
+    folder = Path(value)
+    if not folder.is_dir():
+        raise MattoniError(f"MATTONI_DATA is {folder}, which is not a folder: point it at the training data.")
+    return folder
