@@ -167,7 +167,7 @@ class ConversationStore:
         """All messages of a conversation, in order."""
         with self._lock:
             rows = self._rows(
-                """SELECT id, conversation, role, text, status, created, error, segments, token_ids, trace
+                """SELECT id, role, text, status, created, error, segments, token_ids, trace
                    FROM messages WHERE conversation = ? ORDER BY id""",
                 (conversation,),
             )
@@ -180,14 +180,19 @@ class ConversationStore:
                 attached.setdefault(message, []).append(Attached(*values))
         return [
             StoredMessage(
-                *row[:6],
-                attachments=tuple(attached.get(row[0], ())),
-                error=row[6],
-                segments=_loaded(row[7]),
-                token_ids=_loaded(row[8]),
-                trace=_loaded(row[9]),
+                id=identity,
+                conversation=conversation,
+                role=role,
+                text=text,
+                status=status,
+                created=created,
+                attachments=tuple(attached.get(identity, ())),
+                error=error,
+                segments=_loaded(segments),
+                token_ids=_loaded(token_ids),
+                trace=_loaded(trace),
             )
-            for row in rows
+            for identity, role, text, status, created, error, segments, token_ids, trace in rows
         ]
 
     def add_question(self, conversation: str, text: str, attachments: Sequence[Sent] = (), segments: Any = None) -> int:
