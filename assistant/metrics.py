@@ -1,0 +1,247 @@
+"""Scores answers against references. Knows nothing of rows, files or models.
+
+Every score of one answer lies in 0..1, but for `chrf` (0..100, as sacrebleu prints it) and `cider` (0..10). Of several
+references the best counts, except for CIDEr-D, which is the mean over them, and chrF, which sacrebleu matches itself.
+"""
+
+import math
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from sacrebleu.metrics.chrf import CHRF
+
+Metric = Literal["contains", "exact", "accuracy", "number", "f1", "chrf", "cider", "anls"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+_NUMBER = re.compile(r"(?<![\d.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\d.])-?\.\d+|\d+")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_SIGMA = 6.0  # of CIDEr-D's penalty on length, as in the paper and in coco-caption
+_ORDERS = (1, 2, 3, 4)
+_ANLS_THRESHOLD = 0.5
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One answer, the references it is compared with, and how many of its words count (None: all)."""
+
+    answer: str
+    references: tuple[str, ...]
+    words: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A metric over a set: its value, the 95 % bootstrap interval over rows, and each row's own score."""
+
+    value: float
+    low: float
+    high: float
+    rows: tuple[float, ...]
+
+
+def fold(text: str) -> str:
+    """Compatibility form (NFKC), case folded, white space collapsed. What every comparison but chrF begins with."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def first_words(text: str, count: int | None) -> str:
+    """The first `count` words (white space separates them), or the whole text."""
+    return text if count is None else " ".join(text.split()[:count])
+
+
+def names(text: str, reference: str) -> bool:
+    """Whether folded `text` holds folded `reference` as whole words.
+
+    "cat" is not in "category", nor 2.50 in 12.50 or 2.505. A letter may touch a number ("RM12.50" names 12.50), for
+    that is how amounts are printed.
+    """
+    wanted = fold(reference)
+    if not wanted:
+        return False
+    before = r"(?<!\d)(?<!\d[.,])" if wanted[0].isdigit() else r"(?<![^\W\d_])" if wanted[0].isalpha() else ""
+    after = r"(?![.,]?\d)" if wanted[-1].isdigit() else r"(?![^\W\d_])" if wanted[-1].isalpha() else ""
+    return re.search(before + re.escape(wanted) + after, fold(text)) is not None
+
+
+def contains(answer: str, references: Sequence[str]) -> float:
+    """1 if the answer holds a reference as whole words, case and spaces folded (see `names`)."""
+    return float(any(names(answer, reference) for reference in references))
+
+
+def exact(answer: str, references: Sequence[str]) -> float:
+    """1 if the answer is a reference, but for case, spaces, enclosing quotes and a closing full stop or semicolon."""
+
+    def bare(text: str) -> str:
+        text = fold(text).rstrip(" .;")
+        enclosed = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`" and text[0] not in text[1:-1]
+        return text[1:-1].rstrip(" .;") if enclosed else text
+
+    return float(bare(answer) in {bare(reference) for reference in references})
+
+
+def accuracy(answer: str, references: Sequence[str], labels: Sequence[str]) -> float:
+    """1 if the label that the answer names first, among all labels of the evaluated set, is one of the references."""
+    text = fold(answer)
+    found = [(at, -len(label), fold(label)) for label in labels if (at := _place(text, label)) >= 0]
+    return float(bool(found) and min(found)[2] in {fold(reference) for reference in references})
+
+
+def _place(text: str, label: str) -> int:
+    """Where folded `text` names `label` first as a whole word; -1: nowhere."""
+    match = re.search(rf"(?<!\w){re.escape(fold(label))}(?!\w)", text)
+    return match.start() if match else -1
+
+
+def last_number(text: str) -> float | None:
+    """The last number of a text, thousands commas removed: "1,250.5 in all" is 1250.5."""
+    found = _NUMBER.findall(unicodedata.normalize("NFKC", text))
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def number(answer: str, references: Sequence[str]) -> float:
+    """1 if the answer's last number equals a reference's (within one part in a million)."""
+    value = last_number(answer)
+    wanted = [last_number(reference) for reference in references]
+    return float(value is not None and any(w is not None and math.isclose(value, w, rel_tol=1e-6) for w in wanted))
+
+
+def f1(answer: str, references: Sequence[str]) -> float:
+    """Overlap of words as in SQuAD (Rajpurkar et al. 2016): case, punctuation and English articles removed."""
+
+    def words(text: str) -> list[str]:
+        bare = "".join(c for c in fold(text) if c not in string.punctuation)
+        return [word for word in bare.split() if word not in ("a", "an", "the")]
+
+    said = words(answer)
+
+    def overlap(reference: str) -> float:
+        wanted = words(reference)
+        common = sum((Counter(said) & Counter(wanted)).values())
+        if not said or not wanted:
+            return float(said == wanted)
+        return 2 * common / (len(said) + len(wanted))
+
+    return max(map(overlap, references), default=0.0)
+
+
+def anls(answer: str, references: Sequence[str]) -> float:
+    """Levenshtein similarity, 0 when half of the characters differ (Biten et al. 2019, arXiv:1905.13648, eq. 1)."""
+
+    def similarity(reference: str) -> float:
+        said, wanted = fold(answer), fold(reference)
+        longest = max(len(said), len(wanted))
+        distance = levenshtein(said, wanted) / longest if longest else 0.0
+        return 1 - distance if distance < _ANLS_THRESHOLD else 0.0
+
+    return max(map(similarity, references), default=0.0)
+
+
+def levenshtein(a: str, b: str) -> int:
+    """Fewest insertions, deletions and substitutions of one character that turn `a` into `b`."""
+    row = list(range(len(b) + 1))
+    for i, left in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, right in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (left != right))
+    return row[-1]
+
+
+def caption_words(text: str) -> list[str]:
+    """A caption's words for CIDEr-D: case folded, punctuation dropped."""
+    return _WORD.findall(fold(text))
+
+
+def _ngrams(words: Sequence[str]) -> list[Counter[tuple[str, ...]]]:
+    """Counts of the n-grams of each order."""
+    return [Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for n in _ORDERS]
+
+
+def cider(rows: Sequence[Scored]) -> list[float]:
+    """CIDEr-D of each row (Vedantam et al. 2015, arXiv:1411.5726, section 4 and its "-D" variant in section 6).
+
+    n-grams of 1 to 4 words, document frequencies from the references of these rows, counts clipped to the reference's,
+    Gaussian penalty on the difference in length (sigma 6), times 10; the mean over a row's references. No stemming, as
+    in coco-caption; its Penn Treebank tokeniser is replaced by `caption_words`.
+    """
+    references = [[_ngrams(caption_words(text)) for text in row.references] for row in rows]
+    frequency: list[Counter[tuple[str, ...]]] = [Counter() for _ in _ORDERS]
+    for texts in references:
+        for order, counter in enumerate(frequency):
+            counter.update({ngram for text in texts for ngram in text[order]})
+    log_rows = math.log(len(rows)) if rows else 0.0
+
+    def weigh(counts: list[Counter[tuple[str, ...]]]) -> list[dict[tuple[str, ...], float]]:
+        return [
+            {ngram: tf * (log_rows - math.log(max(1, frequency[order][ngram]))) for ngram, tf in counts[order].items()}
+            for order in range(len(_ORDERS))
+        ]
+
+    def similarity(said: list[dict[tuple[str, ...], float]], wanted: list[dict[tuple[str, ...], float]]) -> float:
+        total = 0.0
+        for left, right in zip(said, wanted, strict=True):
+            norm = math.hypot(*left.values()) * math.hypot(*right.values())
+            product = sum(min(weight, right.get(ngram, 0.0)) * right.get(ngram, 0.0) for ngram, weight in left.items())
+            total += product / norm if norm else 0.0
+        return total / len(_ORDERS)
+
+    scores = []
+    for row, texts in zip(rows, references, strict=True):
+        said_counts = _ngrams(caption_words(first_words(row.answer, row.words)))
+        said, length = weigh(said_counts), said_counts[0].total()
+        values = [
+            similarity(said, weigh(text)) * math.exp(-((length - text[0].total()) ** 2) / (2 * _SIGMA**2))
+            for text in texts
+        ]
+        scores.append(10 * sum(values) / len(values))
+    return scores
+
+
+def chrf(rows: Sequence[Scored]) -> Result:
+    """chrF2 of the whole set and its bootstrap interval by sacrebleu (Popović 2015), and each row's sentence score.
+
+    Case and punctuation count; nothing is normalised.
+    """
+    metric = CHRF()
+    answers = [first_words(row.answer, row.words).strip() for row in rows]
+    most = max(len(row.references) for row in rows)
+    # sacrebleu takes the i-th reference of every row together; None stands for a row that has fewer.
+    columns = [[row.references[i] if i < len(row.references) else None for row in rows] for i in range(most)]
+    # The annotation forgets the None that sacrebleu's documentation allows.
+    whole = metric.corpus_score(answers, columns, n_bootstrap=_RESAMPLES)  # type: ignore[arg-type]
+    per_row = tuple(metric.sentence_score(a, list(row.references)).score for a, row in zip(answers, rows, strict=True))
+    value, mean, half = float(whole.score), float(whole._mean), float(whole._ci)
+    return Result(value, mean - half, mean + half, per_row)
+
+
+def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean over resampled rows (Efron 1979)."""
+    array = np.asarray(values, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    means = [array[generator.integers(0, len(array), len(array))].mean() for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def score(metric: Metric, rows: Sequence[Scored], seed: int = 0) -> Result:
+    """Score rows that share a metric. Raises ValueError without rows."""
+    if not rows:
+        raise ValueError("nothing to score: there are no rows")
+    if metric == "chrf":
+        return chrf(rows)
+    if metric == "cider":
+        values = cider(rows)
+    elif metric == "accuracy":
+        labels = sorted({reference for row in rows for reference in row.references})
+        values = [accuracy(first_words(row.answer, row.words), row.references, labels) for row in rows]
+    else:
+        alone = {"contains": contains, "exact": exact, "number": number, "f1": f1, "anls": anls}[metric]
+        values = [alone(first_words(row.answer, row.words), row.references) for row in rows]
+    low, high = bootstrap(values, seed)
+    return Result(sum(values) / len(values), low, high, tuple(values))

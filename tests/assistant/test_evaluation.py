@@ -1,0 +1,112 @@
+import json
+
+import pytest
+
+from assistant.evaluation import Reply, Row, attachments_of, read_rows, replies, report, shuffled_pictures, write_lines
+from mattoni.errors import MattoniError
+
+GOOD = {"id": "r1", "question": "What is it?", "answers": ["a dog"], "metric": "contains"}
+
+
+def rows_file(folder, *rows):
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        ("{", "rows.jsonl, row 2: this is not JSON"),
+        ("[1]", "rows.jsonl, row 2: this is not a JSON object"),
+        ({"id": "r2", "answers": ["x"], "metric": "f1"}, "row 2: give either 'question', or 'instruction' and 'input'"),
+        ({**GOOD, "id": "r2", "metric": "bleu"}, "row 2: no metric is called 'bleu' (known: contains, exact"),
+        ({**GOOD, "id": "r2", "answers": []}, "row 2: answers: "),
+        ({**GOOD, "id": "r2", "answers": [" "]}, "row 2: an answer is empty."),
+        ({"question": "?", "answers": ["x"], "metric": "f1"}, "row 2: 'id' is missing; add it."),
+        (GOOD, "row 2: the id 'r1' is that of row 1; make it unique."),
+        ({**GOOD, "id": "r2", "image": "no.png"}, "row 2: there is no file 'no.png' beside the rows' file."),
+    ],
+)
+def test_a_bad_row_is_named_by_its_number(tmp_path, second, sentence):
+    with pytest.raises(MattoniError) as caught:
+        read_rows(rows_file(tmp_path, GOOD, second))
+    assert sentence in str(caught.value)
+
+
+def test_a_missing_and_an_empty_file_say_so(tmp_path):
+    with pytest.raises(MattoniError, match="cannot be read"):
+        read_rows(tmp_path / "none.jsonl")
+    with pytest.raises(MattoniError, match=r"rows.jsonl holds no rows"):
+        read_rows(rows_file(tmp_path, ""))
+
+
+def test_the_data_packs_rows_are_read_as_they_are(tmp_path):
+    row = {
+        "id": "de-1",
+        "input": "A dog.",
+        "instruction": "Translate to German.",
+        "answers": ["Ein Hund."],
+        "metric": "chrf",
+        "source": "further keys are left alone",
+    }
+    (read,) = read_rows(rows_file(tmp_path, row))
+    assert read.message == "Translate to German.\n\nA dog."
+
+
+def test_limit_takes_the_first_rows_and_checks_no_others(tmp_path):
+    assert [row.id for row in read_rows(rows_file(tmp_path, GOOD, "{"), limit=1)] == ["r1"]
+
+
+def picture_rows(folder, count):
+    for n in range(count):
+        (folder / f"beehive{n}.png").write_bytes(bytes([n]))
+    rows = [Row(**GOOD | {"id": f"r{n}", "image": f"beehive{n}.png"}) for n in range(count)]
+    return [*rows, Row(**GOOD | {"id": "text"})]
+
+
+def test_a_pictures_name_does_not_tell_what_it_shows(tmp_path):
+    (sent,) = attachments_of(picture_rows(tmp_path, 1)[0], tmp_path)
+    assert (sent.name, sent.content) == ("picture.png", b"\0")
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_shuffling_gives_every_row_another_rows_picture(tmp_path, count):
+    rows = picture_rows(tmp_path, count)
+    shuffled = shuffled_pictures(rows)
+    before, after = [row.pictures for row in rows], [row.pictures for row in shuffled]
+    assert sorted(before) == sorted(after)
+    assert all(old != new for old, new in zip(before[:-1], after[:-1], strict=True))
+    assert after[-1] == () and [row.answers for row in shuffled] == [row.answers for row in rows]
+
+
+def test_a_single_picture_cannot_be_shuffled(tmp_path):
+    with pytest.raises(MattoniError, match="at least two different ones"):
+        shuffled_pictures(picture_rows(tmp_path, 1))
+
+
+def test_the_report_has_scores_with_n_and_a_line_per_row(tmp_path):
+    rows = [
+        Row(**GOOD),
+        Row(**GOOD | {"id": "r2"}),
+        Row(id="r3", question="2+2?", answers=["4"], metric="number"),
+    ]
+    said = {"What is it?": "It is a dog.", "2+2?": "5"}
+    trace = {"notices": [{"code": "fallback", "text": "…"}], "bricks": [{"name": "photo"}]}
+    asked = list(replies(rows, tmp_path, lambda text, files: Reply(said[text], trace)))
+    summary, lines = report(asked)
+    assert summary["n"] == 3
+    assert summary["scores"]["contains"] == {"score": 1.0, "n": 2, "low": 1.0, "high": 1.0}
+    assert summary["scores"]["number"]["score"] == 0
+    assert summary["notices"] == {"fallback": 3} and summary["bricks"] == {"photo": 3}
+    assert [line["id"] for line in lines] == ["r1", "r2", "r3"]
+    assert [line["score"] for line in lines] == [1, 1, 0]
+    assert all(line["trace"] == trace for line in lines)
+    write_lines(tmp_path / "out.jsonl", lines)
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == lines
+
+
+def test_a_row_that_failed_is_counted_and_keeps_its_reason(tmp_path):
+    summary, (line,) = report([(Row(**GOOD), Reply("", {}, error="The picture is damaged."))])
+    assert summary["failed"] == 1 and summary["scores"]["contains"]["score"] == 0
+    assert line["error"] == "The picture is damaged."
