@@ -1,0 +1,162 @@
+"""Writes rows and pictures from the data packs for `mattoni eval`: `python -m assistant.rows SET OUT_DIR`.
+
+Knows the packs and the form of rows, nothing of how they are asked or scored. OUT_DIR gets `rows.jsonl` and the pictures.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from assistant.evaluation import Row, write_lines
+from mattoni.errors import MattoniError
+from mattoni.paths import training_data
+from modality_bricks.packs import captioned_pictures, pack_files, sheet_tiles
+
+RowValues = Mapping[str, Any]
+
+
+def tinyimagenet(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """What is in each tile? Every synonym of its class is right, within the first 12 words."""
+    vision = data / "vision"
+    classes = json.loads((vision / "tinyimagenet-classes.json").read_text(encoding="utf-8"))
+    synonyms = [list(dict.fromkeys([entry["short"], *entry["names"]])) for entry in classes]
+    pixels, labels = sheet_tiles(_packs(vision, f"tinyimagenet-{split}-*.tar"))
+    for number, (tile, label) in enumerate(zip(pixels, labels, strict=True)):
+        name = f"pictures/{number:05}.png"
+        Image.fromarray(tile).save(out / name)
+        yield {
+            "id": f"tinyimagenet-{split}-{number:05}",
+            "question": "What is in the picture?",
+            "image": name,
+            "answers": synonyms[label],
+            "metric": "contains",
+            "words": 12,
+        }
+
+
+def flickr8k(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Describe each photograph; its five captions are the references."""
+    for path in _packs(data / "vision", f"flickr8k-{split}-*.tar.gz"):
+        for key, picture, captions in captioned_pictures(path):
+            name = f"pictures/{key}.png"
+            picture.save(out / name)
+            yield {
+                "id": key,
+                "question": "Describe the picture.",
+                "image": name,
+                "answers": captions,
+                "metric": "cider",
+            }
+
+
+def amounts(total: str) -> list[str]:
+    """The spellings of an annotated total that are right: "RM 1,043.7" is also 1,043.7, 1043.7, 1,043.70 and 1043.70."""
+    bare = total.lstrip("RM$ ")
+    spellings = [total, bare]
+    try:
+        value = float(bare.replace(",", ""))
+    except ValueError:
+        return list(dict.fromkeys(spellings))
+    return list(dict.fromkeys([*spellings, bare.replace(",", ""), f"{value:,.2f}", f"{value:.2f}"]))
+
+
+def receipts(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """What is the total of each receipt? The scans are written as they are."""
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    files = pack_files(path)
+    for name in sorted(n for n in files if n.endswith(".webp")):
+        key = Path(name).stem
+        total = json.loads(files[name[:-4] + "json"])["fields"]["total"].strip()
+        if not total:
+            continue
+        (out / "pictures" / f"{key}.webp").write_bytes(files[name])
+        yield {
+            "id": key,
+            "question": "What is the total?",
+            "image": f"pictures/{key}.webp",
+            "answers": amounts(total),
+            "metric": "contains",
+        }
+
+
+def translation_de(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """English to German with the default instruction."""
+    yield from _lines(data / "text" / f"translation-de-{split}.jsonl")
+
+
+def reading(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Questions on passages, which are written as files for `mattoni knowledge add reading OUT_DIR/passages/*`."""
+    folder = out / "passages"
+    folder.mkdir()
+    for passage in _lines(data / "text" / f"reading-passages-{split}.jsonl"):
+        text = f"{passage['title']}\n\n{passage['text']}\n"
+        (folder / f"{passage['passage_id']}.txt").write_text(text, encoding="utf-8")
+    for row in _lines(data / "text" / f"reading-{split}.jsonl"):
+        yield {**row, "metric": "f1"}
+
+
+SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
+    "tinyimagenet": tinyimagenet,
+    "flickr8k": flickr8k,
+    "receipts": receipts,
+    "translation-de": translation_de,
+    "reading": reading,
+}
+
+
+def _packs(folder: Path, pattern: str) -> list[Path]:
+    """The packs of a split. Raises MattoniError when there are none."""
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise MattoniError(f"There is no {pattern} in {folder}: check MATTONI_DATA and --split.")
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as problem:
+        raise MattoniError(f"{path} cannot be read ({problem.strerror}): check MATTONI_DATA and --split.") from problem
+
+
+def write_rows(name: str, out: Path, data: Path, split: str = "dev") -> Path:
+    """Write a set's rows and pictures into the new folder `out`. Returns the rows' file."""
+    if out.exists():
+        raise MattoniError(f"{out} exists already: name a new folder.")
+    (out / "pictures").mkdir(parents=True)
+    try:
+        rows = list(SETS[name](data, split, out))
+        for row in rows:
+            Row.model_validate(row)
+        write_lines(out / "rows.jsonl", rows)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    return out / "rows.jsonl"
+
+
+def main() -> int:
+    """Command line of `python -m assistant.rows`."""
+    parser = argparse.ArgumentParser(prog="python -m assistant.rows", description="Write rows for `mattoni eval`.")
+    parser.add_argument("set", choices=SETS, help="which data pack")
+    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("--split", default="dev")
+    arguments = parser.parse_args()
+    try:
+        path = write_rows(arguments.set, arguments.out, training_data(), arguments.split)
+    except MattoniError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    print(f"{path}: {len(path.read_text(encoding='utf-8').splitlines())} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

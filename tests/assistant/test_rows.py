@@ -1,0 +1,49 @@
+import pytest
+from PIL import Image
+
+from assistant.evaluation import read_rows
+from assistant.rows import amounts, write_rows
+from mattoni.errors import MattoniError
+
+
+@pytest.mark.parametrize(
+    ("total", "spellings"),
+    [
+        ("9.00", ["9.00"]),
+        ("RM9.75", ["RM9.75", "9.75"]),
+        ("$1,043.7", ["$1,043.7", "1,043.7", "1043.7", "1,043.70", "1043.70"]),
+        ("12 only", ["12 only"]),
+    ],
+)
+def test_a_total_is_right_in_every_spelling(total, spellings):
+    assert amounts(total) == spellings
+
+
+def test_rows_of_a_text_pack_are_read_back(tmp_path, training_data):
+    rows = read_rows(write_rows("translation-de", tmp_path / "de", training_data))
+    assert len(rows) == 500 and rows[0].metric == "chrf"
+
+
+def test_a_receipt_is_a_picture_and_a_question(tmp_path, training_data):
+    path = write_rows("receipts", tmp_path / "receipts", training_data)
+    row = read_rows(path)[0]
+    assert row.message == "What is the total?"
+    with Image.open(path.parent / row.pictures[0]) as picture:
+        assert picture.height > picture.width
+
+
+def test_the_passages_of_the_reading_questions_are_files(tmp_path, training_data):
+    path = write_rows("reading", tmp_path / "reading", training_data)
+    assert len(list((path.parent / "passages").glob("*.txt"))) == 817
+    assert {row.metric for row in read_rows(path)} == {"f1"}
+
+
+def test_a_missing_split_leaves_nothing_behind(tmp_path, training_data):
+    with pytest.raises(MattoniError, match=r"There is no receipts-none\.tar .*check MATTONI_DATA and --split"):
+        write_rows("receipts", tmp_path / "out", training_data, split="none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_there_is_not_written_over(tmp_path):
+    with pytest.raises(MattoniError, match="exists already"):
+        write_rows("receipts", tmp_path, tmp_path)
