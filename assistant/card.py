@@ -134,7 +134,9 @@ def read_card(folder: Path) -> BrickCard:
         raise MattoniError(f"{where} cannot be read: it is damaged or not yours to read; restore it.") from problem
     card = parse_card(text, where)
     if card.name != folder.name:
-        raise MattoniError(f"{where}: the brick is called '{card.name}' but its folder '{folder.name}'; rename one of them.")
+        raise MattoniError(
+            f"{where}: the brick is called '{card.name}' but its folder '{folder.name}'; rename one of them."
+        )
     return card
 
 
@@ -148,7 +150,9 @@ def check_files(card: BrickCard, folder: Path, deep: bool = True) -> None:
         if not path.is_file():
             raise MattoniError(f"{where} is missing: copy the brick again.")
         if path.stat().st_size != expected.bytes:
-            raise MattoniError(f"{where} has {path.stat().st_size} bytes instead of {expected.bytes}: copy the brick again.")
+            raise MattoniError(
+                f"{where} has {path.stat().st_size} bytes instead of {expected.bytes}: copy the brick again."
+            )
         if deep and sha256_of(path) != expected.sha256.removeprefix("sha256:"):
             raise MattoniError(f"{where} is damaged (its sha256 is not the card's): copy the brick again.")
 
@@ -169,6 +173,6 @@ def write_card(card: BrickCard, folder: Path) -> None:
 
 
 def brick_digest(card: BrickCard) -> str:
-    """Hash of a brick's contents: its card and, through it, the digests of all its files. Cache keys use it, never a name."""
+    """Hash of a brick's contents: its card and, through it, all its files' digests. Cache keys use it, never a name."""
     values = card.model_dump(mode="json", by_alias=True)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

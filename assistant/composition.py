@@ -1,12 +1,13 @@
 """The four injections and their algebra: what bricks do to one turn of the host. Knows nothing of files or routing.
 
-A sequence injection is a part of the prompt (`assistant/prompt.py`). The other three are here: low-rank deltas on linear
-layers (LoRA, Hu et al. 2021, arXiv 2106.09685; several at once by concatenating ranks, which is their exact weighted sum),
-keys and values in front of the sequence (prefix tuning, Li and Liang 2021, arXiv 2101.00190), and a factor per FFN neuron.
+A sequence injection is a part of the prompt (`assistant/prompt.py`). The other three are here: low-rank deltas on
+linear layers (LoRA, Hu et al. 2021, arXiv 2106.09685; several at once by concatenating ranks, which is their exact
+weighted sum), keys and values in front of the sequence (prefix tuning, Li and Liang 2021, arXiv 2101.00190), and a
+factor per FFN neuron.
 
-No state of a turn lives on the model: a composition acts inside `with composed(host, composition):` and nowhere else, and
-the engine's one thread is the only one that runs the host. An adapter that stays active on the model leaks into another
-person's answer (peft #804, adapters #165).
+No state of a turn lives on the model: a composition acts inside `with composed(host, composition):` and nowhere else,
+and the engine's one thread is the only one that runs the host. An adapter that stays active on the model leaks into
+another person's answer (peft #804, adapters #165).
 """
 
 import hashlib
@@ -109,18 +110,21 @@ def _key(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> str:
 def _concatenate(host: Host, loras: Sequence[LowRank]) -> dict[str, tuple[Tensor, Tensor]]:
     """One (A, B) pair per layer whose product is the exact weighted sum of all deltas.
 
-    Σ wᵢ sᵢ Bᵢ Aᵢ = [w₁s₁B₁ … wₙsₙBₙ] @ [A₁; …; Aₙ]. The weights are folded into B in fp32 before the cast to the host's type.
+    Σ wᵢ sᵢ Bᵢ Aᵢ = [w₁s₁B₁ … wₙsₙBₙ] @ [A₁; …; Aₙ]. The weights are folded into B in fp32 before the cast to the
+    host's type.
     """
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for lora in loras:
         for name, (a, b) in lora.factors.items():
             shape = host.linear_shapes.get(name)
             if shape is None:
-                raise MattoniError(f"{lora.name} changes '{name}', which {host.name} does not have: it was made for another host.")
+                raise MattoniError(
+                    f"{lora.name} changes '{name}', which {host.name} does not have: it was made for another host."
+                )
             if shape != (b.shape[0], a.shape[1]):
                 raise MattoniError(
-                    f"{lora.name} changes '{name}' as {b.shape[0]} x {a.shape[1]} but in {host.name} it is {shape[0]} x "
-                    f"{shape[1]}: it was made for another host."
+                    f"{lora.name} changes '{name}' as {b.shape[0]} x {a.shape[1]} but in {host.name} it is {shape[0]} "
+                    f"x {shape[1]}: it was made for another host."
                 )
             parts.setdefault(name, []).append((a.float(), b.float() * (lora.weight * lora.scales[name])))
     place: dict[str, Any] = {"device": host.device, "dtype": host.dtype}
@@ -135,13 +139,15 @@ def _join_prefixes(host: Host, prefixes: Sequence[Prefix]) -> tuple[tuple[Tensor
     for prefix in prefixes:
         if len(prefix.layers) != config.num_hidden_layers:
             raise MattoniError(
-                f"{prefix.name} has keys for {len(prefix.layers)} layers and {host.name} has {config.num_hidden_layers}: "
-                "it was made for another host."
+                f"{prefix.name} has keys for {len(prefix.layers)} layers and {host.name} has {config.num_hidden_layers}"
+                ": it was made for another host."
             )
     place: dict[str, Any] = {"device": host.device, "dtype": host.dtype}
     joined = []
     for layers in zip(*(prefix.layers for prefix in prefixes), strict=True):
-        joined.append((torch.cat([k for k, _ in layers], dim=1).to(**place), torch.cat([v for _, v in layers], dim=1).to(**place)))
+        joined.append(
+            (torch.cat([k for k, _ in layers], dim=1).to(**place), torch.cat([v for _, v in layers], dim=1).to(**place))
+        )
     return tuple(joined)
 
 
@@ -151,7 +157,9 @@ def _multiply_gates(host: Host, gates: Sequence[Gate]) -> dict[str, Tensor]:
         for layer, factors in gate.factors.items():
             name = host.gated_layers.get(layer)
             if name is None or host.linear_shapes[name][1] != len(factors):
-                raise MattoniError(f"{gate.name} gates layer {layer} with {len(factors)} neurons, which {host.name} does not have.")
+                raise MattoniError(
+                    f"{gate.name} gates layer {layer} with {len(factors)} neurons, which {host.name} does not have."
+                )
             factors = factors.to(host.device, host.dtype)
             merged[name] = merged[name] * factors if name in merged else factors
     return merged

@@ -1,4 +1,4 @@
-"""From a prompt and a composition to tokens: prefill with cache reuse, sampling, stopping. Knows nothing of bricks or pages."""
+"""From a prompt and a composition to tokens: prefill, cache reuse, sampling, stopping. Knows nothing of bricks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

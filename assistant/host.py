@@ -2,17 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import mattoni.torchvision_ops  # noqa: F401
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+import mattoni.torchvision_ops  # noqa: F401
 from assistant.card import HostIdentity, Injection
 from assistant.catalogue import BUILTIN_HOST, catalogue, fetch
 from mattoni.errors import MattoniError
@@ -89,7 +95,9 @@ class Host:
     def gated_layers(self) -> dict[int, str]:
         """Name of each layer's FFN output projection, whose input neurons a gate scales."""
         suffix = ".mlp.down_proj"
-        return {int(name.removesuffix(suffix).split(".")[-1]): name for name in self.linear_shapes if name.endswith(suffix)}
+        return {
+            int(name.removesuffix(suffix).split(".")[-1]): name for name in self.linear_shapes if name.endswith(suffix)
+        }
 
     @cached_property
     def supports(self) -> frozenset[Injection]:
@@ -98,7 +106,8 @@ class Host:
         config = self.model.config.get_text_config()
         sliding = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or [])
         rotary = getattr(config, "rope_parameters", None) is not None or getattr(config, "rope_theta", None) is not None
-        # A prefix shifts positions and fills every layer's cache: it needs rotary positions and full attention throughout.
+        # A prefix shifts positions and fills every layer's cache: it needs rotary positions and full attention
+        # throughout.
         if rotary and not sliding:
             supported.add("prefix")
         if self.gated_layers:
@@ -109,7 +118,9 @@ class Host:
     def fingerprint(self) -> str:
         """sha256 over config fields and a fixed sample of every weight in bf16."""
         config = self.model.config.get_text_config()
-        digest = hashlib.sha256(json.dumps({f: getattr(config, f, None) for f in _CONFIG_FIELDS}, sort_keys=True).encode())
+        digest = hashlib.sha256(
+            json.dumps({f: getattr(config, f, None) for f in _CONFIG_FIELDS}, sort_keys=True).encode()
+        )
         for name, weight in sorted(self.model.named_parameters()):
             digest.update(name.encode())
             flat = weight.detach().reshape(-1)
@@ -151,7 +162,9 @@ def pick_device(wanted: str) -> torch.device:
     kind = wanted.split(":")[0]
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
-        raise MattoniError(f"There is no device '{wanted}' here: choose one of auto, {', '.join(k for k, v in there.items() if v)}.")
+        raise MattoniError(
+            f"There is no device '{wanted}' here: choose one of auto, {', '.join(k for k, v in there.items() if v)}."
+        )
     return torch.device(wanted)
 
 
@@ -175,7 +188,9 @@ def convert_gguf(source: Path, target: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        raise MattoniError(f"{source.name} is not a GGUF file that transformers can read: {_first_line(problem)}.") from problem
+        raise MattoniError(
+            f"{source.name} is not a GGUF file that transformers can read: {_first_line(problem)}."
+        ) from problem
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
@@ -201,7 +216,9 @@ def _resolve(source: str) -> tuple[str, str, dict[str, Any]]:
         return path.name, str(path), {}
     if source.count("/") == 1 and not path.is_absolute() and not source.startswith("."):
         return source, source, {}
-    raise MattoniError(f"There is no host '{source}': name a catalogue entry, a Hub id, a folder or a .gguf file that exists.")
+    raise MattoniError(
+        f"There is no host '{source}': name a catalogue entry, a Hub id, a folder or a .gguf file that exists."
+    )
 
 
 def _placement(path: str, device: torch.device, dtype: torch.dtype, quantise: Quantise | None) -> dict[str, Any]:
@@ -211,7 +228,10 @@ def _placement(path: str, device: torch.device, dtype: torch.dtype, quantise: Qu
             raise MattoniError(f"4-bit weights need a CUDA device and this one is {device.type}: leave quantise out.")
         from transformers import BitsAndBytesConfig
 
-        return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype), "device_map": "auto"}
+        return {
+            "quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype),
+            "device_map": "auto",
+        }
     if device.type == "cuda" and Path(path).is_dir():
         weights = sum(f.stat().st_size for f in Path(path).glob("*.safetensors"))
         free, _ = torch.cuda.mem_get_info(device)
@@ -246,11 +266,11 @@ def load_host(
         tokenizer = AutoTokenizer.from_pretrained(path, **{k: v for k, v in extra.items() if k == "gguf_file"})
         model = AutoModelForCausalLM.from_pretrained(path, dtype=kind, use_safetensors=True, **placement, **extra)
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        raise MattoniError(f"{name}: this host cannot be loaded ({_first_line(problem)}): check the id, the folder or the network.") from problem
+        raise MattoniError(
+            f"{name}: this host cannot be loaded ({_first_line(problem)}): check the id, the folder or the network."
+        ) from problem
     if not placement:
         model.to(place)
     # requires_grad_(False) stops learning, not dropout: eval() does that.
     model.requires_grad_(False).eval()
     return Host(name=name, model=model, tokenizer=tokenizer)
-
-

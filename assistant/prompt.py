@@ -1,8 +1,8 @@
 """Builds prompts from turns. The only place that knows the chat template, and where soft tokens stand.
 
-Text from a user, a file, OCR or a document can never open or close a role or stand for a picture: the template is rendered
-around placeholders, and every piece that is not the template's own is encoded apart with special tokens off; token ids are
-joined, never text. Escaping alone is not enough (transformers #47386, #48052; vLLM #57740).
+Text from a user, a file, OCR or a document can never open or close a role or stand for a picture: the template is
+rendered around placeholders, and every piece that is not the template's own is encoded apart with special tokens off;
+token ids are joined, never text. Escaping alone is not enough (transformers #47386, #48052; vLLM #57740).
 """
 
 import re
@@ -71,8 +71,11 @@ class Prompt:
         return sum(len(piece.vectors) if isinstance(piece, Soft) else len(piece) for piece in self.pieces)
 
     def inputs(self, host: Host, start: int = 0) -> dict[str, Tensor]:
-        """The forward arguments for the positions from `start` on: `input_ids` (1, n) for plain text, which keeps the bare
-        host's path bit for bit, or `inputs_embeds` (1, n, width) where soft tokens are among them."""
+        """The forward arguments for the positions from `start` on.
+
+        `input_ids` (1, n) for plain text, which keeps the bare host's path bit for bit, or `inputs_embeds` (1, n,
+        width) where soft tokens are among them.
+        """
         rest = _from(self.pieces, start)
         if all(not isinstance(piece, Soft) for piece in rest):
             ids = [i for piece in rest if not isinstance(piece, Soft) for i in piece]

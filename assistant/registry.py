@@ -1,7 +1,7 @@
 """Finds brick folders, checks them, and says which fit the host. Knows nothing of what bricks do.
 
-The scan is cheap enough for every turn: a brick that appears in or leaves a folder is seen without a restart. Digests are
-computed once per state of a folder (names, sizes, times).
+The scan is cheap enough for every turn: a brick that appears in or leaves a folder is seen without a restart. Digests
+are computed once per state of a folder (names, sizes, times).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _FLOATS = ("F16", "BF16", "F32", "F64")
 
 @dataclass(frozen=True)
 class Brick:
-    """A usable brick: its folder, its card, the digest of its contents, and a warning about its host if there is one."""
+    """A usable brick: its folder, its card, the digest of its contents, and a warning if its host is another."""
 
     folder: Path
     card: BrickCard
@@ -50,7 +50,7 @@ class Bricks:
     refused: tuple[Refused, ...]
 
     def get(self, name: str) -> Brick:
-        """The usable brick of that name. Raises MattoniError that says why it is refused or lists the names there are."""
+        """The usable brick of that name; else raises MattoniError: why it is refused, or which names there are."""
         for brick in self.usable:
             if brick.name == name:
                 return brick
@@ -72,10 +72,17 @@ def check_weights(folder: Path, card: BrickCard) -> None:
         try:
             with safe_open(path, framework="pt") as tensors:
                 for key in tensors.keys():
-                    if tensors.get_slice(key).get_dtype() in _FLOATS and not torch.isfinite(tensors.get_tensor(key)).all():
-                        raise MattoniError(f"{card.name}/{name}: the tensor '{key}' holds NaN or infinity; train or copy it again.")
+                    if (
+                        tensors.get_slice(key).get_dtype() in _FLOATS
+                        and not torch.isfinite(tensors.get_tensor(key)).all()
+                    ):
+                        raise MattoniError(
+                            f"{card.name}/{name}: the tensor '{key}' holds NaN or infinity; train or copy it again."
+                        )
         except (SafetensorError, OSError) as problem:
-            raise MattoniError(f"{card.name}/{name} is not a readable safetensors file: copy the brick again.") from problem
+            raise MattoniError(
+                f"{card.name}/{name} is not a readable safetensors file: copy the brick again."
+            ) from problem
 
 
 def unlisted_files(folder: Path, card: BrickCard) -> list[str]:
@@ -92,7 +99,7 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 class Registry:
-    """The bricks of some folders, seen afresh at every `scan`. Earlier folders hide bricks of the same name in later ones."""
+    """The bricks of some folders, seen afresh at every `scan`; earlier folders hide later bricks of the same name."""
 
     def __init__(self, folders: list[Path]) -> None:
         self._folders = folders
@@ -134,7 +141,9 @@ def check_brick(folder: Path) -> Brick | Refused:
         check_weights(folder, card)
         strangers = unlisted_files(folder, card)
         if strangers:
-            raise MattoniError(f"{card.name}/{strangers[0]} is not listed on the card: remove it or list it under files.")
+            raise MattoniError(
+                f"{card.name}/{strangers[0]} is not listed on the card: remove it or list it under files."
+            )
     except MattoniError as problem:
         return Refused(folder.name, folder, str(problem))
     return Brick(folder, card, brick_digest(card))
@@ -152,6 +161,9 @@ def _fit(entry: Brick | Refused, host: Host | HostIdentity | None) -> Brick | Re
     return Refused(
         entry.name,
         entry.folder,
-        f"{entry.name} was made for another host ({wanted.model_type}, width {wanted.hidden_size}, {wanted.layers} layers; "
-        f"this one is {mine.model_type}, width {mine.hidden_size}, {mine.layers} layers): train it for this host.",
+        f"{entry.name} was made for another host ({_shape(wanted)}; this one is {_shape(mine)}): train it for this host.",
     )
+
+
+def _shape(host: HostIdentity) -> str:
+    return f"{host.model_type}, width {host.hidden_size}, {host.layers} layers"

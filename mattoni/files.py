@@ -25,7 +25,9 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
     except OSError as problem:
-        raise MattoniError(f"Cannot write in {path.parent} ({problem.strerror}): free some space or choose another folder.") from problem
+        raise MattoniError(
+            f"Cannot write in {path.parent} ({problem.strerror}): free some space or choose another folder."
+        ) from problem
     temporary = Path(name)
     try:
         yield temporary
@@ -33,7 +35,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as problem:
-        raise MattoniError(f"Cannot write {path} ({problem.strerror}): free some space or choose another folder.") from problem
+        raise MattoniError(
+            f"Cannot write {path} ({problem.strerror}): free some space or choose another folder."
+        ) from problem
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,8 +1,9 @@
 """Makes torchvision importable beside a CPU build of torch. Import this module before transformers, open_clip or timm.
 
-PyPI's torchvision is built for CUDA; beside a CPU build of torch its compiled operators do not load, and its import fails
-with "operator torchvision::nms does not exist", which takes transformers, open_clip and timm down with it. Only its
-transforms are used here, so declaring the two operators' schemas is enough. A torchvision that imports plainly is left alone.
+PyPI's torchvision is built for CUDA; beside a CPU build of torch its compiled operators do not load, and its import
+fails with "operator torchvision::nms does not exist", which takes transformers, open_clip and timm down with it. Only
+its transforms are used here, so declaring the two operators' schemas is enough. A torchvision that imports plainly is
+left alone.
 """
 
 import importlib
@@ -20,7 +21,7 @@ _declared: list[torch.library.Library] = []
 
 
 def import_torchvision() -> ModuleType | None:
-    """Import torchvision, declaring its missing operators when the plain import fails; None where it is not installed."""
+    """Import torchvision, declaring its missing operators if the plain import fails; None if it is not installed."""
     try:
         return importlib.import_module("torchvision")
     except ModuleNotFoundError:

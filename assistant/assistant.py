@@ -1,0 +1,294 @@
+"""The assistant as the page, the command line and the tests use it: ask, stop, answer again, add and remove bricks.
+
+Keeps what was said, queues turns on the engine, and looks after the user's brick folder. Knows nothing of Streamlit or
+terminals, and leaves the turn itself to `assistant/turn.py`.
+"""
+
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assistant.card import BrickCard
+from assistant.conversation import ConversationStore, StoredMessage, open_store
+from assistant.engine import Engine, Pace, Status, Ticket
+from assistant.generation import Sampling
+from assistant.host import Host, load_host
+from assistant.inject import Workshop
+from assistant.knowledge import Library, add_knowledge
+from assistant.look import Attachment
+from assistant.registry import Bricks, Registry
+from assistant.route import Choices
+from assistant.turn import Exchange, Outcome, Request, Runner
+from mattoni.errors import MattoniError
+from mattoni.paths import brick_folders, data_folder
+from task_bricks.importing import import_skill
+
+_SAVE_EVERY_S = 0.5
+
+
+class Assistant:
+    """A host with its bricks, its engine and its conversations. Every method may be called from any thread."""
+
+    def __init__(self, host: Host, registry: Registry, store: ConversationStore, user_bricks: Path) -> None:
+        self.host, self.registry, self.store = host, registry, store
+        self._user_bricks = user_bricks
+        self._library = Library()
+        self._workshop = Workshop(host)
+        self._runner = Runner(host, self._workshop, self._library)
+        self._engine = Engine()
+        self._tickets: dict[str, Ticket] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(
+        cls,
+        host: str = "builtin",
+        device: str = "auto",
+        dtype: str = "auto",
+        quantise: Any = None,
+        store: ConversationStore | None = None,
+    ) -> "Assistant":
+        """Load the host and find the bricks. Takes seconds; share one among all pages of a process."""
+        loaded = load_host(host, device, dtype, quantise)
+        return cls(loaded, Registry(brick_folders()), store or open_store(), data_folder() / "bricks")
+
+    def close(self) -> None:
+        """Stop the running turn and end the engine."""
+        self._engine.close()
+
+    @property
+    def memory_bytes(self) -> int:
+        """What this process holds in memory now."""
+        return int(psutil.Process().memory_info().rss)
+
+    # Asking
+
+    def ask(
+        self,
+        text: str,
+        attachments: Sequence[Attachment] = (),
+        choices: Choices | None = None,
+        sampling: Sampling | None = None,
+        conversation: str | None = None,
+    ) -> Ticket:
+        """Queue a message. With a conversation, question and answer are kept there, the question before this returns.
+
+        Raises MattoniError for an empty message, or while the conversation's last question is still being answered.
+        """
+        if not text.strip() and not attachments:
+            raise MattoniError("The message is empty: write something, or attach a picture or a document.")
+        self.check(choices or Choices())
+        if conversation is None:
+            request = Request(text, tuple(attachments), choices or Choices(), sampling or Sampling())
+            return self._engine.submit(uuid.uuid4().hex, lambda ticket: self._answer(request, ticket, None, None))
+        with self._lock:
+            self._refuse_while_running(conversation)
+            past = self._past(conversation)
+            question = self.store.add_question(conversation, text, attachments)
+            request = self._request(text, attachments, choices, sampling, past, conversation)
+            return self._queue(request, conversation, question)
+
+    def answer_again(
+        self,
+        conversation: str,
+        choices: Choices | None = None,
+        sampling: Sampling | None = None,
+    ) -> Ticket:
+        """Drop the last answer and answer its question anew, also one that seemed to miss its picture."""
+        self.check(choices or Choices())
+        with self._lock:
+            self._refuse_while_running(conversation)
+            question = self.store.drop_last_answer(conversation)
+            if question is None:
+                raise MattoniError("There is no question to answer again: ask one first.")
+            attachments = [Attachment(a.name, self.store.content(a.digest)) for a in question.attachments]
+            past = self._past(conversation, before=question.id)
+            request = self._request(question.text, attachments, choices, sampling, past, conversation, anyway=True)
+            return self._queue(request, conversation, question.id)
+
+    def edit_question(
+        self,
+        conversation: str,
+        question: int,
+        text: str,
+        choices: Choices | None = None,
+        sampling: Sampling | None = None,
+    ) -> Ticket:
+        """Change a question, drop everything after it, and answer it."""
+        with self._lock:
+            self._refuse_while_running(conversation)
+            self.store.edit_question(question, text)
+            return self.answer_again(conversation, choices, sampling)
+
+    def running(self, conversation: str) -> Ticket | None:
+        """The ticket of the conversation's unfinished turn, if there is one."""
+        with self._lock:
+            ticket = self._tickets.get(conversation)
+            return ticket if ticket is not None and not ticket.finished else None
+
+    def check(self, choices: Choices) -> None:
+        """Raise MattoniError when the choices name a brick that is not there or is set aside."""
+        bricks = self.bricks()
+        for name in [*([choices.vision] if choices.vision else []), *choices.bricks]:
+            bricks.get(name)
+
+    # Bricks
+
+    def bricks(self) -> Bricks:
+        """The bricks as they are now, fitted to the host."""
+        return self.registry.scan(self.host)
+
+    def add_skill(self, source: str | Path, name: str | None = None) -> BrickCard:
+        """Bring in a PEFT LoRA: a folder, a zip, or a Hub id."""
+        folder = import_skill(source, self._user_bricks, name, self.host.linear_shapes, self.host.identity)
+        return self.registry.scan().get(folder.name).card
+
+    def add_skill_file(self, file: Attachment, name: str | None = None) -> BrickCard:
+        """Bring in a PEFT LoRA from an uploaded zip."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "skill.zip"
+            path.write_bytes(file.content)
+            return self.add_skill(path, name or Path(file.name).stem)
+
+    def add_knowledge(self, name: str, files: Sequence[Attachment]) -> BrickCard:
+        """Build a knowledge brick from documents. Reading scanned pages takes about a second each."""
+        readers = [brick for brick in self.bricks().usable if "reader" in brick.card.parts]
+        done = self._on_engine(
+            lambda: add_knowledge(
+                name,
+                files,
+                self._user_bricks,
+                embedder=self._runner.embedder,
+                read=(lambda image: self._workshop.read_page(readers[0], image)) if readers else None,
+            )
+        )
+        card: BrickCard = done
+        return card
+
+    def remove_brick(self, name: str) -> None:
+        """Delete a brick of the user's with every byte that was made from it. Those that came with Mattoni stay."""
+        folder = self._user_bricks / name
+        if not folder.is_dir() or folder.resolve().parent != self._user_bricks.resolve():
+            brick = self.bricks().get(name)
+            raise MattoniError(f"'{brick.name}' came with Mattoni and stays: switch it off instead.")
+        digests = [b.digest for b in self.registry.scan().usable if b.folder == folder]
+
+        def remove() -> None:
+            shutil.rmtree(folder)
+            for digest in digests:
+                self._workshop.forget(digest)
+                self._library.forget(digest)
+            self._runner.memories.clear()
+
+        self._on_engine(remove)
+
+    def _on_engine(self, work: Callable[[], Any]) -> Any:
+        """Run something that shares the engine's models on its thread, in turn, and wait for it."""
+        results: list[Any] = []
+
+        def run(ticket: Ticket) -> Status:
+            ticket.enter("working")
+            results.append(work())
+            return "done"
+
+        ticket = self._engine.submit(uuid.uuid4().hex, run)
+        ticket.wait()
+        if ticket.error is not None:
+            raise MattoniError(ticket.error)
+        return results[0]
+
+    # Turns
+
+    def _request(
+        self,
+        text: str,
+        attachments: Sequence[Attachment],
+        choices: Choices | None,
+        sampling: Sampling | None,
+        past: tuple[Exchange, ...],
+        conversation: str,
+        anyway: bool = False,
+    ) -> Request:
+        return Request(
+            text=text,
+            attachments=tuple(attachments),
+            choices=choices or Choices(),
+            sampling=sampling or Sampling(),
+            past=past,
+            conversation=conversation,
+            content=self.store.content,
+            answer_anyway=anyway,
+        )
+
+    def _queue(self, request: Request, conversation: str, question: int) -> Ticket:
+        answer = self.store.begin_answer(conversation)
+        ticket = self._engine.submit(conversation, lambda ticket: self._answer(request, ticket, question, answer))
+        ticket.message = answer
+        self._tickets[conversation] = ticket
+        return ticket
+
+    def _refuse_while_running(self, conversation: str) -> None:
+        if self.running(conversation) is not None:
+            raise MattoniError("The last question is still being answered: wait for it or stop it.")
+
+    def _past(self, conversation: str, before: int | None = None) -> tuple[Exchange, ...]:
+        """Earlier exchanges; ids of an answer hold only for the vocabulary they were made with."""
+        exchanges: list[Exchange] = []
+        question: StoredMessage | None = None
+        for message in self.store.messages(conversation):
+            if before is not None and message.id >= before:
+                break
+            if message.role == "user":
+                question = message
+            elif question is not None:
+                same = (message.segments or {}).get("vocabulary") == self.host.identity.vocabulary
+                ids = tuple(message.token_ids) if message.token_ids is not None and same else None
+                exchanges.append(Exchange(question.text, tuple(question.segments or ()), message.text, ids))
+                question = None
+        return tuple(exchanges)
+
+    def _answer(self, request: Request, ticket: Ticket, question: int | None, answer: int | None) -> Status:
+        """Run a turn on the engine's thread and keep what it said, however it ends."""
+        pace = Pace(_SAVE_EVERY_S)
+
+        def save() -> None:
+            if answer is not None and pace.due():
+                self.store.update_answer(answer, ticket.text)
+
+        outcome: Outcome | None = None
+        error: str | None = None
+        try:
+            if ticket.is_stopping:
+                return "stopped"
+            outcome = self._runner.run(request, self.bricks(), ticket, save)
+            return outcome.status
+        except MattoniError as problem:
+            error = str(problem)
+            raise
+        except Exception:
+            error = "Something inside went wrong: ask again."
+            raise
+        finally:
+            if answer is not None and question is not None:
+                self._keep(ticket, question, answer, outcome, error)
+
+    def _keep(self, ticket: Ticket, question: int, answer: int, outcome: Outcome | None, error: str | None) -> None:
+        if outcome is not None:
+            self.store.update_question(question, list(outcome.parts))
+        status: Status = outcome.status if outcome is not None else "failed" if error else "stopped"
+        assert status in ("done", "stopped", "failed")
+        self.store.finish_answer(
+            answer,
+            ticket.text,
+            status,
+            trace=ticket.trace.to_json() if ticket.trace is not None else None,
+            token_ids=outcome.token_ids if outcome is not None else None,
+            segments={"vocabulary": self.host.identity.vocabulary},
+            error=error,
+        )

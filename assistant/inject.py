@@ -1,0 +1,122 @@
+"""Asks each planned brick for its injections, with caches by content. Knows nothing of routing or generation."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from assistant.composition import LowRank
+from assistant.host import Host
+from assistant.prompt import Soft
+from assistant.registry import Brick
+from mattoni.errors import MattoniError
+from modality_bricks.modality import ModalityBrick, load_modality
+from modality_bricks.ocr import Reader, text_in_reading_order
+from task_bricks.lora import LoRA, check_fits, read_lora
+
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Value]):
+    """The values used last, made on demand. Keys hash contents (digests), never names."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value kept under `key`, else a new one from `make()`."""
+        if key not in self._values:
+            self._values[key] = make()
+        self._values.move_to_end(key)
+        while len(self._values) > self._size:
+            self._values.popitem(last=False)
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(list(self._values))
+
+    def drop(self, unwanted: Callable[[Hashable], bool]) -> None:
+        """Forget the values under all keys for which `unwanted(key)` holds."""
+        for key in [key for key in self._values if unwanted(key)]:
+            del self._values[key]
+
+
+class Workshop:
+    """Loaded bricks and what they made of earlier inputs. Used by the engine's thread only."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._modalities: Recent[ModalityBrick] = Recent(4)
+        self._features: Recent[Tensor] = Recent(256)
+        self._soft: Recent[Soft] = Recent(512)
+        self._texts: Recent[str] = Recent(256)
+        self._loras: Recent[LoRA] = Recent(8)
+        self._reader: Reader | None = None
+
+    def encode(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> Tensor:
+        """The encoder's features of one picture, (tokens, width)."""
+
+        def make() -> Tensor:
+            return self._modality(brick).encode([open_image()])[0]
+
+        return self._features.get((brick.digest, digest), make)
+
+    def soft_tokens(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> Soft:
+        """The picture's soft tokens, from cached features where they are known."""
+
+        def make() -> Soft:
+            features = self.encode(brick, digest, open_image)
+            vectors = self._modality(brick).stitch(features.unsqueeze(0))[0]
+            if vectors.shape[1] != self._host.width:
+                raise MattoniError(
+                    f"{brick.name}: its soft tokens have width {vectors.shape[1]} and {self._host.name} takes "
+                    f"{self._host.width}: train the brick for this host."
+                )
+            return Soft(f"{brick.digest}:{digest}", vectors)
+
+        return self._soft.get((brick.digest, digest), make)
+
+    def read(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> str:
+        """The text on a picture, in reading order."""
+        return self._texts.get((brick.digest, digest), lambda: text_in_reading_order(self.reader.read(open_image())))
+
+    def read_page(self, brick: Brick, image: Image.Image) -> str:
+        """The text on a rendered page; its pixels stand for it, since pages are rendered anew from the same bytes."""
+        return self.read(brick, hashlib.sha256(image.tobytes()).hexdigest(), lambda: image)
+
+    @property
+    def reader(self) -> Reader:
+        """The OCR models, loaded at first use."""
+        if self._reader is None:
+            self._reader = Reader()
+        return self._reader
+
+    def low_rank(self, brick: Brick, weight: float) -> LowRank:
+        """A skill's deltas, checked against the host's layers."""
+
+        def make() -> LoRA:
+            lora = read_lora(brick.folder)
+            check_fits(lora, self._host.linear_shapes)
+            return lora
+
+        lora = self._loras.get(brick.digest, make)
+        return LowRank(brick.name, brick.digest, lora.factors, lora.scales, weight)
+
+    def forget(self, digest: str) -> None:
+        """Drop everything that was made by the brick of that digest."""
+        for kept in (self._modalities, self._features, self._soft, self._texts, self._loras):
+            kept.drop(lambda key: digest == key or (isinstance(key, tuple) and digest in key))
+
+    def _modality(self, brick: Brick) -> ModalityBrick:
+        host = self._host
+
+        def make() -> ModalityBrick:
+            with torch.inference_mode(False):
+                return load_modality(brick.folder, dict(brick.card.parts), host.embedding, host.device, torch.float32)
+
+        return self._modalities.get(brick.digest, make)

@@ -1,0 +1,426 @@
+"""One turn from a message to tokens: look, route, inject, compose, generate, and the trace of it all.
+
+Called on the engine's thread only. Knows nothing of where conversations are kept or shown.
+"""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from assistant.catalogue import BUILTIN_EMBEDDER, fetch
+from assistant.composition import Composition, compose
+from assistant.embedder import Embedder
+from assistant.engine import Status, Ticket
+from assistant.fit import first_kept, fit_question, fit_text
+from assistant.generation import Generation, KeyValues, Sampling, TextStream
+from assistant.host import Host
+from assistant.inject import Workshop
+from assistant.keyring import Keyrings
+from assistant.knowledge import Library, cite, knowledge_block
+from assistant.look import Attachment, Document, Looked, Picture, document_text, look
+from assistant.picture_questions import PictureQuestions
+from assistant.prompt import Ids, Prompt, Segment, Text, Turn, build_prompt, encode_untrusted
+from assistant.registry import Brick, Bricks
+from assistant.route import Choices, Chosen, Plan, Question, SeenPicture, route
+from assistant.trace import Notice, Trace, UsedBrick
+from mattoni.errors import MattoniError
+from modality_bricks.glance import Glance
+
+# Keys and values of idle conversations: about 11,000 positions of the builtin host.
+_MEMORIES_BYTES = 256_000_000
+# Role markers and line ends that a template puts around one exchange; generous.
+_TEMPLATE_TOKENS = 24
+
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An earlier question and its answer. `parts` is what its attachments became (see `Runner._parts_to_segments`)."""
+
+    question: str
+    parts: tuple[Part, ...]
+    answer: str
+    token_ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything a turn depends on."""
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    choices: Choices = Choices()
+    sampling: Sampling = Sampling()
+    past: tuple[Exchange, ...] = ()
+    conversation: str = ""  # under which keys and values are kept; empty: they are not
+    content: Callable[[str], bytes] = lambda digest: b""  # bytes of an earlier attachment
+    answer_anyway: bool = False  # also where the message seems to miss its picture
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a turn ended, and what must be kept to rebuild its prompt later."""
+
+    status: Status
+    parts: tuple[Part, ...]
+    token_ids: tuple[int, ...]
+
+
+class Memories:
+    """Keys and values of the conversations used last, within a budget of bytes."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget = budget_bytes
+        self._kept: OrderedDict[tuple[str, str], KeyValues] = OrderedDict()
+
+    def take(self, conversation: str, composition: Composition) -> KeyValues | None:
+        """Remove and return what is kept; whoever takes it changes it."""
+        return self._kept.pop((conversation, composition.key), None)
+
+    def keep(self, conversation: str, memory: KeyValues) -> None:
+        """Keep it as the latest; the oldest leave when the budget is spent."""
+        self._kept[(conversation, memory.composition)] = memory
+        while self._kept and sum(m.memory_bytes for m in self._kept.values()) > self._budget:
+            self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget all: after bricks changed on the user's order, nothing made with them may stay."""
+        self._kept.clear()
+
+
+class Runner:
+    """Runs turns on a host. Holds loaded models and caches, and no state of a turn."""
+
+    def __init__(self, host: Host, workshop: Workshop, library: Library) -> None:
+        self.host, self.workshop, self.library = host, workshop, library
+        self.memories = Memories(_MEMORIES_BYTES)
+        self._keyrings = Keyrings()
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The `text` space."""
+        return Embedder(fetch(BUILTIN_EMBEDDER))
+
+    @cached_property
+    def glance(self) -> Glance:
+        """The `glance` space."""
+        return Glance.load()
+
+    @cached_property
+    def picture_questions(self) -> PictureQuestions:
+        """Tells messages that ask about a picture from those that do not."""
+        return PictureQuestions.load()
+
+    def run(self, request: Request, bricks: Bricks, ticket: Ticket, save: Callable[[], None]) -> Outcome:
+        """Answer one message into the ticket. `save` is called after each token that is shown."""
+        sampling = request.sampling
+        seed = sampling.seed if sampling.seed is not None else secrets.randbelow(2**31)
+        trace = Trace(host=self.host.name, device=str(self.host.device), seed=seed)
+        ticket.trace = trace
+        ticket.enter("looking")
+        with trace.stage("look"):
+            looked = look(request.attachments)
+        trace.notices.extend(looked.notices)
+        with trace.stage("route"):
+            plan = self._route(request, looked, bricks)
+        trace.notices.extend(plan.notices)
+        trace.candidates.extend(plan.candidates)
+        parts = self._see(request, looked, plan, bricks, trace, ticket)
+        if self._misses_its_picture(request, plan):
+            return Outcome("done", tuple(parts), ())
+        knowledge = self._look_up(request, plan, bricks, trace)
+        with trace.stage("compose"):
+            composition = self._compose(plan, bricks, trace)
+        with trace.stage("prompt"):
+            prompt = self._prompt(request, parts, knowledge, bricks, composition, trace)
+        return self._generate(request, prompt, composition, seed, trace, ticket, save, parts)
+
+    # Route
+
+    def _route(self, request: Request, looked: Looked, bricks: Bricks) -> Plan:
+        pictures = [item for item in looked.items if isinstance(item, Picture)]
+        glances = self.glance.embed([p.image for p in pictures]) if pictures and not request.choices.no_bricks else None
+        texts = asks = None
+        if request.text.strip() and not request.choices.no_bricks:
+            texts = self.embedder.embed(message_pieces(request.text))
+            asks = self.picture_questions.asks(request.text, texts[0])
+        question = Question(
+            pictures=tuple(
+                SeenPicture(p.name, glances[i] if glances is not None else None) for i, p in enumerate(pictures)
+            ),
+            texts=texts,
+            asks_about_picture=bool(asks),
+            has_documents=any(isinstance(item, Document) for item in looked.items),
+            history_has_pictures=any(exchange.parts for exchange in request.past),
+        )
+        return route(question, self._keyrings.of(bricks), request.choices)
+
+    @staticmethod
+    def _misses_its_picture(request: Request, plan: Plan) -> bool:
+        """Whether to leave the question to the notice: an answer about a picture that is not there would be made up."""
+        missing = any(notice.code == "no-picture" for notice in plan.notices)
+        return missing and not request.answer_anyway and not plan.skills
+
+    # Inject
+
+    def _see(
+        self, request: Request, looked: Looked, plan: Plan, bricks: Bricks, trace: Trace, ticket: Ticket
+    ) -> list[Part]:
+        """What each attachment becomes, in the order sent; the trace says which brick looked."""
+        parts: list[Part] = []
+        chosen = iter(plan.pictures)
+        for item in looked.items:
+            ticket.enter(f"reading {item.name}")
+            if isinstance(item, Picture):
+                brick = next(chosen)
+                if brick is not None:
+                    parts.append(self._see_picture(item, brick, bricks.get(brick.name), trace))
+            elif not request.choices.no_bricks:
+                parts.extend(self._read_document(item, request, bricks, trace))
+            else:
+                trace.notices.append(Notice("refused", f"{item.name} was not read: bricks are off."))
+        return parts
+
+    def _see_picture(self, picture: Picture, chosen: Chosen, brick: Brick, trace: Trace) -> Part:
+        _use(trace, brick, chosen)
+        part: Part = {"name": picture.name, "picture": picture.digest, "brick": brick.name}
+        if "reader" in brick.card.parts:
+            with trace.stage("read"):
+                text = self.workshop.read(brick, picture.digest, lambda: picture.image)
+            if not text.strip():
+                trace.notices.append(Notice("no-text", f"No text was found on {picture.name}."))
+            trace.injections.append(f"sequence: text of {picture.name} by {brick.name}")
+            return {**part, "text": text}
+        with trace.stage("encode"):
+            self.workshop.encode(brick, picture.digest, lambda: picture.image)
+        with trace.stage("stitch"):
+            soft = self.workshop.soft_tokens(brick, picture.digest, lambda: picture.image)
+        trace.injections.append(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {brick.name}")
+        return part
+
+    def _read_document(self, document: Document, request: Request, bricks: Bricks, trace: Trace) -> list[Part]:
+        readers = [
+            brick
+            for brick in bricks.usable
+            if "reader" in brick.card.parts and request.choices.of(brick.name).state != "off"
+        ]
+        if not readers:
+            sentence = f"{document.name} was not read: no brick that reads documents is installed and switched on."
+            trace.notices.append(Notice("refused", sentence))
+            return []
+        reader = readers[0]
+
+        with trace.stage("read"):
+            pages = list(document_text(document, lambda image: self.workshop.read_page(reader, image)))
+        text = "\n\n".join(page.text for page in pages if page.text.strip())
+        by_ocr = sum(page.read for page in pages)
+        reason = f"{document.name}: {len(pages)} page(s), {by_ocr} by OCR"
+        _use(trace, reader, Chosen(reader.name, 1.0, None, None, reason))
+        if not text:
+            trace.notices.append(Notice("no-text", f"No text was found in {document.name}."))
+        trace.injections.append(f"sequence: text of {document.name} by {reader.name}")
+        return [{"name": document.name, "document": document.digest, "brick": reader.name, "text": text}]
+
+    def _look_up(self, request: Request, plan: Plan, bricks: Bricks, trace: Trace) -> str:
+        """The passages that answer the message, as text for the prompt; on every message, cited in this very turn."""
+        if not plan.knowledge or not request.text.strip():
+            return ""
+        with trace.stage("knowledge"):
+            vector = self.embedder.embed([request.text])[0]
+            for name in plan.knowledge:
+                brick = bricks.get(name)
+                hits = self.library.search(brick, request.text, vector)
+                if not hits:
+                    continue
+                best = max(hit.score for hit in hits)
+                reason = f"{len(hits)} passage(s) answer the message"
+                threshold = brick.card.routes.threshold if brick.card.routes else None
+                _use(trace, brick, Chosen(name, 1.0, best, threshold, reason))
+                trace.citations.extend(cite(brick, hits, first=len(trace.citations) + 1))
+            trace.injections.extend(f"sequence: passage of {c.document} ({c.place})" for c in trace.citations)
+            return knowledge_block(trace.citations)
+
+    def _compose(self, plan: Plan, bricks: Bricks, trace: Trace) -> Composition:
+        deltas = []
+        for chosen in plan.skills:
+            brick = bricks.get(chosen.name)
+            lora = self.workshop.low_rank(brick, chosen.weight)
+            deltas.append(lora)
+            _use(trace, brick, chosen)
+            trace.injections.append(f"low-rank: {len(lora.factors)} layers by {brick.name}, strength {chosen.weight:g}")
+        return compose(self.host, deltas)
+
+    # Prompt
+
+    def _prompt(
+        self,
+        request: Request,
+        parts: Sequence[Part],
+        knowledge: str,
+        bricks: Bricks,
+        composition: Composition,
+        trace: Trace,
+    ) -> Prompt:
+        """History and message inside the context: long documents give way first, then the oldest turns, whole."""
+        tokenizer = self.host.tokenizer
+
+        def count(text: str) -> int:
+            return len(encode_untrusted(tokenizer, text))
+
+        room = self.host.context - composition.prefix_length - min(request.sampling.max_tokens, self.host.context // 4)
+        question, cut = fit_question(request.text, room // 2, count)
+        if cut:
+            trace.notices.append(
+                Notice("truncated", "The message is longer than the host can read: its middle was left out.")
+            )
+        parts = self._fit_parts(parts, question, room // 2 - count(question), count, trace)
+        last = Turn("user", (*self._segments(parts, request, bricks), *_texts(knowledge, question)))
+        past = [
+            self._exchange(exchange, request, bricks) for exchange in request.past if exchange.answer or exchange.parts
+        ]
+        lengths = [_length(turns, tokenizer) for turns in [*past, [last]]]
+        first = first_kept(lengths, room)
+        if first:
+            trace.notices.append(
+                Notice(
+                    "truncated",
+                    f"The conversation is longer than the host can read: its first {first} exchange(s) were left out.",
+                )
+            )
+        return build_prompt(tokenizer, [turn for turns in past[first:] for turn in turns] + [last])
+
+    def _fit_parts(
+        self, parts: Sequence[Part], question: str, room: int, count: Callable[[str], int], trace: Trace
+    ) -> list[Part]:
+        """Texts of documents within `room` tokens together: whole, or the passages that the question asks for."""
+        texts = [part for part in parts if part.get("text")]
+        fitted = []
+        for part in parts:
+            if part.get("text"):
+                text, cut = fit_text(part["text"], question, room // len(texts), count, self.embedder.embed)
+                if cut:
+                    trace.notices.append(
+                        Notice(
+                            "truncated",
+                            f"{part['name']} is longer than the host can read: only what was asked for is used.",
+                        )
+                    )
+                part = {**part, "text": text}
+            fitted.append(part)
+        return fitted
+
+    def _exchange(self, exchange: Exchange, request: Request, bricks: Bricks) -> list[Turn]:
+        answer: Segment = Ids(exchange.token_ids) if exchange.token_ids is not None else Text(exchange.answer)
+        asked = (*self._segments(exchange.parts, request, bricks), *_texts("", exchange.question))
+        return [Turn("user", asked), Turn("assistant", (answer,))]
+
+    def _segments(self, parts: Sequence[Part], request: Request, bricks: Bricks) -> list[Segment]:
+        """Soft tokens and texts of a message's attachments, each followed by what parts it from the next."""
+        segments: list[Segment] = []
+        for part in parts:
+            if "text" in part:
+                segments.append(Text(f"{part['text']}\n\n"))
+                continue
+            try:
+                brick = bricks.get(part["brick"])
+            except MattoniError:
+                # The brick was removed since: the conversation goes on without its eyes.
+                segments.append(Text(f"(picture {part['name']})\n"))
+                continue
+            digest = part["picture"]
+            soft = self.workshop.soft_tokens(brick, digest, lambda digest=digest: _reopened(request, digest))  # type: ignore[misc]
+            segments.extend([soft, Text("\n")])
+        return segments
+
+    # Generate
+
+    def _generate(
+        self,
+        request: Request,
+        prompt: Prompt,
+        composition: Composition,
+        seed: int,
+        trace: Trace,
+        ticket: Ticket,
+        save: Callable[[], None],
+        parts: Sequence[Part],
+    ) -> Outcome:
+        memory = self.memories.take(request.conversation, composition) if request.conversation else None
+        generation = Generation(
+            self.host, prompt, composition, request.sampling, seed, memory, stopped=lambda: ticket.is_stopping
+        )
+        stream = TextStream(lambda ids: self.host.tokenizer.decode(ids, skip_special_tokens=True))
+        ticket.enter("answering")
+        trace.tokens.update(prompt=len(prompt), reused=generation.reused)
+        tokens = iter(generation)
+        with trace.stage("first token"):
+            token = next(tokens, None)
+        with trace.stage("generate"):
+            while token is not None:
+                ticket.say(stream.push(token))
+                save()
+                token = next(tokens, None)
+        ticket.say(stream.rest())
+        trace.tokens["new"] = len(stream.ids)
+        if generation.finished == "length":
+            trace.notices.append(
+                Notice("length", "The answer reached its longest allowed length: raise max tokens, or say 'go on'.")
+            )
+        if request.conversation:
+            self.memories.keep(request.conversation, generation.memory)
+        return Outcome("stopped" if generation.finished == "stopped" else "done", tuple(parts), tuple(stream.ids))
+
+
+def message_pieces(text: str) -> list[str]:
+    """What of a message is compared with the skills' keys: all of it, then its paragraphs' first and last."""
+    paragraphs = [p for p in (p.strip() for p in text.split("\n")) if p]
+    return list(dict.fromkeys([text, *paragraphs[:1], *paragraphs[-1:]]))
+
+
+def _texts(knowledge: str, question: str) -> list[Text]:
+    return [Text(text) for text in (knowledge, question) if text]
+
+
+def _length(turns: Sequence[Turn], tokenizer: Any) -> int:
+    """Positions that turns take in a prompt, their role markers estimated."""
+    total = _TEMPLATE_TOKENS
+    for segment in (segment for turn in turns for segment in turn.segments):
+        match segment:
+            case Text(text):
+                total += len(encode_untrusted(tokenizer, text))
+            case Ids(ids):
+                total += len(ids)
+            case soft:
+                total += len(soft.vectors)
+    return total
+
+
+def _use(trace: Trace, brick: Brick, chosen: Chosen) -> None:
+    trace.bricks.append(
+        UsedBrick(
+            brick.name,
+            brick.card.version,
+            brick.card.kind,
+            chosen.weight,
+            chosen.score,
+            chosen.threshold,
+            chosen.reason,
+        )
+    )
+    if brick.warning is not None:
+        trace.notices.append(Notice("other-host", brick.warning))
+
+
+def _reopened(request: Request, digest: str) -> Image.Image:
+    """The picture of an earlier message, decoded again because nothing made of it is cached any more."""
+    looked = look([Attachment("earlier picture", request.content(digest))])
+    pictures = [item for item in looked.items if isinstance(item, Picture)]
+    if not pictures:
+        raise MattoniError("A picture from earlier in this conversation can no longer be opened: attach it again.")
+    return pictures[0].image
