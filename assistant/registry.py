@@ -161,7 +161,7 @@ def _fit(entry: Brick | Refused, host: Host | HostIdentity | None) -> Brick | Re
     return Refused(
         entry.name,
         entry.folder,
-        f"{entry.name} was made for another host ({_shape(wanted)}; this one is {_shape(mine)}): train it for this host.",
+        f"{entry.name} was made for another host ({_shape(wanted)}; this is {_shape(mine)}): train it for this one.",
     )
 
 
