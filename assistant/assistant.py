@@ -146,7 +146,7 @@ class Assistant:
 
     def add_skill(self, source: str | Path, name: str | None = None) -> BrickCard:
         """Bring in a PEFT LoRA: a folder, a zip, or a Hub id."""
-        folder = import_skill(source, self._user_bricks, name, self.host.linear_shapes, self.host.identity)
+        folder = import_skill(source, self._user_bricks, name, self.host.linear_shapes, self.host.identity.model_dump())
         return self.registry.scan().get(folder.name).card
 
     def add_skill_file(self, file: Attachment, name: str | None = None) -> BrickCard:

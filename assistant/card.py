@@ -95,7 +95,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
 
 def _sentence(problem: ValidationError) -> str:
     """The first mistake of a card in words."""
-    error = problem.errors()[0]
+    # A misspelt key is also a missing one; its own sentence helps more.
+    error = min(problem.errors(), key=lambda e: e["type"] != "extra_forbidden")
     *path, last = error["loc"] or ("card",)
     place = f" in {'.'.join(map(str, path))}" if path else ""
     if error["type"] == "extra_forbidden":
