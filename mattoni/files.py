@@ -1,7 +1,9 @@
 """Whole files or none: hashing, and writing under a temporary name with fsync and rename."""
 
+import glob
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -60,7 +62,7 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(fresh)
         if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old."))
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
             os.replace(target, old / "old")
             os.replace(fresh, target)
             shutil.rmtree(old, ignore_errors=True)
@@ -68,3 +70,14 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
             os.replace(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def remove_folder(target: Path) -> None:
+    """Remove a folder, and what a killed `replace_folder` left beside it. Raises MattoniError when something stays."""
+    try:
+        # A renamed folder is gone for every reader at once; deleting file by file takes a while. Needs no free space.
+        os.replace(target, target.with_name(f".{target.name}.removed-{secrets.token_hex(4)}"))
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*"):
+            shutil.rmtree(leftover)
+    except OSError as problem:
+        raise MattoniError(f"Cannot remove {target} ({problem.strerror}): remove it by hand.") from problem

@@ -1,0 +1,79 @@
+"""Turns texts into unit vectors of the `text` space. Knows nothing of what they are compared with."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModel
+
+import mattoni.torchvision_ops  # noqa: F401
+from mattoni.errors import MattoniError
+from mattoni.files import sha256_of
+
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+# What sentence-transformers sets for all-MiniLM-L6-v2 (sentence_bert_config.json): later tokens do not count.
+MAX_TOKENS = 256
+
+
+class Embedder:
+    """A sentence-transformers folder run by plain transformers: mean of the last hidden states, scaled to length one.
+
+    Frozen and deterministic; may be used by several threads at once.
+    """
+
+    def __init__(self, folder: Path, device: str | torch.device = "cpu") -> None:
+        """Load in float32. Raises MattoniError when the folder holds no embedder that transformers can read."""
+        try:
+            self._model = AutoModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+            # Tokenizer itself, not transformers' wrapper: the wrapper sets truncation anew at each call, and two
+            # threads that do so at once fail with "Already borrowed".
+            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        except Exception as problem:  # tokenizers raises plain Exception, transformers OSError and ValueError
+            raise MattoniError(
+                f"{folder} holds no text embedder that can be loaded: fetch or copy it again."
+            ) from problem
+        self._model.eval().requires_grad_(False).to(device)
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.no_padding()
+        self._folder = folder
+        self.device = torch.device(device)
+        self.width: int = self._model.config.hidden_size
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the weights and the tokenizer: vectors from embedders with other digests cannot be compared."""
+        parts = [sha256_of(self._folder / name) for name in (WEIGHTS, TOKENIZER)]
+        return "sha256:" + hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], batch: int = 32) -> Tensor:
+        """Embed texts. Returns (n, width) float32 unit rows on the CPU, in the order given.
+
+        A text's vector depends on `batch` and the texts beside it only by rounding, below 1e-6.
+        """
+        vectors = torch.empty(len(texts), self.width)
+        if not texts:
+            return vectors
+        ids = [torch.tensor(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts))]
+        # Texts of like length share a batch: padding costs as much as words do.
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            vectors[rows] = self._unit_vectors([ids[row] for row in rows]).cpu()
+        return vectors
+
+    def _unit_vectors(self, ids: list[Tensor]) -> Tensor:
+        """One batch of token ids, padded to the longest → (batch, width)."""
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        lengths = torch.tensor([len(row) for row in ids])
+        mask = (torch.arange(padded.shape[1]) < lengths.unsqueeze(1)).to(self.device)
+        hidden = self._model(input_ids=padded.to(self.device), attention_mask=mask.long()).last_hidden_state
+        mean = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        return torch.nn.functional.normalize(mean, dim=1)

@@ -1,0 +1,157 @@
+"""Documents as knowledge: passages, their vectors, and the search that finds those a question asks for.
+
+Knows nothing of files that users send, of cards or of prompts; whoever calls it embeds the texts.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence, Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from knowledge_bricks.passages import DocumentText, Passage, split_document
+from mattoni.errors import MattoniError
+from mattoni.files import write_text
+from mattoni.keys import load_keys, save_keys
+
+PASSAGES = "passages.jsonl"
+KEYS = "keys.safetensors"
+# A score is the inner product with the question plus this times the share of its words that the passage holds.
+# Chosen on reading-dev, where 0.5 to 1.5 do equally well; docs/experiments.md, "Finding passages".
+COVERAGE_WEIGHT = 0.5
+# A best score below this means that the documents do not answer. Chosen on chat-train and cartridge-dev; same place.
+THRESHOLD = 0.63
+# Passages that are near by vector, and as many that share words, are scored in full.
+_POOL = 100
+
+_STOP_WORDS = frozenset(
+    "a about all also am an and any are as at be been being but by can could d did do does doing for from get give "
+    "had has have having he her him his how i if in into is it its just like ll m many may me might more most much "
+    "my no not of on one or our out please re s she should so some such t tell than that the their them then there "
+    "these they this those to too up us use used ve very was we were what when where which who whom whose why will "
+    "with would you your".split()
+)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found, and how well it fits the question: about 0 to 1.5."""
+
+    passage: Passage
+    score: float
+
+
+class Documents:
+    """The passages of one brick, ready to be searched. Holds everything in memory: 3 KB a passage."""
+
+    def __init__(self, passages: Sequence[Passage], vectors: Tensor) -> None:
+        """vectors  (passages, width), unit rows."""
+        self.passages = tuple(passages)
+        self._vectors: NDArray[np.float32] = np.ascontiguousarray(vectors.float().numpy())
+        self._index = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(self._vectors)
+        rows: defaultdict[str, list[int]] = defaultdict(list)
+        for row, passage in enumerate(self.passages):
+            for word in content_words(searched_text(passage)):
+                rows[word].append(row)
+        self._rows = {word: np.array(found) for word, found in rows.items()}
+
+    @property
+    def vectors(self) -> Tensor:
+        """(passages, width), unit rows."""
+        return torch.from_numpy(self._vectors)
+
+    def without(self, documents: Set[str]) -> "Documents | None":
+        """The passages of all documents but these; None when there are no others."""
+        rows = [row for row, passage in enumerate(self.passages) if passage.document not in documents]
+        return Documents([self.passages[row] for row in rows], self.vectors[rows]) if rows else None
+
+    def search(self, vector: Tensor, text: str, k: int = 3) -> list[Hit]:
+        """The `k` passages that fit a question best, best first.
+
+        vector  (width,), the question's unit vector
+        text    the question as typed
+
+        Dense retrieval misses names and numbers, word search misses paraphrases; the sum of both scores finds more than
+        either. The words' part is the share of the question's content words that stand in the passage, weighted by how
+        rare they are in these documents (inverse document frequency as in BM25, Robertson & Zaragoza 2009). Unlike BM25
+        it is at most 1 whatever the question's length, so that one threshold serves all questions.
+        """
+        query = vector.float().numpy()
+        covered = self._coverage(text)
+        pool = min(_POOL, len(self.passages))
+        near = self._index.search(query[None], pool)[1][0]
+        sharing = np.argpartition(-covered, pool - 1)[:pool]
+        rows = np.union1d(near, sharing)
+        scores = self._vectors[rows] @ query + COVERAGE_WEIGHT * covered[rows]
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [Hit(self.passages[rows[i]], float(scores[i])) for i in best]
+
+    def _coverage(self, text: str) -> NDArray[np.float64]:
+        """Per passage, the share of the text's content words that it holds, rare words weighing more: (passages,)."""
+        covered = np.zeros(len(self.passages))
+        total = 0.0
+        for word in sorted(content_words(text)):
+            rows = self._rows.get(word, np.zeros(0, dtype=np.int64))
+            rarity = math.log1p((len(self.passages) - len(rows) + 0.5) / (len(rows) + 0.5))
+            covered[rows] += rarity
+            total += rarity
+        return covered / total if total else covered
+
+
+def content_words(text: str) -> set[str]:
+    """The words of a text in lower case, without those that say nothing of its subject."""
+    return set(re.findall(r"\w+", text.casefold())) - _STOP_WORDS
+
+
+def searched_text(passage: Passage) -> str:
+    """What is embedded and searched: the passage under its document's name, which often holds the subject."""
+    title = re.sub(r"[-_]+", " ", Path(passage.document).stem)
+    return f"{title}\n{passage.text}"
+
+
+def build_documents(
+    documents: Sequence[DocumentText],
+    embed: Callable[[list[str]], Tensor],
+    folder: Path,
+    kept: "Documents | None" = None,
+) -> list[Passage]:
+    """Write the passages of documents and their vectors into a brick's folder, behind those of `kept`.
+
+    embed  texts → (n, width) unit vectors
+
+    Raises MattoniError when the documents hold no text.
+    """
+    passages = [passage for document in documents for passage in split_document(document)]
+    if not passages:
+        raise MattoniError("There is no text in these documents: add files that hold some.")
+    vectors = embed([searched_text(passage) for passage in passages])
+    if kept is not None:
+        passages, vectors = [*kept.passages, *passages], torch.cat([kept.vectors, vectors])
+    save_keys(vectors, folder / KEYS)
+    write_text(folder / PASSAGES, "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in passages))
+    return passages
+
+
+def load_documents(folder: Path) -> Documents:
+    """Open a brick's passages and vectors. Raises MattoniError when they are damaged or do not belong together."""
+    where = f"{folder.name}/{PASSAGES}"
+    try:
+        lines = (folder / PASSAGES).read_text(encoding="utf-8").split("\n")
+        passages = [Passage(**json.loads(line)) for line in lines if line]
+    except (OSError, ValueError, TypeError) as problem:
+        raise MattoniError(f"{where} is missing or damaged: add these documents again.") from problem
+    vectors = load_keys(folder / KEYS)
+    if len(passages) != len(vectors):
+        raise MattoniError(
+            f"{where} holds {len(passages)} passages but {KEYS} {len(vectors)} vectors: add these documents again."
+        )
+    return Documents(passages, vectors)
