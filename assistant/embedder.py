@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import mattoni.torchvision_ops  # noqa: F401
+
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModel
 
-import mattoni.torchvision_ops  # noqa: F401
 from mattoni.errors import MattoniError
 from mattoni.files import sha256_of
 

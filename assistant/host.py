@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import mattoni.torchvision_ops  # noqa: F401
+
 import torch
 from torch import Tensor
 from transformers import (
@@ -18,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import mattoni.torchvision_ops  # noqa: F401
 from assistant.card import HostIdentity, Injection
 from assistant.catalogue import BUILTIN_HOST, catalogue, fetch
 from mattoni.errors import MattoniError

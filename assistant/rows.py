@@ -1,6 +1,6 @@
 """Writes rows and pictures from the data packs for `mattoni eval`: `python -m assistant.rows SET OUT_DIR`.
 
-Knows the packs and the form of rows, nothing of how they are asked or scored. OUT_DIR gets `rows.jsonl` and the pictures.
+Knows the packs and the form of rows, nothing of how they are asked or scored. OUT_DIR gets `rows.jsonl` and pictures.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def flickr8k(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 
 
 def amounts(total: str) -> list[str]:
-    """The spellings of an annotated total that are right: "RM 1,043.7" is also 1,043.7, 1043.7, 1,043.70 and 1043.70."""
+    """The right spellings of an annotated total: "RM 1,043.7" is also 1,043.7, 1043.7, 1,043.70 and 1043.70."""
     bare = total.lstrip("RM$ ")
     spellings = [total, bare]
     try:

@@ -12,10 +12,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import mattoni.torchvision_ops  # noqa: F401
+
 import hypothesis
 import torch
 
-import mattoni.torchvision_ops  # noqa: F401
 from mattoni.paths import cache_folder
 
 torch.set_num_threads(1)
