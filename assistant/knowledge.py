@@ -197,24 +197,25 @@ class Library:
         if not bricks or not question.strip():
             return Found()
         vector = embedder.embed([question])[0]
-        hits: list[tuple[Brick, Hit]] = []
+        near: list[tuple[Brick, Hit]] = []
         candidates: list[Candidate] = []
         notices: list[Notice] = []
         for brick in bricks:
-            threshold = _threshold(brick)
             try:
                 _check_embedder(brick.card, embedder)
-                found = self._open(brick).search(vector, question, k)
+                hits = self._open(brick).search(vector, question, k)
             except MattoniError as problem:
                 notices.append(Notice("refused", str(problem)))
                 continue
-            candidates.append(Candidate(brick.name, brick.card.kind, found[0].score, threshold, "message"))
-            if found[0].score >= threshold:
-                hits.extend((brick, hit) for hit in found)
-        best = sorted(hits, key=lambda pair: pair[1].score, reverse=True)[:k]
+            best, threshold = hits[0].score, _threshold(brick)
+            candidates.append(Candidate(brick.name, brick.card.kind, best, threshold, "message"))
+            if best >= threshold:
+                near.extend((brick, hit) for hit in hits)
+        near = sorted(near, key=lambda pair: pair[1].score, reverse=True)[:k]
+        by_brick = [(brick, [hit for owner, hit in near if owner is brick]) for brick in bricks]
         return Found(
-            tuple(Citation(b.name, h.passage.document, h.passage.place, h.score, h.passage.text) for b, h in best),
-            tuple(_used(brick, [hit for b, hit in best if b is brick]) for brick in dict.fromkeys(b for b, _ in best)),
+            tuple(_citation(brick, hit) for brick, hit in near),
+            tuple(_used(brick, hits) for brick, hits in by_brick if hits),
             tuple(candidates),
             tuple(notices),
         )
@@ -239,10 +240,14 @@ def _threshold(brick: Brick) -> float:
     return brick.card.routes.threshold if brick.card.routes else THRESHOLD
 
 
+def _citation(brick: Brick, hit: Hit) -> Citation:
+    return Citation(brick.name, hit.passage.document, hit.passage.place, hit.score, hit.passage.text)
+
+
 def _used(brick: Brick, hits: Sequence[Hit]) -> UsedBrick:
     places = ", ".join(f"{hit.passage.document} ({hit.passage.place})" for hit in hits)
-    best = max(hit.score for hit in hits)
-    return UsedBrick(brick.name, brick.card.version, brick.card.kind, 1.0, best, _threshold(brick), f"found {places}")
+    score = hits[0].score
+    return UsedBrick(brick.name, brick.card.version, brick.card.kind, 1.0, score, _threshold(brick), f"found {places}")
 
 
 # Showing
