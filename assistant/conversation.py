@@ -195,6 +195,15 @@ class ConversationStore:
             for identity, role, text, status, created, error, segments, token_ids, trace in rows
         ]
 
+    def stamp(self, conversation: str) -> str:
+        """A word that changes whenever there is something else to draw: a page compares it with what it has drawn."""
+        rows = self._rows(
+            """SELECT c.title, count(m.id), max(m.id), sum(m.status = 'running') FROM conversations AS c
+               LEFT JOIN messages AS m ON m.conversation = c.id WHERE c.id = ? GROUP BY c.id""",
+            (conversation,),
+        )
+        return repr(rows)
+
     def add_question(self, conversation: str, text: str, attachments: Sequence[Sent] = (), segments: Any = None) -> int:
         """Keep a question with its attachments and return its message id. The first one names the conversation."""
         kept = [self._keep(sent) for sent in attachments]

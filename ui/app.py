@@ -1,0 +1,203 @@
+"""The chat page: draws, forwards what the user does, shows errors. Streamlit runs this file for every session."""
+
+from typing import Any
+
+import streamlit as st
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from assistant.conversation import ConversationStore, StoredMessage
+from assistant.look import Attachment
+from mattoni.errors import MattoniError
+from ui import sidebar
+from ui.backend import Backend, backend
+from ui.chat import follow, stop_means_stop
+from ui.examples import EXAMPLES, Example
+from ui.messages import draw_answer, draw_question
+from ui.style import ICON, apply_style
+from ui.text import plain
+
+_ADDRESS = "c"  # the query parameter that names the open conversation: a reload and a second tab find it again
+
+
+def main() -> None:
+    """Draw the page once."""
+    st.set_page_config("Mattoni", str(ICON), layout="centered", menu_items={"About": "Mattoni: a modular assistant."})
+    apply_style()
+    back = backend()
+    conversation = _open_conversation(back.store)
+    asking = _draw_sidebar(back, conversation)
+    running = back.assistant.running(conversation) if back.assistant and conversation else None
+    sent = st.chat_input(
+        "Ask, paste or drop something" if back.assistant else "Starting the host…",
+        key="ask",
+        accept_file="multiple",
+        submit_mode="stop" if stop_means_stop() else "submit",
+        disabled=back.assistant is None or running is not None,
+    )
+    if sent and back.assistant and (sent.text.strip() or sent.files):
+        attachments = [Attachment(file.name, file.getvalue()) for file in sent.files]
+        _drop_uploads(sent.files)
+        conversation = _ask(back, conversation, sent.text.strip(), attachments, asking) or conversation
+    elif chosen := st.session_state.pop("example", None):
+        conversation = _ask(back, conversation, chosen.question, _attached(chosen), asking) or conversation
+    _draw_sentences(back)
+    _draw_conversation(back, conversation, asking, has_stop=bool(sent) and stop_means_stop())
+
+
+def _open_conversation(store: ConversationStore) -> str | None:
+    """The conversation of the page's address, if it is still there."""
+    wanted = st.query_params.get(_ADDRESS)
+    if wanted and store.conversation(wanted) is None:
+        del st.query_params[_ADDRESS]
+        return None
+    return wanted
+
+
+def _go(conversation: str | None) -> None:
+    """Make another conversation the page's (None: an empty one)."""
+    if conversation is not None:
+        st.query_params[_ADDRESS] = conversation
+    elif _ADDRESS in st.query_params:
+        del st.query_params[_ADDRESS]
+
+
+def _draw_sidebar(back: Backend, conversation: str | None) -> dict[str, Any]:
+    """Draw it and return the choices and the sampling for the next question."""
+    sidebar.draw_head()
+    with st.sidebar:
+        sidebar.draw_conversations(back.store, conversation, _go)
+        st.space("small")
+        if back.assistant is None:
+            return {}
+        choices = sidebar.draw_bricks(back.assistant)
+        sampling = sidebar.draw_sampling()
+        sidebar.draw_host(back.assistant)
+    return {"choices": choices, "sampling": sampling}
+
+
+def _ask(
+    back: Backend, conversation: str | None, question: str, attachments: list[Attachment], asking: dict[str, Any]
+) -> str | None:
+    """Put the question to the assistant; the address then names its conversation. None: refused, with a sentence."""
+    assert back.assistant is not None
+    try:
+        place = conversation or back.store.new()
+        back.assistant.ask(question, attachments, conversation=place, **asking)
+    except MattoniError as problem:
+        sidebar.say(str(problem))
+        return None
+    _go(place)
+    return place
+
+
+def _attached(example: Example) -> list[Attachment]:
+    content = example.content()
+    return [Attachment(str(example.picture), content)] if content is not None else []
+
+
+def _drop_uploads(files: list[Any]) -> None:
+    """Forget the uploaded bytes; Streamlit would hold them until the session ends (streamlit #12607)."""
+    context = get_script_run_ctx(suppress_warning=True)
+    if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        for file in files:
+            context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+
+
+def _draw_sentences(back: Backend) -> None:
+    """What went wrong, one sentence each; the page goes on."""
+    if sentence := st.session_state.pop("sentence", None):
+        st.error(plain(sentence, 600), icon=":material/error:")
+    if back.store.problem:
+        st.warning(plain(back.store.problem, 600), icon=":material/save:")
+    if back.problem:
+        st.error(plain(back.problem, 600), icon=":material/error:")
+        st.button("Start the host again", on_click=back.start, icon=":material/refresh:")
+    elif back.assistant is None:
+        _await_host(back)
+
+
+@st.fragment(run_every=0.5)
+def _await_host(back: Backend) -> None:
+    """A line while the host loads; the page is drawn again when it is there."""
+    if back.assistant is not None or back.problem:
+        st.rerun()
+    st.caption(":material/progress_activity: Starting the host…")
+
+
+def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str, Any], has_stop: bool) -> None:
+    messages = back.store.messages(conversation) if conversation else []
+    if not messages:
+        _draw_welcome(back)
+        return
+    assert conversation is not None
+    ticket = back.assistant.running(conversation) if back.assistant else None
+    last_question = max((m.id for m in messages if m.role == "user"), default=0)
+
+    def again() -> None:
+        assert back.assistant is not None
+        assistant = back.assistant
+        sidebar.guarded(lambda: assistant.answer_again(conversation, **asking))()
+
+    def edit(message: StoredMessage) -> None:
+        _edit_dialog(back, message, asking)
+
+    can_change = ticket is None and back.assistant is not None
+    for message in messages:
+        if message.role == "user":
+            draw_question(back.store, message, edit if can_change else None)
+        elif message.status != "running":
+            draw_answer(message, again if can_change and message.id > last_question else None)
+    if can_change and messages[-1].role == "user":
+        st.button("Answer", icon=":material/refresh:", on_click=again, key="answer-missing")
+    _watch(back, conversation, back.store.stamp(conversation))
+    if ticket is not None:
+        follow(ticket, has_stop)
+
+
+@st.fragment(run_every=1.5)
+def _watch(back: Backend, conversation: str, drawn: str) -> None:
+    """Draw the page again when another tab, or a stopped script, left it behind the conversation."""
+    if back.store.stamp(conversation) != drawn:
+        st.rerun()
+
+
+@st.dialog("Edit the question", icon=":material/edit:")
+def _edit_dialog(back: Backend, message: StoredMessage, asking: dict[str, Any]) -> None:
+    changed = st.text_area("Question", value=message.text, key=f"edited-{message.id}", label_visibility="collapsed")
+    st.caption("What follows this question is dropped, and it is answered anew.")
+    if st.button("Ask again", type="primary", disabled=not changed.strip() and not message.attachments):
+        assert back.assistant is not None
+        try:
+            back.assistant.edit_question(message.conversation, message.id, changed.strip(), **asking)
+        except MattoniError as problem:
+            sidebar.say(str(problem))
+        st.rerun()
+
+
+def _draw_welcome(back: Backend) -> None:
+    """What an empty conversation offers: pictures and questions to click."""
+    st.header("What would you like to look at?", anchor=False)
+    st.caption("Drop a photo, a receipt or a document below and ask. Or try one of these:")
+
+    def choose(example: Example) -> None:
+        st.session_state["example"] = example
+
+    columns = st.columns(2)
+    for place, example in enumerate(EXAMPLES):
+        with columns[place % 2], st.container(border=True, key=f"example-{example.key}"):
+            with st.container(horizontal=True, vertical_alignment="center"):
+                if content := example.content():
+                    st.image(content, width=72, alt="")
+                st.button(
+                    example.question,
+                    key=f"try-{example.key}",
+                    type="tertiary",
+                    width="stretch",
+                    disabled=back.assistant is None,
+                    on_click=choose,
+                    args=(example,),
+                )
+
+
+main()

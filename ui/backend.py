@@ -1,0 +1,50 @@
+"""Starts the assistant once for all sessions, beside the page. Knows nothing of what is drawn."""
+
+import threading
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from assistant.conversation import ConversationStore, open_store
+from mattoni.errors import MattoniError
+
+if TYPE_CHECKING:
+    from assistant.assistant import Assistant
+
+
+class Backend:
+    """The conversations, at once, and the assistant, as soon as its host is loaded."""
+
+    def __init__(self) -> None:
+        self.store: ConversationStore = open_store()
+        self.assistant: Assistant | None = None
+        self.problem: str | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Load the host on a thread of its own; afterwards either `assistant` or `problem` is set."""
+        self.problem = None
+        self._thread = threading.Thread(target=self._open, name="mattoni-start", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the start has ended; False when the time ran out first."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _open(self) -> None:
+        # Here, not above: torch and transformers take seconds to import, and the page shows meanwhile.
+        import mattoni.torchvision_ops  # noqa: F401
+
+        from assistant.assistant import Assistant
+
+        try:
+            self.assistant = Assistant.open()
+        except MattoniError as problem:
+            self.problem = str(problem)
+
+
+@st.cache_resource(show_spinner=False)
+def backend() -> Backend:
+    """The one backend of this process."""
+    return Backend()

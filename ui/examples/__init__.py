@@ -1,0 +1,27 @@
+"""The pictures and questions that an empty conversation offers. Knows nothing of the page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question to click, with its picture where it has one."""
+
+    key: str
+    question: str
+    picture: str | None = None  # a file of `ui/examples`
+
+    def content(self) -> bytes | None:
+        """The picture's bytes."""
+        return (FOLDER / self.picture).read_bytes() if self.picture else None
+
+
+EXAMPLES = (
+    Example("photo", "What is in the picture?", "orange.jpg"),
+    Example("receipt", "What is the total?", "receipt.png"),
+    Example("screenshot", "What does the message say?", "screenshot.png"),
+    Example("text", "Explain in two sentences why the sky is blue."),
+)

@@ -1,0 +1,84 @@
+"""Draws questions and answers. Knows nothing of how answers are made; gets them from the store."""
+
+import io
+from collections.abc import Callable
+
+import streamlit as st
+
+from assistant.conversation import Attached, ConversationStore, StoredMessage
+from assistant.look import Attachment, Picture, look
+from mattoni.errors import MattoniError
+from ui import text
+from ui.copy_button import copy_button
+from ui.explain import draw_chips, draw_notices, draw_trace
+from ui.style import ICON
+
+_THUMBNAIL = 640
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def thumbnail(digest: str, _read: Callable[[str], bytes]) -> bytes | None:
+    """A small JPEG of a stored picture, opened as the assistant opens it; None when it is no picture."""
+    looked = look([Attachment(name="picture", content=_read(digest))])
+    pictures = [item for item in looked.items if isinstance(item, Picture)]
+    if not pictures:
+        return None
+    small = pictures[0].image.copy()
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def draw_attachments(store: ConversationStore, attachments: tuple[Attached, ...]) -> None:
+    """Pictures as pictures, everything else as a chip with its name."""
+    for attached in attachments:
+        try:
+            picture = thumbnail(attached.digest, store.content) if attached.kind == "picture" else None
+        except MattoniError as problem:
+            st.caption(f":material/broken_image: {text.plain(str(problem), 300)}")
+            continue
+        if picture is not None:
+            st.image(picture, width=280, alt=attached.name)
+        else:
+            st.badge(text.plain(attached.name, 60), icon=":material/description:", color="gray")
+
+
+def draw_question(
+    store: ConversationStore, message: StoredMessage, edit: Callable[[StoredMessage], None] | None
+) -> None:
+    """A question with its attachments, and a button to change it while nothing is being answered."""
+    with st.container(key=f"question-{message.id}"):
+        with st.chat_message("user"):
+            draw_attachments(store, message.attachments)
+            if message.text:
+                with st.container(key=f"words-{message.id}"):
+                    st.text(message.text)
+        if edit is not None:
+            with st.container(horizontal=True, horizontal_alignment="right", gap=None):
+                if st.button("Edit", key=f"edit-{message.id}", icon=":material/edit:", type="tertiary"):
+                    edit(message)
+
+
+def draw_answer(message: StoredMessage, again: Callable[[], None] | None) -> None:
+    """An answer that has ended: its words, how it ended, its bricks, and what can be done with it."""
+    key = str(message.id)
+    with st.container(key=f"answer-{key}"), st.chat_message("assistant", avatar=str(ICON)):
+        if message.text:
+            st.markdown(text.answer(message.text))
+        if message.status == "stopped":
+            st.caption(":material/stop_circle: Stopped. What had been said is kept.")
+        elif message.status == "failed":
+            st.error(text.plain(message.error or "This answer failed: ask again.", 500), icon=":material/error:")
+        if message.trace is not None:
+            draw_notices(message.trace)
+            draw_chips(message.trace, key)
+        with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"actions-{key}"):
+            if message.text:
+                copy_button(message.text, key=f"copy-{key}")
+            if again is not None:
+                st.button(
+                    "Answer again", key=f"again-{key}", icon=":material/refresh:", type="tertiary", on_click=again
+                )
+        if message.trace is not None:
+            draw_trace(message.trace, key)

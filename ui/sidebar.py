@@ -1,0 +1,249 @@
+"""The sidebar: conversations, bricks, generation settings, host and memory. Returns what the user set."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import streamlit as st
+
+from assistant.conversation import Conversation, ConversationStore
+from assistant.look import Attachment
+from mattoni.errors import MattoniError
+from mattoni.paths import data_folder
+from ui.explain import icon
+from ui.style import ICON
+from ui.text import plain
+
+if TYPE_CHECKING:
+    from assistant.generation import Sampling
+    from assistant.route import Choice, Choices
+
+_SHOWN = 25
+_STATES: tuple[Literal["auto", "on", "off"], ...] = ("auto", "on", "off")
+
+
+def say(sentence: str) -> None:
+    """Keep a sentence for the next drawing of the page: what went wrong with what the user just did."""
+    st.session_state["sentence"] = sentence
+
+
+def guarded(action: Callable[[], Any]) -> Callable[[], None]:
+    """An action whose failure becomes its sentence on the page."""
+
+    def run() -> None:
+        try:
+            action()
+        except MattoniError as problem:
+            say(str(problem))
+
+    return run
+
+
+# ---------------------------------------------------------------- conversations
+
+
+def draw_conversations(store: ConversationStore, current: str | None, go: Callable[[str | None], None]) -> None:
+    """New, search, the list, and what can be done with the open one."""
+    st.button("New conversation", icon=":material/add:", width="stretch", on_click=go, args=(None,), key="new")
+    wanted = st.text_input(
+        "Search conversations", key="search", type="search", placeholder="Search conversations", live=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    found = store.conversations(wanted or "")
+    with st.container(gap=None):
+        for conversation in found[:_SHOWN]:
+            _draw_conversation(store, conversation, conversation.id == current, go)
+    if len(found) > _SHOWN:
+        st.caption(f"{len(found) - _SHOWN} older ones: search for them.")
+    elif wanted and not found:
+        st.caption("Nothing found.")
+
+
+def _draw_conversation(
+    store: ConversationStore, conversation: Conversation, is_current: bool, go: Callable[[str | None], None]
+) -> None:
+    with st.container(horizontal=True, gap=None, vertical_alignment="center", key=f"talk-{conversation.id}"):
+        st.button(
+            plain(conversation.title),
+            key=f"open-{conversation.id}",
+            type="secondary" if is_current else "tertiary",
+            width="stretch",
+            wrap=False,
+            on_click=go,
+            args=(conversation.id,),
+        )
+        if is_current:
+            with st.popover("", icon=":material/more_horiz:", type="tertiary", key=f"more-{conversation.id}"):
+                _draw_conversation_menu(store, conversation, go)
+
+
+def _draw_conversation_menu(
+    store: ConversationStore, conversation: Conversation, go: Callable[[str | None], None]
+) -> None:
+    identity = conversation.id
+    title_key = f"title-{identity}"
+
+    def rename() -> None:
+        if st.session_state[title_key].strip():
+            store.rename(identity, st.session_state[title_key])
+
+    def delete() -> None:
+        store.delete(identity)
+        go(None)
+
+    st.text_input("Title", value=conversation.title, key=title_key, on_change=rename, max_chars=200)
+    name = "".join(c if c.isalnum() else "-" for c in conversation.title).strip("-")[:40] or "conversation"
+    st.download_button(
+        "Export as Markdown", lambda: store.export_markdown(identity), f"{name}.md", "text/markdown",
+        key=f"markdown-{identity}", icon=":material/download:", on_click="ignore", width="stretch",
+    )  # fmt: skip
+    st.download_button(
+        "Export as JSON", lambda: store.export_json(identity), f"{name}.json", "application/json",
+        key=f"json-{identity}", icon=":material/download:", on_click="ignore", width="stretch",
+    )  # fmt: skip
+    st.button(
+        "Delete for good", key=f"delete-{identity}", icon=":material/delete:", on_click=guarded(delete), width="stretch"
+    )
+
+
+# ---------------------------------------------------------------- bricks
+
+
+def draw_bricks(assistant: Any) -> "Choices":
+    """Bricks by kind with the user's choices; refused ones with their sentence."""
+    from assistant.route import Choice, Choices  # with the host, see ui.backend
+
+    bricks = assistant.bricks()
+    by_kind: dict[str, list[Any]] = {}
+    for brick in bricks.usable:
+        by_kind.setdefault(brick.card.kind, []).append(brick)
+    vision = _draw_vision(by_kind.get("modality", []))
+    choices: dict[str, Choice] = {}
+    with st.expander("Skills", icon=icon("task"), expanded=True, key="skills"):
+        for brick in (*by_kind.get("task", []), *by_kind.get("emergent", [])):
+            choices[brick.name] = _draw_choice(assistant, brick, with_strength=True)
+        _draw_add_skill(assistant)
+    with st.expander("Knowledge", icon=icon("knowledge"), expanded=True, key="knowledge"):
+        for brick in by_kind.get("knowledge", []):
+            choices[brick.name] = _draw_choice(assistant, brick, with_strength=False)
+        _draw_add_knowledge(assistant)
+    if bricks.refused:
+        with st.expander(f"Set aside ({len(bricks.refused)})", icon=":material/block:", key="refused"):
+            for refused in bricks.refused:
+                st.caption(plain(refused.sentence, 400))
+                _draw_remove(assistant, refused.name, refused.folder)
+    return Choices(vision=vision, bricks={name: choice for name, choice in choices.items() if choice != Choice()})
+
+
+def _draw_vision(bricks: list[Any]) -> str | None:
+    names = ["auto", *(brick.name for brick in bricks)]
+    titles = {brick.name: brick.card.title for brick in bricks}
+    chosen = st.selectbox(
+        f"{icon('modality')} Pictures are read by", names, key="vision", bind="query-params",
+        format_func=lambda name: titles.get(name, "Auto"),
+        help="Auto lets the router choose for every picture by its keys; or choose one brick for all pictures.",
+    )  # fmt: skip
+    return None if chosen in (None, "auto") else chosen
+
+
+def _draw_choice(assistant: Any, brick: Any, with_strength: bool) -> "Choice":
+    from assistant.route import Choice
+
+    card = brick.card
+    state = st.segmented_control(
+        plain(card.title),
+        _STATES,
+        key=f"use-{card.name}",
+        default="auto",
+        required=True,
+        bind="query-params",
+        format_func=str.capitalize,
+        help=plain(f"{card.summary} {card.limits}".strip(), 500),
+        width="stretch",
+    )
+    strength = 1.0
+    if with_strength and state != "off":
+        strength = st.slider(
+            f"Strength of {plain(card.title)}", 0.0, 2.0, 1.0, 0.05, key=f"strength-{card.name}",
+            label_visibility="collapsed", format="strength %.2f",
+        )  # fmt: skip
+    if brick.warning:
+        st.caption(f":material/warning: {plain(brick.warning, 300)}")
+    _draw_remove(assistant, card.name, brick.folder)
+    return Choice(state=state or "auto", strength=strength)
+
+
+def _draw_remove(assistant: Any, name: str, folder: Any) -> None:
+    """A user's own brick can be removed here; a shipped one belongs to the program."""
+    if folder.is_relative_to(data_folder()):
+        with st.popover(f"Remove {plain(name)}", icon=":material/delete:", type="tertiary", key=f"remove-{name}"):
+            st.write("Every byte of it is deleted.")
+            st.button("Remove", key=f"removed-{name}", on_click=guarded(lambda: assistant.remove_brick(name)))
+
+
+def _draw_add_skill(assistant: Any) -> None:
+    with st.popover("Add a skill", icon=":material/add:", width="stretch", key="add-skill"):
+        st.caption("A PEFT LoRA: a zip of its folder, or its id on the Hub.")
+        with st.form("skill-form", clear_on_submit=True, border=False):
+            upload = st.file_uploader("Zip file", type=["zip"], key="skill-zip")
+            identity = st.text_input("Hub id or folder", key="skill-id", placeholder="owner/name")
+            if st.form_submit_button("Add", type="primary"):
+                with st.spinner("Bringing it in…"):
+                    _added(lambda: _add_skill(assistant, upload, identity))
+
+
+def _add_skill(assistant: Any, upload: Any, identity: str) -> None:
+    if upload is not None:
+        assistant.add_skill_file(Attachment(upload.name, upload.getvalue()))
+    elif identity.strip():
+        assistant.add_skill(identity.strip())
+    else:
+        raise MattoniError("There is nothing to add: choose a zip file or name a Hub id.")
+
+
+def _draw_add_knowledge(assistant: Any) -> None:
+    with st.popover("Add knowledge", icon=":material/add:", width="stretch", key="add-knowledge"):
+        st.caption("Text, Markdown, HTML or PDF: answers can then cite their passages.")
+        with st.form("knowledge-form", clear_on_submit=True, border=False):
+            name = st.text_input("Name", key="knowledge-name", placeholder="user-manual")
+            uploads = st.file_uploader("Files", accept_multiple_files=True, key="knowledge-files")
+            if st.form_submit_button("Add", type="primary"):
+                with st.spinner("Reading…"):
+                    sent = [Attachment(upload.name, upload.getvalue()) for upload in uploads]
+                    _added(lambda: assistant.add_knowledge(name.strip(), sent))
+
+
+def _added(action: Callable[[], Any]) -> None:
+    """Run it, say what went wrong if it did, and draw the page again with the new brick."""
+    guarded(action)()
+    st.rerun()
+
+
+# ---------------------------------------------------------------- settings and host
+
+
+def draw_sampling() -> "Sampling":
+    """Temperature, top-p, length and seed."""
+    from assistant.generation import Sampling  # with the host, see ui.backend
+
+    plain_settings = Sampling()
+    with st.expander("Generation", icon=":material/tune:", key="generation"):
+        temperature = st.slider("Temperature", 0.0, 2.0, plain_settings.temperature, 0.05, key="temperature",
+                                help="0: always the likeliest word.")  # fmt: skip
+        top_p = st.slider("Top-p", 0.05, 1.0, plain_settings.top_p, 0.05, key="top-p")
+        max_tokens = st.number_input("Longest answer (tokens)", 1, 4096, plain_settings.max_tokens, key="max-tokens")
+        seed = st.number_input("Seed", 0, 2**31 - 1, None, key="seed", placeholder="a new one each time",
+                               help="The same seed gives the same answer to the same question.")  # fmt: skip
+    return Sampling(temperature=temperature, top_p=top_p, max_tokens=int(max_tokens), seed=seed)
+
+
+def draw_host(assistant: Any) -> None:
+    """Which model answers, where, and the memory it holds."""
+    host = assistant.host
+    with st.expander("Host", icon=":material/memory:", key="host"):
+        st.caption(f"**{plain(host.name)}** on {str(host.device).upper()}, {str(host.dtype).removeprefix('torch.')}")
+        st.caption(f"Context of {host.context:,} tokens · {assistant.memory_bytes / 1e9:.1f} GB of memory in use")
+
+
+def draw_head() -> None:
+    """The name of the product."""
+    st.logo(str(ICON), size="large")
