@@ -10,12 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from assistant.card import BrickCard, Routes, describe_files, read_card, write_card
+from assistant.card import CARD, BrickCard, Routes, describe_files, read_card, write_card
 from assistant.embedder import Embedder
 from assistant.look import Attachment, Document, Limits, Picture, document_text, look
 from assistant.registry import Brick
 from assistant.trace import Candidate, Citation, Notice, UsedBrick
-from knowledge_bricks.documents import KEYS, THRESHOLD, Documents, Hit, build_documents, load_documents
+from knowledge_bricks.documents import KEYS, Documents, Hit, answer_threshold, build_documents, load_documents
 from knowledge_bricks.passages import DocumentText, PageText
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
@@ -160,7 +160,7 @@ def _card(
         title=name.replace("-", " ").capitalize(),
         summary=f"Answers from {counted}: {', '.join(documents[:3])}{' and others' if len(documents) > 3 else ''}.",
         injects=("sequence",),
-        routes=Routes(space="text", keys=KEYS, threshold=THRESHOLD),
+        routes=Routes(space="text", keys=KEYS, threshold=answer_threshold(passages)),
         files=describe_files(folder),
         parts={"search": "documents", "documents": len(documents), "passages": passages, "embedder": embedder.digest},
         licence="that of the documents",
@@ -203,11 +203,12 @@ class Library:
         for brick in bricks:
             try:
                 _check_embedder(brick.card, embedder)
+                threshold = _threshold(brick)
                 hits = self._open(brick).search(vector, question, k)
             except MattoniError as problem:
                 notices.append(Notice("refused", str(problem)))
                 continue
-            best, threshold = hits[0].score, _threshold(brick)
+            best = hits[0].score
             candidates.append(Candidate(brick.name, brick.card.kind, best, threshold, "message"))
             if best >= threshold:
                 near.extend((brick, hit) for hit in hits)
@@ -237,7 +238,11 @@ class Library:
 
 
 def _threshold(brick: Brick) -> float:
-    return brick.card.routes.threshold if brick.card.routes else THRESHOLD
+    if brick.card.routes is None:
+        raise MattoniError(
+            f"{brick.name}/{CARD}: routes is missing, and with it the threshold; add these documents again."
+        )
+    return brick.card.routes.threshold
 
 
 def _citation(brick: Brick, hit: Hit) -> Citation:
@@ -254,8 +259,12 @@ def _used(brick: Brick, hits: Sequence[Hit]) -> UsedBrick:
 
 
 def knowledge_block(citations: Sequence[Citation]) -> str:
-    """The passages as they stand before the question, numbered as they are cited; empty when there are none."""
+    """The passages as they stand before the question, numbered as they are cited; empty when there are none.
+
+    The best one stands last and the instruction behind it: a small host uses what is nearest to the question.
+    Chosen on 100 questions of reading-dev; docs/experiments.md, "How passages are put to the host".
+    """
     if not citations:
         return ""
     passages = [f"[{n}] {c.document}, {c.place}:\n{c.text}" for n, c in enumerate(citations, start=1)]
-    return "\n\n".join(["Answer with the help of these passages.", *passages])
+    return "\n\n".join([*reversed(passages), "Answer this question from the passages above, in a few words:"])

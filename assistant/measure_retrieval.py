@@ -21,7 +21,7 @@ from assistant.embedder import Embedder
 from assistant.knowledge import PASSAGES_PER_TURN, Library, add_knowledge
 from assistant.look import Attachment
 from assistant.registry import Brick, Registry
-from knowledge_bricks.documents import THRESHOLD, Documents, load_documents, searched_text
+from knowledge_bricks.documents import Documents, load_documents, searched_text
 from mattoni.paths import training_data
 
 _TOPS = (1, 3, 5)
@@ -64,7 +64,8 @@ def measure(data: Path, embedder: Embedder) -> dict[str, Any]:
         return {
             "reading-dev": reading,
             "threshold": {
-                "value": THRESHOLD,
+                "reading's brick": _threshold(brick),
+                "the brick of three long documents": _threshold(long),
                 "answered questions that get passages": {
                     "reading-dev": _share_with_passages(brick, texts, embedder),
                     "cartridge-dev, three long documents": _share_with_passages(long, asked, embedder),
@@ -105,6 +106,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _brick(name: str, files: Sequence[Attachment], folder: Path, embedder: Embedder) -> Brick:
     add_knowledge(name, files, folder, embedder=embedder, read=None)
     return Registry([folder]).scan().get(name)
+
+
+def _threshold(brick: Brick) -> float | None:
+    return brick.card.routes.threshold if brick.card.routes else None
 
 
 def _searched(documents: Documents, texts: Sequence[str], vectors: Tensor) -> list[list[int]]:

@@ -11,6 +11,7 @@ from knowledge_bricks.documents import (
     COVERAGE_WEIGHT,
     KEYS,
     PASSAGES,
+    answer_threshold,
     build_documents,
     content_words,
     load_documents,
@@ -119,6 +120,10 @@ def test_passages_of_other_documents_are_kept_in_an_update(folder, tmp_path_fact
     texts = {p.document: p.text for p in load_documents(target).passages}
     assert texts["kiln.md"] == "The kiln is cold." and set(texts) == {"kiln.md", "mortar.md", "bridge.pdf"}
     assert ask(load_documents(target), "What is mortar made of?")[0].passage.document == "mortar.md"
+
+
+def test_the_more_passages_the_higher_the_score_that_counts_as_an_answer():
+    assert [answer_threshold(n) for n in (1, 10, 1000)] == [0.33, 0.43, 0.63]
 
 
 def test_nothing_in_the_folder_can_run(folder):
