@@ -91,6 +91,13 @@ def main() -> None:
             traceback.print_exc()
         print(printable(str(problem)), file=sys.stderr)
         sys.exit(1)
+    except Exception as problem:
+        # Nobody should have to read a stack trace to learn that something of ours is broken.
+        if debug:
+            raise
+        sentence = f"Something inside went wrong ({type(problem).__name__}): add --debug to see where, and report it."
+        print(sentence, file=sys.stderr)
+        sys.exit(1)
 
 
 def printable(text: str) -> str:
@@ -170,7 +177,7 @@ def chat(
                 elif command.startswith("/"):
                     print(CHAT_HELP)
                 else:
-                    conversation = conversation or assistant.store.create().id
+                    conversation = conversation or assistant.store.new()
                     last = assistant.ask(line, waiting, choices, sampling, conversation)
                     waiting = []
                     stream(last)
@@ -255,19 +262,16 @@ def opened(host: str, device: str) -> "Iterator[Assistant]":
 
 
 def stream(ticket: "Ticket") -> None:
-    """Print the answer as it comes. The first Ctrl-C stops the answer, and what was said stays."""
-    pieces = ticket.changes()
-    while True:
-        try:
-            for piece in pieces:
-                print(printable(piece), end="", flush=True)
-            break
-        except KeyboardInterrupt:
-            ticket.stop()
-            # A generator ends with the exception that went through it, so the rest of the text comes from a new one.
-            ticket.wait()
-            break
-    print()
+    """Print the answer as it comes. Ctrl-C stops the answer, and what was said stays."""
+    shown = 0
+    try:
+        for piece in ticket.changes():
+            print(printable(piece), end="", flush=True)
+            shown += len(piece)
+    except KeyboardInterrupt:
+        ticket.stop()
+        ticket.wait()
+    print(printable(ticket.text[shown:]))
     finish(ticket)
 
 

@@ -1,0 +1,214 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from assistant import cli
+from assistant.cli import choices_of, printable
+from assistant.route import Choice
+from mattoni.errors import MattoniError
+
+COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "train", "eval", "bench"]
+
+
+@pytest.fixture
+def mattoni(monkeypatch, capsys):
+    """Run the command line in this process. Returns exit status, stdout, stderr."""
+
+    def run(*arguments, stdin=None):
+        monkeypatch.setattr(sys, "argv", ["mattoni", *map(str, arguments)])
+        if stdin is not None:
+            lines = iter(stdin)
+            monkeypatch.setattr("builtins.input", lambda prompt="": next_or_eof(lines))
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as exit:
+            status = exit.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def next_or_eof(lines):
+    for line in lines:
+        return line
+    raise EOFError
+
+
+def test_help_lists_every_command(mattoni):
+    status, out, _ = mattoni("--help")
+    assert status == 0 and all(f" {command} " in out for command in COMMANDS)
+
+
+def test_help_waits_for_nothing_heavy():
+    script = "import sys, assistant.cli; print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_wrong_call_is_status_2_and_a_mistake_of_the_user_status_1(mattoni):
+    assert mattoni("ask")[0] == 2
+    assert mattoni("--no-such-option")[0] == 2
+    status, out, err = mattoni("bricks", "show", "no-such-brick")
+    assert status == 1 and out == ""
+    assert err.startswith("There is no brick called 'no-such-brick' (installed: ") and err.count("\n") == 1
+
+
+def test_debug_shows_where_an_error_came_from(mattoni):
+    _, _, err = mattoni("bricks", "show", "no-such-brick", "--debug")
+    assert "Traceback" in err and err.rstrip().endswith(").")
+
+
+def test_what_breaks_inside_is_one_sentence_too(mattoni, monkeypatch):
+    monkeypatch.setattr(cli, "scanned", lambda: 1 / 0)
+    status, _, err = mattoni("bricks", "list")
+    assert status == 1
+    assert err == "Something inside went wrong (ZeroDivisionError): add --debug to see where, and report it.\n"
+
+
+@pytest.mark.parametrize(
+    ("skills", "expected"),
+    [
+        (["german"], {"german": Choice("on", 1.0)}),
+        (["german=0.5", "sql=2"], {"german": Choice("on", 0.5), "sql": Choice("on", 2.0)}),
+        (["german=0"], {"german": Choice("off")}),
+    ],
+)
+def test_a_skill_is_named_with_its_strength(skills, expected):
+    assert choices_of(None, skills, None, False).bricks == expected
+
+
+def test_a_strength_that_is_no_number_says_how_to_write_it():
+    with pytest.raises(MattoniError, match=r"--skill german=much: 'much' is no number; write it as german=0.8\."):
+        choices_of(None, ["german=much"], None, False)
+
+
+def test_no_bricks_and_a_brick_contradict_each_other():
+    with pytest.raises(MattoniError, match="--no-bricks leaves nothing to choose"):
+        choices_of("photo", None, None, True)
+
+
+def test_an_answer_cannot_take_the_terminal_over():
+    assert printable("a\x1b[2Jb\x9b31m\x07\n\tc") == "a[2Jb31m\n\tc"
+
+
+def test_ask_prints_one_object_with_answer_and_trace(mattoni, tiny_host):
+    status, out, err = mattoni(
+        "ask", "What is it?", "--no-bricks", "--json", "--host", tiny_host, "--max-tokens", 5, "--seed", 3
+    )
+    assert status == 0, err
+    result = json.loads(out)
+    trace = result["trace"]
+    assert isinstance(result["answer"], str)
+    assert {"host", "device", "bricks", "notices", "tokens", "ms", "seed"} <= set(trace)
+    assert set(trace["tokens"]) == {"prompt", "reused", "new"} and trace["tokens"]["new"] <= 5
+    assert trace["seed"] == 3 and trace["device"] == "cpu" and trace["bricks"] == []
+
+
+def test_the_same_seed_gives_the_same_answer(mattoni, tiny_host):
+    call = ["ask", "What is it?", "--no-bricks", "--host", tiny_host, "--max-tokens", 8, "--temperature", 1, "--seed"]
+    first, again, other = (mattoni(*call, seed)[1] for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_picture_that_is_not_there_and_an_unknown_brick_are_named(mattoni, tiny_host, tmp_path):
+    status, _, err = mattoni("ask", "What is it?", "--image", tmp_path / "no.png", "--host", tiny_host)
+    assert status == 1 and err.endswith("no.png cannot be read (No such file or directory): check the path.\n")
+    status, _, err = mattoni("ask", "What is it?", "--vision", "no-eyes", "--host", tiny_host)
+    assert status == 1 and "There is no brick called 'no-eyes' (installed: " in err
+
+
+def test_a_picture_without_bricks_is_announced_and_not_looked_at(mattoni, tiny_host, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    call = ["ask", "What is it?", "--image", tmp_path / "a.png", "--no-bricks", "--host", tiny_host, "--max-tokens", 2]
+    assert "! a.png was not looked at: bricks are off." in mattoni(*call)[2]
+
+
+def test_chat_goes_on_after_a_mistake_and_remembers(mattoni, tiny_host):
+    lines = ["/image nowhere.png", "Hello", "And again", "/trace", "/quit", "never asked"]
+    status, out, err = mattoni("chat", "--no-bricks", "--host", tiny_host, "--max-tokens", 3, stdin=lines)
+    assert status == 0 and "nowhere.png cannot be read" in err
+    trace = json.loads(out[out.index("{") :])
+    assert trace["tokens"]["reused"] > 0  # the second question stands on the first one's keys and values
+
+
+def test_eval_prints_scores_and_keeps_a_line_per_row(mattoni, tiny_host, tmp_path):
+    rows = [{"id": f"r{n}", "question": "What?", "answers": ["a"], "metric": "f1"} for n in range(3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out_file = tmp_path / "out.jsonl"
+    call = ["eval", tmp_path / "rows.jsonl", "--no-bricks", "--host", tiny_host, "--limit", 2, "--max-tokens", 3]
+    status, out, err = mattoni(*call, "--out", out_file)
+    assert status == 0, err
+    summary = json.loads(out)
+    assert summary["n"] == 2 and summary["scores"]["f1"]["n"] == 2 and summary["shuffled"] is False
+    lines = [json.loads(line) for line in out_file.read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"id", "answer", "score", "trace"}] * 2
+
+
+def test_a_bad_row_stops_eval_before_a_host_is_loaded(mattoni, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"id": "r1"}')
+    status, _, err = mattoni("eval", tmp_path / "rows.jsonl")
+    assert status == 1 and err == "rows.jsonl, row 1: 'answers' is missing; add it.\n"
+
+
+def test_the_catalogue_is_listed_without_fetching(mattoni):
+    rows = json.loads(mattoni("models", "list", "--json")[1])
+    assert {"smollm2-135m-instruct", "all-minilm-l6-v2"} <= {row["name"] for row in rows}
+    assert not any(row["fetched"] for row in rows)
+
+
+def test_an_unknown_model_lists_the_known_ones(mattoni):
+    status, _, err = mattoni("models", "pull", "nothing")
+    assert status == 1 and err.startswith("No model is called 'nothing' (known: smollm2-135m-instruct,")
+
+
+def test_bricks_are_listed_as_a_table_and_as_json(mattoni):
+    listed = json.loads(mattoni("bricks", "list", "--json")[1])
+    assert set(listed) == {"bricks", "refused"}
+    table = mattoni("bricks", "list")[1]
+    assert all(brick["name"] in table for brick in listed["bricks"])
+
+
+def test_training_commands_pass_everything_on(mattoni):
+    for kind in ("modality", "task"):
+        status, out, _ = mattoni("train", kind, "--help")
+        assert status == 0 and "usage:" in out
+        assert mattoni("train", kind)[0] == 2
+
+
+@pytest.mark.slow
+def test_help_is_there_at_once():
+    fastest = min(timed_help() for _ in range(3))
+    assert fastest < 0.5 * max(1.0, slowness())
+
+
+def timed_help():
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "assistant.cli", "--help"], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def slowness():
+    """How much slower than alone this machine is now: an empty interpreter takes about 15 ms on it."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", ""], check=True)
+    return (time.perf_counter() - start) / 0.02
+
+
+@pytest.mark.slow
+def test_documents_are_added_cited_and_removed(mattoni, real_cache, tmp_path):
+    (tmp_path / "mattoni.txt").write_text(
+        "The kiln in Faenza was built in 1487 by Guido Rossi, who made red bricks there."
+    )
+    assert mattoni("knowledge", "add", "kilns", tmp_path / "mattoni.txt")[0] == 0
+    assert "kilns" in mattoni("knowledge", "list")[1]
+    _, out, _ = mattoni("ask", "Who built the kiln in Faenza?", "--json", "--max-tokens", 20, "--temperature", 0)
+    trace = json.loads(out)["trace"]
+    assert [citation["document"] for citation in trace["citations"]] == ["mattoni.txt"]
+    assert mattoni("knowledge", "remove", "kilns")[0] == 0
+    assert not list((real_cache / "data").rglob("kilns*"))
