@@ -1,0 +1,51 @@
+"""Makes a skill's README from its card. Knows nothing of training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mattoni.files import write_text
+
+
+def write_readme(folder: Path, card: Mapping[str, Any], samples: str) -> None:
+    """Write `README.md`: what it is, how it was made, its figures with the bare host's beside them, its limits."""
+    training = card["training"]
+    recipe = training["recipe"]
+    metrics = "\n".join(
+        f"| {m['name']} | {m['split']} | {m['n']} | {m['value']} | {m['beside']['bare host']} |"
+        for m in card["metrics"]
+    )
+    sources = "\n".join(
+        f"- {s['name']}. Licence: {s['licence']}. {s.get('url', '')}".rstrip() for s in training["data"]
+    )
+    text = f"""# {card["title"]}
+
+{card["summary"]} A skill for Mattoni: a PEFT LoRA that any version of peft reads too.
+
+## Method
+
+LoRA (Hu et al. 2021, arXiv:2106.09685), rank {recipe["lora"]["rank"]}, alpha {recipe["lora"]["alpha"]}, on all
+linear layers of {recipe["base_model"]}, which stays frozen; loss on the answer only. {training["pairs_seen"]} pairs in
+{training["hours"]} hours ({training["hardware"]}), seed {training["seed"]}, best of the dev scores at step
+{training["best_step"]}. To make it again: `{training["command"]}`.
+
+## Data
+
+{sources}
+
+Licence of this brick: {card["licence"]}
+
+## Figures
+
+Greedy, the default instruction, a blank line and the sentence as the message.
+
+| metric | split | n | this skill | bare host |
+| --- | --- | --- | --- | --- |
+{metrics}
+
+## Known failures
+
+{card["limits"]}
+
+{samples.replace("# Sample", "## Sample", 1)}"""
+    write_text(folder / "README.md", text)

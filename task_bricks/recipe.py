@@ -1,0 +1,116 @@
+"""What a training recipe says: a YAML file, read once and strictly. Knows nothing of how it is carried out."""
+
+import difflib
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from mattoni.errors import MattoniError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Wordings(_Part):
+    """Other ways to ask for the task: those of split `train` in a file of wordings by task."""
+
+    file: str
+    task: str
+    default_share: float = Field(ge=0, le=1)  # of the examples; they use the row's own instruction
+
+
+class LoRASize(_Part):
+    """Rank and alpha of the LoRA, on all linear layers."""
+
+    rank: PositiveInt
+    alpha: PositiveInt
+    rslora: bool = False
+
+
+class Routing(_Part):
+    """What the routing keys are made from. `messages`, `near_misses` lie beside the recipe, `others` with the data."""
+
+    messages: str
+    near_misses: str
+    others: list[str]
+    most_keys: PositiveInt = 48
+
+
+class DataSource(_Part):
+    """A data set of the recipe, for the card."""
+
+    name: str
+    licence: str
+    url: str | None = None
+
+
+class Recipe(_Part):
+    """All that a run depends on; paths of data are relative to MATTONI_DATA."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    title: str
+    summary: str
+    licence: str
+    limits: str
+    sources: list[DataSource] = Field(min_length=1)
+    base_model: str
+
+    data: str
+    dev: str
+    metric: str
+    max_new_tokens: PositiveInt
+    wordings: Wordings | None = None
+    routing: Routing | None = None
+
+    lora: LoRASize
+    batch_size: PositiveInt
+    steps: PositiveInt
+    warmup: PositiveInt
+    decay: PositiveInt
+    learning_rate: PositiveFloat
+    seed: int = 0
+
+    quick_dev_rows: PositiveInt = 60
+    evaluate_every: PositiveInt = 200
+    checkpoint_every: PositiveInt = 50
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> "Recipe":
+        if self.warmup + self.decay > self.steps:
+            raise ValueError("warmup and decay together are longer than steps")
+        return self
+
+    @property
+    def plateau_end(self) -> int:
+        """The step at which the learning rate begins to fall."""
+        return self.steps - self.decay
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe. Raises MattoniError with one sentence that names the file and the key."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise MattoniError(f"There is no recipe {path}: name a YAML file.") from problem
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise MattoniError(f"{path.name} cannot be read as YAML: correct it.") from problem
+    if not isinstance(values, dict):
+        raise MattoniError(f"{path.name} holds no settings: see task_bricks/recipes for an example.")
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as problem:
+        raise MattoniError(f"{path.name}: {_sentence(problem)}") from problem
+
+
+def _sentence(problem: ValidationError) -> str:
+    """The first mistake in words."""
+    error = problem.errors()[0]
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), Recipe.model_fields, n=1)
+        return f"unknown key '{place}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it.")
+    if error["type"] == "missing":
+        return f"the key '{place}' is missing; add it."
+    return f"{place + ': ' if place else ''}{error['msg'].removeprefix('Value error, ')}; correct it."

@@ -1,0 +1,230 @@
+"""Trains a skill from a recipe: `python -m task_bricks.train RECIPE.yaml`, or `mattoni train task RECIPE.yaml`.
+
+The entry point: it loads the host and the embedder, and hands them to the steps. Run it again after a stop or a kill,
+and it goes on where it was.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mattoni.torchvision_ops  # noqa: F401
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mattoni.errors import MattoniError
+from mattoni.files import replace_folder, sha256_of, write_text
+from mattoni.keys import make_keys, save_keys
+from mattoni.paths import cache_folder, data_folder, training_data
+from task_bricks.lora import CONFIG, WEIGHTS, check_fits, read_lora
+from task_bricks.messages import read_messages, read_texts
+from task_bricks.readme import write_readme
+from task_bricks.recipe import Recipe, read_recipe
+from task_bricks.report import format_samples
+from task_bricks.rows import Row, read_rows, read_wordings
+from task_bricks.steps import Coder
+from task_bricks.training import Learner, Task, Trained, answers_of, train
+
+if TYPE_CHECKING:
+    from assistant.host import Host
+
+Embed = Callable[[list[str]], Tensor]
+
+
+def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_source: str) -> Path:
+    """Train by a recipe and write the brick. Returns its folder.
+
+    out   folder of brick folders; None: the user's own
+    work  folder for checkpoints, curve and samples; None: in the cache
+    """
+    from assistant.host import load_host
+
+    recipe = read_recipe(recipe_path)
+    task = _read_task(recipe, training_data())
+    # Before the long part: a missing list or embedder is found at once.
+    keys = _routing_keys(recipe, recipe_path, training_data(), _embedder()) if recipe.routing else None
+    host = load_host(host_source)
+    coder = _coder(host)
+    runs = work or cache_folder() / "runs" / recipe.name
+    trained = train(host.model, coder, recipe, task, runs, _say)
+    _say(f"measuring the best weights and the bare host on {len(task.dev)} dev rows")
+    answers = answers_of(trained.learner, coder, task.dev, recipe)
+    bare = answers_of(trained.learner, coder, task.dev, recipe, with_lora=False)
+    metric = _metric(recipe, task, answers, bare)
+    _say(f"{recipe.metric} {metric['value']} (bare host {metric['beside']['bare host']}), n = {len(task.dev)}")
+    target = (out or data_folder() / "bricks") / recipe.name
+    card = _card(recipe, recipe_path, task, host, trained, metric)
+    samples = format_samples(card["training"]["best_step"], task.dev, answers)
+    replace_folder(target, lambda folder: _write_brick(folder, recipe, card, keys, trained.learner, samples))
+    check_fits(read_lora(target), host.linear_shapes)
+    return target
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _read_task(recipe: Recipe, data: Path) -> Task:
+    """The recipe's rows and wordings, checked; no dev row may be a training row."""
+    from assistant.metrics import METRICS, Scored, score
+
+    if recipe.metric not in METRICS:
+        raise MattoniError(f"There is no metric '{recipe.metric}': choose one of {', '.join(METRICS)}.")
+    metric = next(known for known in METRICS if known == recipe.metric)
+
+    def scored(answers: Sequence[str], rows: Sequence[Row]) -> float:
+        return score(metric, [Scored(a, row.answers) for a, row in zip(answers, rows, strict=True)]).value
+
+    rows, dev = read_rows(data / recipe.data), read_rows(data / recipe.dev)
+    trained_on = {row.input.casefold() for row in rows}
+    for number, row in enumerate(dev, 1):
+        if row.input.casefold() in trained_on:
+            raise MattoniError(
+                f"{recipe.dev}, row {number}: this input is in {recipe.data} too; remove it from one of them."
+            )
+    wordings = read_wordings(data / recipe.wordings.file, recipe.wordings.task) if recipe.wordings else []
+    return Task(rows, dev, wordings, scored)
+
+
+def _coder(host: "Host") -> Coder:
+    """Text to ids exactly as the assistant does it at run time."""
+    from assistant.prompt import Text, Turn, build_prompt, encode_untrusted
+
+    tokenizer = host.tokenizer
+
+    @lru_cache(maxsize=1)
+    def around() -> tuple[list[int], list[int]]:
+        # The template is rendered once: what stands before and after a user's message does not depend on it.
+        empty, marked = (build_prompt(tokenizer, [Turn("user", (Text(t),))]).keys for t in ("", "x"))
+        ids = [key for key in empty if isinstance(key, int)]
+        before = next(i for i, (a, b) in enumerate(zip(empty, marked, strict=False)) if a != b)
+        return ids[:before], ids[before:]
+
+    def prompt(message: str) -> list[int]:
+        before, after = around()
+        return [*before, *encode_untrusted(tokenizer, message), *after]
+
+    return Coder(
+        prompt=prompt,
+        answer=lambda answer: list(encode_untrusted(tokenizer, answer)),
+        text=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+        end=int(tokenizer.eos_token_id),
+    )
+
+
+def _embedder() -> Embed:
+    """The built-in text embedder of the `text` space."""
+    from assistant.catalogue import BUILTIN_EMBEDDER, fetch
+    from assistant.embedder import Embedder
+
+    return Embedder(fetch(BUILTIN_EMBEDDER)).embed
+
+
+def _routing_keys(recipe: Recipe, recipe_path: Path, data: Path, embed: Embed) -> tuple[Tensor, float]:
+    """Keys and threshold from the recipe's messages, against everyday ones and near misses."""
+    assert recipe.routing is not None
+    routing = recipe.routing
+    own = read_messages(recipe_path.parent / routing.messages)
+    others = read_messages(recipe_path.parent / routing.near_misses)
+    for name in routing.others:
+        others += read_texts(data / name)
+    return make_keys(embed(own), embed(others), routing.most_keys, recipe.seed)
+
+
+def _metric(recipe: Recipe, task: Task, answers: Sequence[str], bare: Sequence[str]) -> dict[str, Any]:
+    """The metric on all dev rows, with the bare host's beside it, as the card has it."""
+    split = Path(recipe.dev).stem
+    return {
+        "name": recipe.metric,
+        "split": split,
+        "value": round(task.score(answers, task.dev), 2),
+        "n": len(task.dev),
+        "beside": {"bare host": round(task.score(bare, task.dev), 2)},
+        "command": f"mattoni eval {split}.jsonl --skill {recipe.name}",
+    }
+
+
+def _card(
+    recipe: Recipe, recipe_path: Path, task: Task, host: "Host", trained: Trained, metric: dict[str, Any]
+) -> dict[str, Any]:
+    """The card without its routes and files, which are known when they are written."""
+    device = f"{host.device.type}, {torch.get_num_threads()} threads" if host.device.type == "cpu" else host.device.type
+    progress = trained.progress
+    best_step = max(progress.scores, key=lambda entry: entry[1])[0]
+    return {
+        "schema": 1,
+        "name": recipe.name,
+        "version": 1,
+        "kind": "task",
+        "title": recipe.title,
+        "summary": recipe.summary,
+        "host": host.identity.model_dump(),
+        "injects": ["low-rank"],
+        "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank},
+        "training": {
+            "command": f"python -m task_bricks.train {recipe_path.name}",
+            "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),
+            "data": [source.model_dump(exclude_none=True) for source in recipe.sources],
+            "pairs_seen": progress.step * recipe.batch_size,
+            "pairs_available": len(task.rows),
+            "best_step": best_step,
+            "seed": recipe.seed,
+            "hardware": f"{device}, {platform.machine()}",
+            "hours": round(progress.seconds / 3600, 2),
+        },
+        "metrics": [metric],
+        "licence": recipe.licence,
+        "limits": recipe.limits,
+    }
+
+
+def _write_brick(
+    folder: Path,
+    recipe: Recipe,
+    card: dict[str, Any],
+    keys: tuple[Tensor, float] | None,
+    learner: Learner,
+    samples: str,
+) -> None:
+    """Write PEFT's files in bf16, keys, card and README."""
+    learner.peft.peft_config["default"].base_model_name_or_path = recipe.base_model
+    learner.peft.save_pretrained(str(folder), save_embedding_layers=False)
+    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    if keys is not None:
+        save_keys(keys[0], folder / "keys.safetensors")
+        card = {**card, "routes": {"space": "text", "keys": "keys.safetensors", "threshold": round(keys[1], 4)}}
+    files = [folder / name for name in (CONFIG, WEIGHTS, "keys.safetensors") if (folder / name).is_file()]
+    listed = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}
+    write_text(
+        folder / "brick.yaml", yaml.safe_dump({**card, "files": listed}, sort_keys=False, allow_unicode=True, width=100)
+    )
+    write_readme(folder, card, samples)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="task_bricks.train", description="Train a skill (a PEFT LoRA) from a recipe.")
+    parser.add_argument("recipe", type=Path, help="a YAML file such as task_bricks/recipes/english-german.yaml")
+    parser.add_argument("--out", type=Path, help="folder of brick folders; default: your own bricks")
+    parser.add_argument("--work", type=Path, help="folder for checkpoints, curve and samples; default: in the cache")
+    parser.add_argument("--host", default="builtin", help="catalogue name, Hub id, folder or GGUF file")
+    given = parser.parse_args(arguments)
+    try:
+        folder = train_skill(given.recipe, given.out, given.work, given.host)
+    except MattoniError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    _say(f"wrote {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
