@@ -11,6 +11,8 @@ from mattoni.errors import MattoniError
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
 
+HOST = "builtin"  # the host that this process answers with; `ui.launch` may name another before the first page
+
 
 class Backend:
     """The conversations, at once, and the assistant, as soon as its host is loaded."""
@@ -39,7 +41,7 @@ class Backend:
         from assistant.assistant import Assistant
 
         try:
-            self.assistant = Assistant.open()
+            self.assistant = Assistant.open(HOST)
         except MattoniError as problem:
             self.problem = str(problem)
 

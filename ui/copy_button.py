@@ -8,7 +8,7 @@ _HTML = """<button type="button" aria-label="Copy the answer">
 <span class="word">Copy</span></button>"""
 _CSS = """
 button { all: unset; cursor: pointer; display: inline-flex; align-items: center; gap: .5rem; box-sizing: border-box;
-  min-height: 2.5rem; font: 400 1rem var(--st-font); color: var(--st-text-color); }
+  min-height: 2.5rem; font: 400 .875rem var(--st-font); color: var(--st-text-color); }
 button:hover { color: var(--st-primary-color); }
 button:focus-visible { outline: 2px solid var(--st-primary-color); border-radius: .25rem; }
 svg { width: 1.1rem; height: 1.1rem; }

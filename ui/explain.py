@@ -66,9 +66,7 @@ def draw_trace(trace: dict[str, Any], key: str) -> None:
                 f"weight {brick['weight']:.2g}: {plain(brick['reason'], 300)}"
             )
         if trace.get("candidates"):
-            st.caption(
-                "How near each brick came, and its threshold (the mark): a brick at or beyond its mark may be used."
-            )
+            st.caption("How near each brick came. It may be used from the mark, its threshold, on.")
             st.altair_chart(_scores(trace["candidates"]))
         if trace.get("ms"):
             st.caption("Milliseconds per stage")
@@ -92,23 +90,25 @@ def _scores(candidates: list[dict[str, Any]]) -> alt.LayerChart | alt.FacetChart
         ]
     )
     order = list(dict.fromkeys(rows.sort_values("score", ascending=False)["row"]))
-    rows_axis = alt.Y("row:N", title=None, sort=order, axis=alt.Axis(labelLimit=170))
+    rows_axis = alt.Y("row:N", title=None, sort=order, axis=alt.Axis(labelLimit=170, labelOverlap=False))
     scores_axis = alt.X("score:Q", title=None)
     colours = alt.Color("reached:N", legend=None, scale=alt.Scale(domain=["yes", "no"], range=["#d9694a", "#b9a99f"]))
     tooltip = ["brick:N", alt.Tooltip("score:Q", format=".3f"), alt.Tooltip("threshold:Q", format=".3f")]
     bars = alt.Chart(rows).mark_bar(height=10, cornerRadius=2).encode(scores_axis, rows_axis, colours, tooltip=tooltip)
     marks = alt.Chart(rows).mark_tick(thickness=2, size=18, color="#8a7468").encode(x="threshold:Q", y=rows_axis)
-    return alt.layer(bars, marks).properties(height=24 * len(rows) + 24)
+    return alt.layer(bars, marks).properties(height=alt.Step(24))
 
 
 def _stages(ms: dict[str, float]) -> alt.LayerChart | alt.FacetChart:
     rows = pd.DataFrame([{"stage": stage, "ms": round(value, 1)} for stage, value in ms.items()])
     base = alt.Chart(rows).encode(
-        y=alt.Y("stage:N", title=None, sort=None), x=alt.X("ms:Q", title=None), tooltip=["stage:N", "ms:Q"]
+        y=alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False)),
+        x=alt.X("ms:Q", title=None),
+        tooltip=["stage:N", "ms:Q"],
     )
     bars = base.mark_bar(height=10, cornerRadius=2, color="#d9694a")
     labels = base.mark_text(align="left", dx=4, color="#8a7468").encode(text="ms:Q")
-    return alt.layer(bars, labels).properties(height=24 * len(rows) + 24)
+    return alt.layer(bars, labels).properties(height=alt.Step(24))
 
 
 def _figures(trace: dict[str, Any]) -> list[str]:

@@ -50,8 +50,11 @@ def options(host: str, port: int) -> dict[str, str]:
     }
 
 
-def launch(host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> None:
-    """Serve the page until interrupted; says where, and which port was taken."""
+def launch(host: str = "127.0.0.1", port: int = DEFAULT_PORT, model: str = "builtin") -> None:
+    """Serve the page until interrupted; says where, and which port was taken.
+
+    model   the host that answers: a catalogue name, Hub id, folder or GGUF file
+    """
     found = free_port(host, port)
     if found != port:
         print(f"Port {port} is taken, so the page is on port {found}.", flush=True)
@@ -60,6 +63,9 @@ def launch(host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> None:
 
     from streamlit.web import cli
 
+    from ui import backend
+
+    backend.HOST = model
     page = Path(__file__).with_name("app.py")
     flags = [f"--{name}={value}" for name, value in options(host, found).items()]
     sys.argv = ["streamlit", "run", str(page), *flags]
