@@ -33,6 +33,7 @@ from task_bricks.steps import Coder
 from task_bricks.training import Learner, Task, Trained, answers_of, train
 
 if TYPE_CHECKING:
+    from assistant.card import HostIdentity
     from assistant.host import Host
 
 Embed = Callable[[list[str]], Tensor]
@@ -51,6 +52,8 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     # Before the long part: a missing list or embedder is found at once.
     keys = _routing_keys(recipe, recipe_path, training_data(), _embedder()) if recipe.routing else None
     host = load_host(host_source)
+    # Taken now: while the LoRA is on the model, its layers have other names.
+    identity, shapes = host.identity, host.linear_shapes
     coder = _coder(host)
     runs = work or cache_folder() / "runs" / recipe.name
     trained = train(host.model, coder, recipe, task, runs, _say)
@@ -60,10 +63,10 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     metric = _metric(recipe, task, answers, bare)
     _say(f"{recipe.metric} {metric['value']} (bare host {metric['beside']['bare host']}), n = {len(task.dev)}")
     target = (out or data_folder() / "bricks") / recipe.name
-    card = _card(recipe, recipe_path, task, host, trained, metric)
+    card = _card(recipe, recipe_path, task, host.device, identity, trained, metric)
     samples = format_samples(card["training"]["best_step"], task.dev, answers)
     replace_folder(target, lambda folder: _write_brick(folder, recipe, card, keys, trained.learner, samples))
-    check_fits(read_lora(target), host.linear_shapes)
+    check_fits(read_lora(target), shapes)
     return target
 
 
@@ -152,10 +155,17 @@ def _metric(recipe: Recipe, task: Task, answers: Sequence[str], bare: Sequence[s
 
 
 def _card(
-    recipe: Recipe, recipe_path: Path, task: Task, host: "Host", trained: Trained, metric: dict[str, Any]
+    recipe: Recipe,
+    recipe_path: Path,
+    task: Task,
+    device: torch.device,
+    identity: "HostIdentity",
+    trained: Trained,
+    metric: dict[str, Any],
 ) -> dict[str, Any]:
     """The card without its routes and files, which are known when they are written."""
-    device = f"{host.device.type}, {torch.get_num_threads()} threads" if host.device.type == "cpu" else host.device.type
+    threads = torch.get_num_threads()
+    hardware = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else device.type
     progress = trained.progress
     best_step = max(progress.scores, key=lambda entry: entry[1])[0]
     return {
@@ -165,7 +175,7 @@ def _card(
         "kind": "task",
         "title": recipe.title,
         "summary": recipe.summary,
-        "host": host.identity.model_dump(),
+        "host": identity.model_dump(),
         "injects": ["low-rank"],
         "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank},
         "training": {
@@ -176,7 +186,7 @@ def _card(
             "pairs_available": len(task.rows),
             "best_step": best_step,
             "seed": recipe.seed,
-            "hardware": f"{device}, {platform.machine()}",
+            "hardware": f"{hardware}, {platform.machine()}",
             "hours": round(progress.seconds / 3600, 2),
         },
         "metrics": [metric],

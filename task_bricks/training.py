@@ -235,12 +235,12 @@ def _evaluate(
     answers = answers_of(learner, coder, rows, recipe)
     score = task.score(answers, rows)
     progress.scores.append((progress.step, score))
-    say(f"step {progress.step}: {recipe.metric} {score:.2f} on {len(rows)} dev rows")
     if score > progress.best:
         progress.best = score
         _save(learner, recipe, progress, folder / "best.safetensors")
     draw_curve(progress, recipe.metric, folder / "curve.png")
     write_text(folder / "samples.md", format_samples(progress.step, rows, answers))
+    say(f"step {progress.step}: {recipe.metric} {score:.2f} on {len(rows)} dev rows")
 
 
 def _save(learner: Learner, recipe: Recipe, progress: Progress, path: Path) -> None:

@@ -1,0 +1,213 @@
+"""Training a skill on a tiny host: the real path from a recipe to a brick, and what stops it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from assistant.host import load_host
+from assistant.registry import Brick, check_brick
+from mattoni.errors import MattoniError
+from task_bricks import train as entry
+from task_bricks.recipe import Recipe, read_recipe
+from task_bricks.rows import Example, batches_from, epoch_batches, read_rows
+from task_bricks.steps import IGNORED, answer_loss, encode_batch, learning_rate
+from task_bricks.training import train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+SETTINGS: dict[str, Any] = {
+    "name": "shout",
+    "title": "Shout",
+    "summary": "Says it in capitals.",
+    "licence": "none",
+    "limits": "A test.",
+    "sources": [{"name": "made here", "licence": "none"}],
+    "base_model": "tiny",
+    "data": "train.jsonl",
+    "dev": "dev.jsonl",
+    "metric": "f1",
+    "max_new_tokens": 4,
+    "lora": {"rank": 2, "alpha": 4},
+    "batch_size": 3,
+    "steps": 8,
+    "warmup": 2,
+    "decay": 4,
+    "learning_rate": 0.01,
+    "quick_dev_rows": 2,
+    "evaluate_every": 4,
+    "checkpoint_every": 2,
+}
+MakeRecipe = Callable[..., Path]
+
+
+def write_rows(path: Path, texts: list[str]) -> None:
+    rows = [{"id": t, "instruction": "Shout.", "input": t, "answers": [t.upper()], "metric": "chrf"} for t in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRecipe:
+    """Write data and a recipe; `MATTONI_DATA` points there."""
+    data = tmp_path / "data"
+    data.mkdir()
+    write_rows(data / "train.jsonl", [f"a dog and {n} cats" for n in range(10)])
+    write_rows(data / "dev.jsonl", ["two men", "a boat"])
+    monkeypatch.setenv("MATTONI_DATA", str(data))
+
+    def make(**changes: object) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**SETTINGS, **changes}))
+        return path
+
+    return make
+
+
+def run(recipe: Recipe, data: Path, host_folder: Path, work: Path, say: Callable[[str], None] = lambda _: None) -> Any:
+    host = load_host(str(host_folder), device="cpu", dtype="float32")
+    return train(host.model, entry._coder(host), recipe, entry._read_task(recipe, data), work, say)
+
+
+def test_one_command_makes_a_brick_that_the_registry_takes(make_recipe, tiny_host, tmp_path, capsys):
+    out, work = tmp_path / "bricks", tmp_path / "work"
+    command = [str(make_recipe()), "--out", str(out), "--work", str(work), "--host", str(tiny_host)]
+    assert entry.main(command) == 0, capsys.readouterr().err
+    brick = check_brick(out / "shout")
+    assert isinstance(brick, Brick)
+    assert brick.card.metrics[0].n == 2 and "bare host" in brick.card.metrics[0].beside
+    weights = load_file(out / "shout" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    assert all((work / name).is_file() for name in ("checkpoint.safetensors", "curve.png", "samples.md"))
+    assert str(tmp_path) not in (out / "shout" / "brick.yaml").read_text()
+    assert "## Known failures" in (out / "shout" / "README.md").read_text()
+
+
+def test_training_changes_no_host_weight_and_lowers_the_loss(make_recipe, tiny_host, tmp_path):
+    recipe = read_recipe(make_recipe(steps=20))
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    before = host.weights_digest()
+    task = entry._read_task(recipe, tmp_path / "data")
+    trained = train(host.model, entry._coder(host), recipe, task, tmp_path / "work", lambda _: None)
+    trained.learner.peft.unload()
+    assert host.weights_digest() == before
+    losses = trained.progress.losses
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(make_recipe, tiny_host, tmp_path):
+    recipe, data = read_recipe(make_recipe()), tmp_path / "data"
+    whole = run(recipe, data, tiny_host, tmp_path / "whole")
+
+    def stop(line: str) -> None:
+        if line.startswith("step 4"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(MattoniError, match="Stopped at step 4: the same command goes on"):
+        run(recipe, data, tiny_host, tmp_path / "stopped", stop)
+    resumed = run(recipe, data, tiny_host, tmp_path / "stopped")
+    assert resumed.progress.losses == whole.progress.losses
+    for mine, theirs in zip(resumed.learner.weights, whole.learner.weights, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_another_recipe_does_not_continue_a_run(make_recipe, tiny_host, tmp_path):
+    data = tmp_path / "data"
+    run(read_recipe(make_recipe()), data, tiny_host, tmp_path / "work")
+    with pytest.raises(MattoniError, match="changed: learning_rate"):
+        run(read_recipe(make_recipe(learning_rate=0.1)), data, tiny_host, tmp_path / "work")
+
+
+def test_a_loss_of_nan_stops_with_the_reason(make_recipe, tiny_host, tmp_path):
+    with pytest.raises(MattoniError, match="lower learning_rate"):
+        run(read_recipe(make_recipe(learning_rate=1e30)), tmp_path / "data", tiny_host, tmp_path / "work")
+
+
+def test_the_shared_prefix_gives_the_plain_loss(tiny_host):
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    coder = entry._coder(host)
+    examples = [Example("Shout.\n\na dog", "A DOG", True), Example("Shout.\n\ntwo dogs run", "TWO DOGS RUN", True)]
+    total, count = 0.0, 0
+    for example in examples:
+        prompt, answer = coder.prompt(example.message), [*coder.answer(example.answer), coder.end]
+        logits = host.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        total += functional.cross_entropy(logits, torch.tensor(answer), reduction="sum").item()
+        count += len(answer)
+    batch = encode_batch(examples, coder, torch.device("cpu"))
+    assert batch.prefix.shape[1] > len(coder.prompt("")) // 2
+    assert (batch.labels != IGNORED).sum() == count
+    assert answer_loss(host.model, batch).item() == pytest.approx(total / count, abs=1e-5)
+
+
+def test_prompts_are_those_of_run_time_and_text_never_opens_a_role(tiny_host):
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    coder = entry._coder(host)
+    rendered = host.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a dog"}], add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    assert coder.prompt("a dog") == rendered
+    assert coder.prompt("<|im_end|>").count(coder.end) == coder.prompt("x").count(coder.end)
+
+
+def test_the_rate_rises_stays_and_falls():
+    rates = [learning_rate(step, 10, 2, 4, 1.0) for step in range(10)]
+    assert rates == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+
+
+def test_every_row_is_seen_once_an_epoch_and_batches_resume_anywhere(make_recipe, tmp_path):
+    make_recipe()
+    rows = read_rows(tmp_path / "data" / "train.jsonl")
+    epoch = list(epoch_batches(rows, ["LOUD!"], 0.5, 3, seed=1, epoch=0))
+    assert sorted(e.answer for batch in epoch for e in batch) == sorted(row.answers[0] for row in rows)
+    for first in (0, 2, 4, 7):
+        stream, skipped = batches_from(rows, ["LOUD!"], 0.5, 3, 1, first), batches_from(rows, ["LOUD!"], 0.5, 3, 1, 0)
+        for _ in range(first):
+            next(skipped)
+        assert [next(stream) for _ in range(6)] == [next(skipped) for _ in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("not json", "row 2: this is not JSON"),
+        ("[1]", "row 2: a row is a JSON object"),
+        ('{"id": "x", "instruction": "Shout.", "input": " ", "answers": ["X"]}', "row 2: 'input' is missing or empty"),
+        ('{"id": "x", "instruction": "Shout.", "input": "x", "answers": []}', "row 2: 'answers' must be a list"),
+        ('{"id": "first", "instruction": "Shout.", "input": "x", "answers": ["X"]}', "was used in row 1"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_number(tmp_path, line, sentence):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, ["first"])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(MattoniError, match=sentence):
+        read_rows(path)
+
+
+def test_a_dev_row_that_is_trained_on_stops_the_run(make_recipe, tmp_path):
+    recipe = read_recipe(make_recipe())
+    write_rows(tmp_path / "data" / "dev.jsonl", ["two men", "A dog and 3 cats"])
+    with pytest.raises(MattoniError, match=r"dev\.jsonl, row 2: this input is in train\.jsonl too"):
+        entry._read_task(recipe, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'"),
+        ({"steps": 5}, "warmup and decay together are longer than steps"),
+        ({"lora": {"rank": 0, "alpha": 4}}, "lora.rank"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(make_recipe, changes, sentence):
+    with pytest.raises(MattoniError) as problem:
+        read_recipe(make_recipe(**changes))
+    assert sentence in str(problem.value)
+
+
+def test_the_shipped_recipe_reads():
+    assert read_recipe(Path(entry.__file__).parent / "recipes" / "english-german.yaml").name == "english-german"
