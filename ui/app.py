@@ -139,13 +139,15 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str
         assistant = back.assistant
         sidebar.guarded(lambda: assistant.answer_again(conversation, **asking))()
 
-    def edit(message: StoredMessage) -> None:
-        _edit_dialog(back, message, asking)
+    def edit(message: int) -> None:
+        st.session_state["editing"] = message
 
     can_change = ticket is None and back.assistant is not None
     for message in messages:
         if message.role == "user":
             draw_question(back.store, message, edit if can_change else None)
+            if can_change and st.session_state.get("editing") == message.id:
+                _edit_dialog(back, message, asking)
         elif message.status != "running":
             draw_answer(message, again if can_change and message.id > last_question else None)
     if can_change and messages[-1].role == "user":
@@ -162,7 +164,11 @@ def _watch(back: Backend, conversation: str, drawn: str) -> None:
         st.rerun()
 
 
-@st.dialog("Edit the question", icon=":material/edit:")
+def _stop_editing() -> None:
+    st.session_state.pop("editing", None)
+
+
+@st.dialog("Edit the question", icon=":material/edit:", on_dismiss=_stop_editing)
 def _edit_dialog(back: Backend, message: StoredMessage, asking: dict[str, Any]) -> None:
     changed = st.text_area("Question", value=message.text, key=f"edited-{message.id}", label_visibility="collapsed")
     st.caption("What follows this question is dropped, and it is answered anew.")
@@ -172,6 +178,7 @@ def _edit_dialog(back: Backend, message: StoredMessage, asking: dict[str, Any]) 
             back.assistant.edit_question(message.conversation, message.id, changed.strip(), **asking)
         except MattoniError as problem:
             sidebar.say(str(problem))
+        _stop_editing()
         st.rerun()
 
 

@@ -44,9 +44,7 @@ def draw_attachments(store: ConversationStore, attachments: tuple[Attached, ...]
             st.badge(text.plain(attached.name, 60), icon=":material/description:", color="gray")
 
 
-def draw_question(
-    store: ConversationStore, message: StoredMessage, edit: Callable[[StoredMessage], None] | None
-) -> None:
+def draw_question(store: ConversationStore, message: StoredMessage, edit: Callable[[int], None] | None) -> None:
     """A question with its attachments, and a button to change it while nothing is being answered."""
     with st.container(key=f"question-{message.id}"):
         with st.chat_message("user"):
@@ -56,8 +54,8 @@ def draw_question(
                     st.text(message.text)
         if edit is not None:
             with st.container(horizontal=True, horizontal_alignment="right", gap=None):
-                if st.button("Edit", key=f"edit-{message.id}", icon=":material/edit:", type="tertiary"):
-                    edit(message)
+                key = f"edit-{message.id}"
+                st.button("Edit", key=key, icon=":material/edit:", type="tertiary", on_click=edit, args=(message.id,))
 
 
 def draw_answer(message: StoredMessage, again: Callable[[], None] | None) -> None:

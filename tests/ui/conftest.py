@@ -1,0 +1,50 @@
+"""The page on a tiny real assistant: random weights, the real path from the chat input to the store."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+
+import ui
+from assistant.embedder import Embedder
+from assistant.picture_questions import PictureQuestions
+from assistant.turn import Runner
+from tests.assistant.conftest import tiny_embedder_folder  # noqa: F401
+from ui import backend as backend_module
+
+PAGE = Path(ui.__file__).with_name("app.py")
+
+
+@pytest.fixture
+def tiny_models(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Tiny models in the places of the builtin ones; no message of the tests asks about a picture that is not there."""
+    embedder = Embedder(tiny_embedder_folder)
+    depths = torch.zeros_like(embedder.depths("text"))
+    monkeypatch.setattr(backend_module, "HOST", str(tiny_host))
+    monkeypatch.setattr(Runner, "embedder", embedder)
+    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+
+
+@pytest.fixture
+def open_page(tiny_models: None) -> Iterator[Callable[..., AppTest]]:
+    """Opens the page as a browser would: each call is a session of its own, all on one assistant."""
+    backend_module.backend.clear()
+
+    def session(conversation: str | None = None) -> AppTest:
+        page = AppTest.from_file(str(PAGE), default_timeout=60)
+        if conversation is not None:
+            page.query_params["c"] = conversation
+        page.run()
+        assert backend_module.backend().wait(60)
+        # An empty answer is as real as a long one: the longest here are short.
+        page.session_state["max-tokens"] = 12
+        page.session_state["temperature"] = 1.0
+        return page.run()
+
+    yield session
+    assistant = backend_module.backend().assistant
+    if assistant is not None:
+        assistant.close()
+    backend_module.backend.clear()

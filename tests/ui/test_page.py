@@ -1,0 +1,179 @@
+"""The chat page, driven as a user drives it: asks, switches, edits, reloads; on a tiny real assistant."""
+
+import io
+
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from assistant.conversation import open_store
+from tests.ui.conftest import PAGE
+from ui.backend import backend
+
+
+def conversation_of(page: AppTest) -> str:
+    value = page.query_params["c"]
+    return value if isinstance(value, str) else value[0]  # a list until the page has set it itself
+
+
+def questions(page: AppTest) -> list[str]:
+    """The words of the questions on the page, in order."""
+    return [element.value for element in page.get("text")]
+
+
+def answers(page: AppTest) -> list:
+    return [message for message in page.chat_message if message.name == "assistant"]
+
+
+def ask(page: AppTest, text: str) -> AppTest:
+    page.chat_input[0].set_value(text)
+    return page.run()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "orange").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def no_errors(page: AppTest) -> bool:
+    return not page.exception and not page.error
+
+
+def test_an_empty_conversation_offers_examples_and_waits_for_the_host(open_page):
+    page = open_page()
+    assert no_errors(page)
+    assert [b.label for b in page.button if b.key.startswith("try-")] != []
+    assert not page.chat_input[0].disabled
+    assert "c" not in page.query_params
+
+
+def test_a_question_is_answered_and_kept(open_page):
+    page = ask(open_page(), "What is <b>mortar</b>?")
+    assert no_errors(page)
+    assert questions(page) == ["What is <b>mortar</b>?"]
+    question, answer = open_store().messages(conversation_of(page))
+    assert (question.text, answer.status) == ("What is <b>mortar</b>?", "done")
+    assert answer.trace["tokens"]["new"] > 0
+    assert [e.label for e in page.expander if e.label == "How this answer came about"] != []
+
+
+def test_a_reload_and_a_second_tab_show_the_same_conversation_and_another_session_does_not(open_page):
+    page = ask(open_page(), "first words")
+    assert questions(open_page(conversation_of(page))) == ["first words"]
+    other = open_page()
+    assert questions(other) == []
+    ask(other, "other words")
+    assert questions(page.run()) == ["first words"]
+    assert conversation_of(other) != conversation_of(page)
+
+
+def test_an_upload_is_kept_by_content_and_its_bytes_leave_the_session(open_page):
+    page = open_page()
+    page.chat_input[0].upload("<script>.png", png(), "image/png").set_value("look")
+    page.run()
+    assert not page.exception
+    (attached,) = open_store().messages(conversation_of(page))[0].attachments
+    assert open_store().content(attached.digest) == png()
+
+
+def test_a_broken_picture_is_named_and_the_conversation_goes_on(open_page):
+    page = open_page()
+    page.chat_input[0].upload("broken.png", png()[:40], "image/png").set_value("look")
+    page.run()
+    assert not page.exception
+    assert any("broken" in caption.value for caption in page.caption)
+    assert no_errors(ask(page, "and now?"))
+    assert questions(page) == ["look", "and now?"]
+
+
+def test_answer_again_replaces_the_answer_only(open_page):
+    page = ask(open_page(), "one")
+    before = open_store().messages(conversation_of(page))
+    page.button(key=f"again-{before[-1].id}").click().run()
+    after = open_store().messages(conversation_of(page))
+    assert [m.text for m in after if m.role == "user"] == ["one"]
+    assert len(after) == 2 and after[-1].id != before[-1].id and after[-1].status == "done"
+
+
+def test_an_edited_question_drops_what_followed(open_page):
+    page = ask(ask(open_page(), "one"), "two")
+    talk = conversation_of(page)
+    first = open_store().messages(talk)[0]
+    page.button(key=f"edit-{first.id}").click().run()
+    page.text_area(key=f"edited-{first.id}").set_value("one, but better")
+    [button for button in page.button if button.label == "Ask again"][0].click().run()
+    assert [m.text for m in open_store().messages(talk) if m.role == "user"] == ["one, but better"]
+    assert [m.status for m in open_store().messages(talk)] == ["done", "done"]
+
+
+def test_conversations_are_listed_renamed_searched_and_deleted(open_page):
+    page = ask(open_page(), "about bricks")
+    talk = conversation_of(page)
+    page.text_input(key=f"title-{talk}").set_value("Kiln talk").run()
+    assert open_store().conversation(talk).title == "Kiln talk"
+    page.text_input(key="search").set_value("nothing like it").run()
+    assert any("Nothing found" in caption.value for caption in page.caption)
+    page.text_input(key="search").set_value("KILN").run()
+    assert page.button(key=f"open-{talk}").label == "Kiln talk"
+    page.button(key=f"delete-{talk}").click().run()
+    assert open_store().conversations() == [] and "c" not in page.query_params
+    assert no_errors(page)
+
+
+def test_an_unknown_conversation_in_the_address_opens_an_empty_one(open_page):
+    page = open_page("no-such-conversation")
+    assert no_errors(page) and questions(page) == []
+
+
+def test_a_click_elsewhere_does_not_end_a_running_answer(open_page):
+    """streamlit #11746: a rerun aborts the script, and must not abort the turn."""
+    page = open_page()
+    talk = open_store().new()
+    ticket = backend().assistant.ask("long story", conversation=talk)
+    page.query_params["c"] = talk
+    page.slider(key="top-p").set_value(0.5).run()
+    assert ticket.wait(30) and ticket.status == "done"
+    assert questions(page.run()) == ["long story"]
+    assert open_store().messages(talk)[1].status == "done"
+
+
+def test_a_host_that_cannot_start_is_one_sentence_and_what_was_said_can_be_read(tiny_models, tmp_path, monkeypatch):
+    store = open_store()
+    talk = store.new()
+    store.add_question(talk, "said before")
+    backend.clear()
+    monkeypatch.setattr("ui.backend.HOST", str(tmp_path / "no-such-host"))
+    page = AppTest.from_file(str(PAGE), default_timeout=30)
+    page.query_params["c"] = talk
+    page.run()
+    assert backend().wait(30)
+    page.run()
+    backend.clear()
+    assert not page.exception and "no-such-host" in page.error[0].value.replace("\\", "")
+    assert questions(page) == ["said before"] and page.chat_input[0].disabled
+
+
+def test_a_home_that_cannot_be_written_is_one_sentence_and_the_conversation_goes_on(open_page, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("MATTONI_HOME", str(tmp_path / "file" / "home"))
+    page = ask(open_page(), "still there?")
+    assert any("goes on in memory" in warning.value.replace("\\", "") for warning in page.warning)
+    assert questions(page) == ["still there?"]
+    assert [m.status for m in backend().store.messages(conversation_of(page))] == ["done", "done"]
+
+
+def test_a_skill_that_is_no_zip_is_one_sentence(open_page):
+    page = open_page()
+    page.text_input(key="skill-id").set_value("../nowhere")
+    [button for button in page.button if button.label == "Add"][0].click().run()
+    assert not page.exception and len(page.error) == 1
+
+
+@pytest.mark.parametrize("name", ["orange.jpg", "receipt.png", "screenshot.png"])
+def test_the_example_pictures_are_those_that_the_script_draws(name):
+    from ui.examples import FOLDER, draw
+
+    drawn = {"orange.jpg": draw.orange, "receipt.png": draw.receipt, "screenshot.png": draw.screenshot}[name]()
+    with Image.open(FOLDER / name) as shipped:
+        assert drawn.size == shipped.size and (FOLDER / name).stat().st_size < 100_000
