@@ -6,6 +6,7 @@ second of a running answer. Where the folder cannot be written, the store goes o
 
 import hashlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import psutil
 
 from mattoni.errors import MattoniError
 from mattoni.files import write_bytes
@@ -34,7 +37,7 @@ CREATE TABLE IF NOT EXISTS conversations (
 CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation TEXT NOT NULL REFERENCES conversations(id) ON DELETE CASCADE,
-    role TEXT NOT NULL, text TEXT NOT NULL, status TEXT NOT NULL, error TEXT,
+    role TEXT NOT NULL, text TEXT NOT NULL, status TEXT NOT NULL, writer TEXT, error TEXT,
     segments TEXT, token_ids TEXT, trace TEXT, created REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS messages_of ON messages(conversation, id);
@@ -233,9 +236,9 @@ class ConversationStore:
         with self._writing() as database:
             self._require(conversation)
             cursor = database.execute(
-                """INSERT INTO messages (conversation, role, text, status, created)
-                   VALUES (?, 'assistant', '', 'running', ?)""",
-                (conversation, time.time()),
+                """INSERT INTO messages (conversation, role, text, status, writer, created)
+                   VALUES (?, 'assistant', '', 'running', ?, ?)""",
+                (conversation, _this_process(), time.time()),
             )
         return int(cursor.lastrowid or 0)
 
@@ -391,9 +394,7 @@ class ConversationStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             database = _connected(str(path))
             database.executescript(_SCHEMA)
-            # Whoever was writing these answers is gone; what was said is kept.
-            database.execute("UPDATE messages SET status = 'stopped' WHERE status = 'running'")
-            database.commit()
+            _stop_abandoned(database)
             return database
         except (OSError, sqlite3.OperationalError) as problem:
             self._on_disk, self.problem = False, self._sentence(str(getattr(problem, "strerror", None) or problem))
@@ -421,8 +422,7 @@ class ConversationStore:
             except sqlite3.Error:
                 pass  # nothing readable: an empty list of conversations, and `problem` says why
         memory.executescript(_SCHEMA)
-        memory.execute("UPDATE messages SET status = 'stopped' WHERE status = 'running'")
-        memory.commit()
+        _stop_abandoned(memory)
         return memory
 
     def _go_on_in_memory(self, reason: str) -> None:
@@ -512,6 +512,27 @@ def _connected(name: str) -> sqlite3.Connection:
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
         database.execute(f"PRAGMA {pragma}")
     return database
+
+
+def _this_process() -> str:
+    """Names this process also after its number has been given to another."""
+    return f"{os.getpid()} {psutil.Process().create_time()}"
+
+
+def _is_alive(writer: str) -> bool:
+    number, _, begun = writer.partition(" ")
+    try:
+        return str(psutil.Process(int(number)).create_time()) == begun
+    except (psutil.Error, ValueError):
+        return False
+
+
+def _stop_abandoned(database: sqlite3.Connection) -> None:
+    """Mark answers whose writer is gone as stopped; what had been said is kept. Another living process writes on."""
+    running = database.execute("SELECT id, writer FROM messages WHERE status = 'running'").fetchall()
+    abandoned = [(message,) for message, writer in running if not _is_alive(writer or "")]
+    database.executemany("UPDATE messages SET status = 'stopped' WHERE id = ?", abandoned)
+    database.commit()
 
 
 def _dumped(value: Any) -> str | None:

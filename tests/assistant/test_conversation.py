@@ -83,6 +83,13 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert (answer.text, answer.status) == ("Once upon a", "stopped")
 
 
+def test_an_answer_that_another_process_is_writing_stays_running(store):
+    talk = store.new()
+    store.add_question(talk, "still being answered")
+    store.begin_answer(talk)
+    assert ConversationStore(store.folder).messages(talk)[1].status == "running"
+
+
 def test_deleting_removes_every_byte_but_not_what_another_conversation_holds(store, tmp_path):
     kept, gone = store.new(), store.new()
     store.add_question(kept, "shared?", [Sent("a.png", PNG)])

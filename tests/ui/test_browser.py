@@ -1,0 +1,227 @@
+"""The page in a real browser, with the builtin host and the shipped bricks: what only a browser can show.
+
+Screenshots go to tests/screenshots (light, dark, phone); look at them.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from assistant.conversation import ConversationStore
+from ui.examples import FOLDER
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run"
+SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
+PATIENCE_S = 120
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(real_home: Path) -> Iterator[str]:
+    """`mattoni ui` on a free port; the address of its page."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", f"from ui.launch import launch; launch(port={port})"]
+    log = (real_home / "server.log").open("wb")
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"MATTONI_HOME": str(real_home)})
+    address = f"http://127.0.0.1:{port}/"
+    deadline = time.monotonic() + PATIENCE_S
+    while not _answers(address):
+        assert process.poll() is None and time.monotonic() < deadline, (real_home / "server.log").read_text()
+        time.sleep(0.2)
+    yield address
+    process.terminate()
+    process.wait(30)
+    log.close()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["playwright.Browser"]:
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+Open = Callable[..., "playwright.Page"]
+
+
+@pytest.fixture
+def open_page(server: str, chromium: "playwright.Browser") -> Iterator[Open]:
+    """Opens the page in a context of its own and waits until it takes questions; a script dialog fails the test."""
+    contexts, alarms = [], []
+
+    def opened(path: str = "", **settings: object) -> "playwright.Page":
+        context = chromium.new_context(viewport={"width": 1280, "height": 860}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+        page.goto(server + path)
+        box(page).wait_for()
+        playwright.expect(box(page)).to_be_enabled(timeout=PATIENCE_S * 1000)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not alarms
+
+
+def box(page: "playwright.Page") -> "playwright.Locator":
+    return page.get_by_test_id("stChatInputTextArea")
+
+
+def ask(page: "playwright.Page", text: str, *files: Path) -> None:
+    if files:
+        page.get_by_test_id("stChatInput").locator("input[type=file]").set_input_files(files)
+        for file in files:
+            page.get_by_test_id("stChatInput").get_by_text(file.name).wait_for()
+    box(page).fill(text)
+    box(page).press("Enter")
+
+
+def finished_answers(page: "playwright.Page") -> "playwright.Locator":
+    return page.get_by_text("How this answer came about")
+
+
+def wait_for_answers(page: "playwright.Page", count: int) -> None:
+    playwright.expect(finished_answers(page)).to_have_count(count, timeout=PATIENCE_S * 1000)
+    playwright.expect(box(page)).to_be_enabled(timeout=PATIENCE_S * 1000)
+
+
+def store_of(home: Path) -> ConversationStore:
+    return ConversationStore(home / "data")
+
+
+def conversation_of(page: "playwright.Page") -> str:
+    found = re.search(r"[?&]c=([0-9a-f]+)", page.url)
+    assert found, page.url
+    return found[1]
+
+
+def shoot(page: "playwright.Page", name: str) -> None:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.wait_for_timeout(800)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+LONG = "Write a very long story about a bricklayer who builds a tower, with many chapters."
+
+
+def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_reload_loses_nothing(open_page, real_home):
+    page = open_page()
+    shoot(page, "light-empty")
+    ask(page, "What is in the picture?", FOLDER / "orange.jpg")
+    wait_for_answers(page, 1)
+    assert page.locator("[class*='st-key-question-'] img").count() == 1
+    talk = conversation_of(page)
+
+    ask(page, LONG)
+    page.get_by_text("answering", exact=False).wait_for()
+    page.wait_for_timeout(1500)
+    page.get_by_test_id("stChatInput").get_by_role("button", name=re.compile("stop", re.I)).click()
+    page.get_by_text("Stopped. What had been said is kept.").wait_for()
+    question, partial = store_of(real_home).messages(talk)[-2:]
+    assert (question.text, partial.status) == (LONG, "stopped") and partial.text
+
+    wait_for_answers(page, 2)
+    page.get_by_test_id("stSidebar").get_by_role("radio", name="On", exact=True).first.click()
+    page.wait_for_timeout(1000)
+    ask(page, "The man is reading a book.")
+    wait_for_answers(page, 3)
+    finished_answers(page).last.click()
+    shoot(page, "light")
+
+    before = [(m.role, m.text, m.status) for m in store_of(real_home).messages(talk)]
+    page.reload()
+    wait_for_answers(page, 3)
+    assert [(m.role, m.text, m.status) for m in store_of(real_home).messages(talk)] == before
+    assert page.get_by_text(LONG).count() >= 1 and partial.text.split("\n")[0][:30] in page.content()
+
+
+def test_a_reload_and_a_click_in_the_middle_leave_the_answer_running_and_a_second_tab_sees_it(open_page, real_home):
+    page = open_page()
+    ask(page, LONG)
+    page.get_by_text("answering", exact=False).wait_for()
+    talk = conversation_of(page)
+    page.get_by_text("Generation", exact=True).click()
+    page.get_by_test_id("stSidebar").get_by_text("Host", exact=True).click()
+    page.reload()
+    # Attached again: it has no stop mode of its own submission, so the page offers a button.
+    page.get_by_role("button", name="Stop").wait_for()
+    assert store_of_status(real_home, talk) == "running"
+    second = page.context.new_page()
+    second.goto(page.url)
+    second.get_by_role("button", name="Stop").click(timeout=PATIENCE_S * 1000)
+    second.get_by_text("Stopped. What had been said is kept.").wait_for(timeout=PATIENCE_S * 1000)
+    page.get_by_text("Stopped. What had been said is kept.").wait_for()
+
+
+def store_of_status(home: Path, talk: str) -> str:
+    # Read by a connection of our own: opening a store would mark the running answer as stopped.
+    import sqlite3
+
+    with sqlite3.connect(f"file:{home / 'data' / 'conversations.sqlite3'}?mode=ro", uri=True) as database:
+        rows = database.execute("SELECT status FROM messages WHERE conversation = ? ORDER BY id DESC LIMIT 1", (talk,))
+        status: str = rows.fetchone()[0]
+    database.close()
+    return status
+
+
+def test_scripts_in_a_question_and_a_file_name_are_only_text(open_page, tmp_path):
+    evil = tmp_path / "<img src=x onerror=alert(1)>.txt"
+    evil.write_text("<script>alert(2)</script>")
+    page = open_page()
+    ask(page, "Repeat: <script>alert(3)</script> ![x](http://127.0.0.1:9/x.png)", evil)
+    wait_for_answers(page, 1)
+    assert page.locator("[data-testid='stChatMessage'] img[src^='http://127.0.0.1:9']").count() == 0
+
+
+def test_it_looks_right_in_the_dark(open_page):
+    page = open_page(color_scheme="dark")
+    shoot(page, "dark-empty")
+    page.get_by_test_id("stMainBlockContainer").get_by_text("What is the total?").click()
+    wait_for_answers(page, 1)
+    finished_answers(page).click()
+    shoot(page, "dark")
+    background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+    assert max(int(part) for part in re.findall(r"\d+", background)[:3]) < 64
+
+
+def test_it_fits_a_phone(server, chromium):
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = context.new_page()
+    page.goto(server)
+    playwright.expect(box(page)).to_be_enabled(timeout=PATIENCE_S * 1000)
+    shoot(page, "phone-empty")
+    page.get_by_test_id("stMainBlockContainer").get_by_text("What is the total?").tap()
+    wait_for_answers(page, 1)
+    shoot(page, "phone")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
