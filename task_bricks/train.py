@@ -179,7 +179,7 @@ def _card(
         "injects": ["low-rank"],
         "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank},
         "training": {
-            "command": f"python -m task_bricks.train {recipe_path.name}",
+            "command": f"python -m task_bricks.train {recipe_path.name if recipe_path.is_absolute() else recipe_path}",
             "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),
             "data": [source.model_dump(exclude_none=True) for source in recipe.sources],
             "pairs_seen": progress.step * recipe.batch_size,
