@@ -32,6 +32,7 @@ PICTURE_STAGES = ("look", "route", "encode", "stitch")
 FIRST_TOKEN_STAGES = ("compose", "prompt", "first token")
 _STORY = "Write a long story about a brick that wants to become a house."
 _HISTORY_TOKENS = 1000
+_SENTENCE = " The red brick is warm."
 
 
 def bench_turn(host: str = "builtin", device: str = "auto", repetitions: int = 7, tokens: int = 128) -> dict[str, Any]:
@@ -157,8 +158,8 @@ def second_turn(assistant: Assistant, repetitions: int) -> dict[str, Any]:
     kept in both cases.
     """
     brick = image_brick(assistant)
-    count = len(assistant.host.tokenizer("The red brick is warm. ", add_special_tokens=False).input_ids)
-    text = "The red brick is warm. " * (min(_HISTORY_TOKENS, assistant.host.context // 4) // count)
+    count = len(assistant.host.tokenizer(_SENTENCE, add_special_tokens=False).input_ids)
+    text = _SENTENCE * (min(_HISTORY_TOKENS, assistant.host.context // 4) // count + 1)
     choices = Choices(vision=brick) if brick else Choices(no_bricks=True)
     sampling = Sampling(temperature=0, max_tokens=4)
     reused: list[Trace] = []
