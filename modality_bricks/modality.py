@@ -1,0 +1,74 @@
+"""A modality brick at run time: an encoder and its stitch. Knows nothing of cards, prompts or routing."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mattoni.errors import MattoniError
+from modality_bricks.encoder import VisionEncoder, load_encoder, stack
+from modality_bricks.stitch import QFormerStitch, load_stitch
+
+
+class ModalityBrick:
+    """Pictures to soft tokens, in two halves so that features can be kept per picture."""
+
+    def __init__(self, encoder: VisionEncoder, stitch: QFormerStitch) -> None:
+        self._encoder, self._stitch = encoder, stitch
+
+    @property
+    def queries(self) -> int:
+        """Soft tokens per picture."""
+        return self._stitch.queries
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures -> (n, tokens, feature width)."""
+        return self._encoder.features(stack(self._encoder, images))
+
+    @torch.no_grad()
+    def stitch(self, features: Tensor) -> Tensor:
+        """(n, tokens, feature width) -> (n, queries, host width)."""
+        soft = self._stitch(features)
+        assert isinstance(soft, Tensor)
+        return soft
+
+    def soft_tokens(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures -> (n, queries, host width)."""
+        return self.stitch(self.encode(images))
+
+
+def load_modality(
+    folder: Path,
+    parts: Mapping[str, object],
+    host_embedding: Tensor,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> ModalityBrick:
+    """Load what the card's `parts` name: `encoder` (a source; `local-dir:` is inside the brick) and `stitch: qformer`.
+
+    Raises MattoniError for parts that are missing, unknown or do not fit each other or the host.
+    """
+    where = f"{folder.name}/brick.yaml"
+    if parts.get("stitch") != "qformer":
+        raise MattoniError(f"{where}: parts.stitch is '{parts.get('stitch')}'; the only stitch is 'qformer'.")
+    source = parts.get("encoder")
+    if not isinstance(source, str):
+        raise MattoniError(f"{where}: parts.encoder is missing; name one, such as local-dir:encoder.")
+    if source.startswith("local-dir:"):
+        inside = (folder / source.removeprefix("local-dir:")).resolve()
+        if not inside.is_relative_to(folder.resolve()):
+            raise MattoniError(f"{where}: parts.encoder leads out of the brick's folder; put the encoder inside it.")
+        source = f"local-dir:{inside}"
+    encoder = load_encoder(source, device, dtype)
+    stitch = load_stitch(folder, host_embedding, device, dtype)
+    queries = parts.get("queries", stitch.queries)
+    if queries != stitch.queries:
+        raise MattoniError(f"{where}: parts.queries is {queries} and the stitch has {stitch.queries}; correct the card.")
+    if (encoder.tokens, encoder.width) != (stitch.shape.tokens, stitch.shape.feature_width):
+        raise MattoniError(
+            f"{where}: the stitch expects {stitch.shape.tokens} features of width {stitch.shape.feature_width} and the "
+            f"encoder gives {encoder.tokens} of width {encoder.width}; retrain it or name its own encoder."
+        )
+    return ModalityBrick(encoder, stitch)

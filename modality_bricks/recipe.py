@@ -1,0 +1,144 @@
+"""What a training config file says. Read once; from there on, plain arguments."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+
+from mattoni.errors import MattoniError
+from modality_bricks.loop import LoopSettings
+from modality_bricks.samples import Source
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimise(_Part):
+    """How a stage is optimised; see LoopSettings."""
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    clip: float | None = None
+    accumulation: PositiveInt = 1
+    checkpoint_minutes: float = 4.0
+    log_every: PositiveInt = 20
+
+    def settings(self, seed: int) -> LoopSettings:
+        """For the loop."""
+        return LoopSettings(seed=seed, **self.model_dump())
+
+
+class PhaseRecipe(_Part):
+    """Some epochs at one picture size."""
+
+    size: PositiveInt
+    epochs: float
+
+
+class EncoderFiles(_Part):
+    """The packs that an encoder is trained on, or a folder of pictures in sub-folders named after what they show."""
+
+    tiles: tuple[str, ...] = ()
+    dev_tiles: tuple[str, ...] = ()
+    captioned: tuple[str, ...] = ()
+    folder: str | None = None
+    dev_folder: str | None = None
+    teacher: str | None = None
+
+
+class _Stage(_Part):
+    run: str
+    seed: int = 0
+    threads: PositiveInt | None = None
+    device: Literal["auto", "cpu"] = "auto"
+    batch: PositiveInt
+    optimise: Optimise
+
+
+class EncoderRecipe(_Stage):
+    """A vision encoder from scratch."""
+
+    stage: Literal["encoder"]
+    architecture: str
+    embedding: PositiveInt
+    size: PositiveInt
+    phases: tuple[PhaseRecipe, ...]
+    area: tuple[float, float] = (0.4, 1.0)
+    teacher_weight: float = 2.0
+    teacher_from_epoch: int = 0
+    words_weight: float = 1.0
+    data: EncoderFiles
+
+
+class StitchPart(_Part):
+    """The shape of the stitch."""
+
+    queries: PositiveInt = 16
+    layers: PositiveInt = 3
+    width: PositiveInt = 256
+    heads: PositiveInt = 4
+    words: PositiveInt = 3000
+    skip_commonest: int = 45
+
+
+class _StitchStage(_Stage):
+    encoder: str
+    host: str = "builtin"
+    data: tuple[Source, ...]
+    dev: tuple[Source, ...]
+    steps: PositiveInt
+    steps_per_evaluation: PositiveInt
+    cache: str = "runs/features"
+
+
+class WordsRecipe(_StitchStage):
+    """Stage 1 of a stitch: words, without the host."""
+
+    stage: Literal["words"]
+    stitch: StitchPart = StitchPart()
+
+
+class BrickRecipe(_Part):
+    """The brick that the last stage writes."""
+
+    folder: str
+    title: str
+    summary: str
+    licence: str
+    limits: str
+    data: tuple[str, ...]
+    parents: tuple[str, ...] = ()  # runs whose results belong into the card
+    routes_from: str | None = None
+
+
+class GenerateRecipe(_StitchStage):
+    """Stage 2 of a stitch: through the frozen host."""
+
+    stage: Literal["generate"]
+    start_from: str
+    new_tokens: PositiveInt = 20
+    brick: BrickRecipe | None = None
+
+
+Recipe = Annotated[EncoderRecipe | WordsRecipe | GenerateRecipe, Field(discriminator="stage")]
+
+
+def read_recipe(path: Path) -> EncoderRecipe | WordsRecipe | GenerateRecipe:
+    """Read a config. Raises MattoniError with one sentence."""
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise MattoniError(f"There is no config {path}: name a YAML file, such as modality_bricks/configs/tutorial-words.yaml.") from problem
+    except yaml.YAMLError as problem:
+        raise MattoniError(f"{path.name} is not valid YAML: correct it.") from problem
+    try:
+        recipe: EncoderRecipe | WordsRecipe | GenerateRecipe = TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as problem:
+        error = problem.errors()[0]
+        place = ".".join(str(p) for p in error["loc"])
+        raise MattoniError(f"{path.name}: {place or 'the file'}: {error['msg']}; correct it.") from problem
+    return recipe

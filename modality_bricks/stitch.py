@@ -1,0 +1,154 @@
+"""Stitches a vision encoder to a host: from patch features to soft tokens. Knows nothing of pictures, prompts or cards.
+
+Method: the querying transformer of BLIP-2 (Li et al. 2023, arXiv:2301.12597, section 3.1) reads the features; each query
+then becomes a mixture of the host's own word embeddings (as in Frozen's reading of pictures as words, Tsimpoukelli et al.
+2021, arXiv:2106.13884, but with an explicit softmax over a vocabulary) plus a linear residue that starts at zero. A frozen
+host reads soft tokens that are made of its own words almost at once.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mattoni.torchvision_ops  # noqa: F401  (before transformers)
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from mattoni.errors import MattoniError
+from mattoni.files import replacing
+
+FILE = "stitch.safetensors"
+
+
+@dataclass(frozen=True)
+class StitchShape:
+    """What is needed to build a stitch before its weights are loaded."""
+
+    tokens: int  # of the encoder
+    feature_width: int
+    host_width: int
+    words: int
+    queries: int = 16
+    layers: int = 3
+    width: int = 256
+    heads: int = 4
+
+
+class QFormerStitch(nn.Module):
+    """(batch, tokens, feature_width) encoder features -> (batch, queries, host_width) soft tokens."""
+
+    word_ids: Tensor
+    word_vectors: Tensor
+    feature_mean: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, shape: StitchShape) -> None:
+        super().__init__()
+        self.shape = shape
+        # A stitch that was never given statistics leaves the features as they are.
+        self.register_buffer("feature_mean", torch.zeros(shape.tokens, shape.feature_width))
+        self.register_buffer("feature_scale", torch.ones(shape.tokens, shape.feature_width))
+        self.register_buffer("word_ids", torch.zeros(shape.words, dtype=torch.long))
+        # The host's own rows: read from the host at load time, never saved with the brick.
+        self.register_buffer("word_vectors", torch.zeros(shape.words, shape.host_width), persistent=False)
+        self.places = nn.Parameter(torch.randn(shape.tokens, shape.feature_width) * 0.02)
+        self.query_tokens = nn.Parameter(torch.randn(shape.queries, shape.width) * 0.5)
+        config = Blip2QFormerConfig(
+            hidden_size=shape.width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            intermediate_size=4 * shape.width,
+            encoder_hidden_size=shape.feature_width,
+            cross_attention_frequency=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            use_qformer_text_input=False,
+        )
+        self.qformer = Blip2QFormerModel(config)
+        self.to_words = nn.Linear(shape.width, shape.words)
+        self.residue = nn.Linear(shape.width, shape.host_width)
+        nn.init.zeros_(self.residue.weight)
+        nn.init.zeros_(self.residue.bias)
+
+    @property
+    def queries(self) -> int:
+        """Soft tokens per picture."""
+        return self.shape.queries
+
+    def set_words(self, word_ids: Tensor, host_embedding: Tensor) -> None:
+        """Choose the words that soft tokens are mixed from: (words,) token ids of the host with that embedding."""
+        self.word_ids.copy_(word_ids)
+        self.read_host(host_embedding)
+
+    def read_host(self, host_embedding: Tensor) -> None:
+        """Take the rows of the chosen words from the host's word embeddings, (vocabulary, host_width)."""
+        if host_embedding.shape[1] != self.shape.host_width or int(self.word_ids.max()) >= len(host_embedding):
+            raise MattoniError(
+                f"The stitch is made for a host of width {self.shape.host_width} and this host has width "
+                f"{host_embedding.shape[1]} and {len(host_embedding)} tokens: train a stitch for this host."
+            )
+        rows = host_embedding.detach()[self.word_ids.to(host_embedding.device)]
+        self.word_vectors = rows.to(self.feature_mean.device, self.feature_mean.dtype)
+
+    def read(self, features: Tensor) -> Tensor:
+        """Let the queries read the features: (batch, queries, width)."""
+        if features.shape[1:] != self.feature_mean.shape:
+            raise MattoniError(
+                f"The stitch expects {self.shape.tokens} features of width {self.shape.feature_width} and the encoder gives "
+                f"{features.shape[1]} of width {features.shape[2]}: retrain the stitch for this encoder."
+            )
+        features = (features.to(self.feature_mean) - self.feature_mean) / self.feature_scale + self.places
+        queries = self.query_tokens.expand(len(features), -1, -1)
+        hidden = self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+        assert isinstance(hidden, Tensor)
+        return hidden
+
+    def word_logits(self, hidden: Tensor) -> Tensor:
+        """(batch, queries, width) -> (batch, queries, words)."""
+        logits = self.to_words(hidden)
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, tokens, feature_width) -> (batch, queries, host_width)."""
+        hidden = self.read(features)
+        words = self.word_logits(hidden).float().softmax(-1).to(self.word_vectors.dtype)
+        soft = words @ self.word_vectors + self.residue(hidden)
+        assert isinstance(soft, Tensor)
+        return soft
+
+
+def save_stitch(stitch: QFormerStitch, folder: Path) -> None:
+    """Write `stitch.safetensors` in bf16, with the shape in its metadata."""
+    tensors = {k: v.bfloat16() if v.is_floating_point() else v for k, v in stitch.state_dict().items()}
+    with replacing(folder / FILE) as temporary:
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"shape": json.dumps(asdict(stitch.shape))})
+
+
+def load_stitch(
+    folder: Path,
+    host_embedding: Tensor,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> QFormerStitch:
+    """Load a frozen stitch. Raises MattoniError when the file is damaged, holds NaN, or fits another host."""
+    where = f"{folder.name}/{FILE}"
+    try:
+        with safe_open(folder / FILE, "pt") as file:
+            shape = StitchShape(**json.loads(file.metadata()["shape"]))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        stitch = QFormerStitch(shape)
+        stitch.load_state_dict(weights)
+    except FileNotFoundError as problem:
+        raise MattoniError(f"{where} is missing: copy the brick again.") from problem
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as problem:
+        raise MattoniError(f"{where} is damaged or not a stitch: copy the brick again.") from problem
+    if not all(bool(w.isfinite().all()) for w in weights.values()):
+        raise MattoniError(f"{where} holds values that are not numbers (NaN): copy the brick again.")
+    stitch = stitch.to(device=device, dtype=dtype)
+    stitch.read_host(host_embedding)
+    return stitch.requires_grad_(False).eval()

@@ -1,0 +1,346 @@
+"""Trains a stitch in two stages: on words alone, then through the frozen host. Training only; the host is an argument."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from mattoni.errors import MattoniError
+from modality_bricks.draws import Draw, Draws
+from modality_bricks.features import FeatureCache
+from modality_bricks.loop import Evaluation
+from modality_bricks.samples import Sample, SampleSet
+from modality_bricks.stitch import QFormerStitch
+from modality_bricks.words import content_vocabulary, words_of
+
+# Queries that spell a named thing's pieces in order; the other queries are free.
+NAME_SLOTS = 6
+CaptionScore = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sources with their feature caches."""
+
+    sources: Sequence[SampleSet]
+    caches: Sequence[FeatureCache]
+
+    def features(self, draws: Sequence[Draw]) -> Tensor:
+        """(n, tokens, width), in the order of the draws."""
+        out: list[Tensor | None] = [None] * len(draws)
+        for source, cache in enumerate(self.caches):
+            places = [i for i, d in enumerate(draws) if d.source == source]
+            if places:
+                found = cache.get([(draws[i].sample, draws[i].view) for i in places])
+                for i, features in zip(places, found, strict=True):
+                    out[i] = features
+        return torch.stack([f for f in out if f is not None])
+
+
+class Spelling:
+    """Words and names as ids of the host's tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[SampleSet], words: int, skip: int) -> None:
+        self.tokenizer = tokenizer
+        texts = [a for s in sources for sample in s.samples if sample.name is None for a in {a for _, a in sample.turns}]
+        names = sorted({sample.name for s in sources for sample in s.samples if sample.name is not None})
+        self.stop = tokenizer.encode(".", add_special_tokens=False)[-1]
+        ids: Counter[int] = Counter({self.stop: 10**9})
+        for name in names:
+            ids.update({i: 10**8 for i in self.pieces(name)})
+        vocabulary = content_vocabulary(texts, commonest=skip, least=min(5, max(1, len(texts) // 2000)))
+        self.content = set(vocabulary)
+        for rank, word in enumerate(vocabulary):
+            ids.update({i: len(vocabulary) - rank for i in self.pieces(word)})
+        self.ids = [i for i, _ in ids.most_common(words)]
+        self.index = {token: place for place, token in enumerate(self.ids)}
+
+    @lru_cache(maxsize=100_000)  # noqa: B019  (one object per run)
+    def pieces(self, word: str) -> tuple[int, ...]:
+        """Token ids of a word inside a sentence."""
+        return tuple(self.tokenizer.encode(f" {word}", add_special_tokens=False))
+
+    @lru_cache(maxsize=200_000)  # noqa: B019
+    def target(self, texts: tuple[str, ...]) -> dict[int, float]:
+        """A distribution over vocabulary places: the content words of these texts."""
+        counts: Counter[int] = Counter()
+        for text in texts:
+            for word in words_of(text):
+                if word in self.content:
+                    counts.update(self.index[i] for i in self.pieces(word) if i in self.index)
+        total = sum(counts.values())
+        return {place: n / total for place, n in counts.items()}
+
+    def name_target(self, name: str) -> list[int]:
+        """Vocabulary places of a name's pieces in order, filled up with full stops to NAME_SLOTS."""
+        places = [self.index[i] for i in self.pieces(name) if i in self.index]
+        return (places + [self.index[self.stop]] * NAME_SLOTS)[:NAME_SLOTS]
+
+
+class WordsStage:
+    """Stage 1: the queries' words against the words that were said of the picture. No host.
+
+    Two losses: the mean of the queries' softmaxes against the content words of all answers; and, for named pictures, the
+    first queries against the name's pieces in order.
+    """
+
+    best_metric = "score"
+
+    def __init__(
+        self, stitch: QFormerStitch, spelling: Spelling, train: Split, dev: Split, batch: int, steps: int, every: int, seed: int
+    ) -> None:
+        self.model: nn.Module = WordsModel(stitch)
+        self.stitch, self.spelling, self.train, self.dev = stitch, spelling, train, dev
+        self.draws = Draws(train.sources, batch, seed)
+        self.steps, self.steps_per_evaluation = steps, every
+
+    def rows(self, step: int) -> list[int]:
+        return self.draws.batch_numbers(step)
+
+    def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
+        draws = [self.draws.draw(n) for n in rows]
+        samples = [self.train.sources[d.source].samples[d.sample] for d in draws]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(self.train.features(draws))
+        return self._loss(logits.float(), samples)
+
+    def _loss(self, logits: Tensor, samples: Sequence[Sample]) -> Tensor:
+        pooled = (logits.log_softmax(-1).logsumexp(1) - np.log(logits.shape[1])).clamp(min=-30)
+        target = torch.zeros_like(pooled)
+        slots = torch.full((len(samples), NAME_SLOTS), -100)
+        for row, sample in enumerate(samples):
+            for place, share in self._words(sample).items():
+                target[row, place] = share
+            if sample.name is not None:
+                slots[row] = torch.tensor(self.spelling.name_target(sample.name))
+        loss = -(target * pooled).sum() / len(samples)
+        ordered = F.cross_entropy(logits[:, :NAME_SLOTS].transpose(1, 2), slots, ignore_index=-100, reduction="sum")
+        return loss + ordered / (NAME_SLOTS * len(samples))
+
+    def _words(self, sample: Sample) -> dict[int, float]:
+        if sample.name is not None:
+            places = [self.spelling.index[i] for i in self.spelling.pieces(sample.name) if i in self.spelling.index]
+            return {place: places.count(place) / len(places) for place in places}
+        return self.spelling.target(tuple(sorted({a for _, a in sample.turns})))
+
+    @torch.inference_mode()
+    def evaluate(self, step: int) -> Evaluation:
+        """`named`: the likeliest of all names is right; `hit`: the likeliest free word was said of the picture."""
+        self.model.eval()
+        names = sorted({s.name for src in self.train.sources for s in src.samples if s.name is not None})
+        spelled = torch.tensor([self.spelling.name_target(n) for n in names])
+        right: list[bool] = []
+        hits: list[bool] = []
+        lines: list[str] = []
+        for source, cache in zip(self.dev.sources, self.dev.caches, strict=True):
+            for start in range(0, len(source.samples), 128):
+                samples = source.samples[start : start + 128]
+                logits = self.model(cache.get([(start + i, 0) for i in range(len(samples))])).float().log_softmax(-1)
+                pooled = logits.logsumexp(1)
+                pooled[:, self.spelling.index[self.spelling.stop]] = -torch.inf
+                for row, sample in enumerate(samples):
+                    hits.append(int(pooled[row].argmax()) in self._words(sample))
+                    if sample.name is not None:
+                        scores = logits[row, :NAME_SLOTS].gather(1, spelled.T).sum(0)
+                        right.append(names[int(scores.argmax())] == sample.name)
+                if start == 0:
+                    for row in range(min(3, len(samples))):
+                        best = [self.spelling.ids[int(i)] for i in pooled[row].topk(5).indices]
+                        said = samples[row].name or samples[row].turns[0][1]
+                        lines.append(f"{said} -> {self.spelling.tokenizer.decode(best)}")
+        metrics = {"hit": float(np.mean(hits))}
+        if right:
+            metrics["named"] = float(np.mean(right))
+        return Evaluation({"score": sum(metrics.values()), **metrics}, lines)
+
+
+class WordsModel(nn.Module):
+    """The stitch up to its words."""
+
+    def __init__(self, stitch: QFormerStitch) -> None:
+        super().__init__()
+        self.stitch = stitch
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, tokens, width) -> (batch, queries, words)."""
+        return self.stitch.word_logits(self.stitch.read(features))
+
+
+class ChatFrame:
+    """The chat template cut where the picture and the question go: before them, and after the question."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        mark = "\ue000"
+        rendered = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True)
+        before, _, after = str(rendered).partition(mark)
+        self.tokenizer = tokenizer
+        self.before: list[int] = tokenizer.encode(before, add_special_tokens=False)
+        self.after: list[int] = tokenizer.encode(after, add_special_tokens=False)
+        turn_end = str(tokenizer.apply_chat_template([{"role": "assistant", "content": mark}], tokenize=False)).partition(mark)[2]
+        # The template may put a line break behind the end of a turn; generation stops before it.
+        self.end: list[int] = tokenizer.encode(turn_end.strip(), add_special_tokens=False)
+
+    @lru_cache(maxsize=10_000)  # noqa: B019  (one object per run)
+    def question(self, text: str) -> tuple[int, ...]:
+        """Ids between the soft tokens and the answer. The line break and the question are encoded apart, as at run time."""
+        line_break = self.tokenizer.encode("\n", add_special_tokens=False)
+        return tuple(line_break + self.tokenizer.encode(text, add_special_tokens=False) + self.after)
+
+    @lru_cache(maxsize=100_000)  # noqa: B019
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Ids of the answer with the end of the turn."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False) + self.end)
+
+
+class GenerateStage:
+    """Stage 2: the frozen host's loss on the answer, behind the soft tokens and the question.
+
+    The prompt up to the soft tokens never changes: its keys and values are computed once and shared by all samples.
+    """
+
+    best_metric = "score"
+
+    def __init__(
+        self,
+        stitch: QFormerStitch,
+        host: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Split,
+        dev: Split,
+        batch: int,
+        steps: int,
+        every: int,
+        seed: int,
+        score_captions: CaptionScore,
+        new_tokens: int = 20,
+    ) -> None:
+        self.model: nn.Module = stitch
+        self.stitch, self.host, self.train, self.dev = stitch, host, train, dev
+        self.frame = ChatFrame(tokenizer)
+        self.draws = Draws(train.sources, batch, seed)
+        self.steps, self.steps_per_evaluation = steps, every
+        self.score_captions, self.new_tokens = score_captions, new_tokens
+        with torch.no_grad():
+            cache = host(torch.tensor([self.frame.before]), use_cache=True).past_key_values
+        self._prefix = [(layer.keys, layer.values) for layer in cache.layers]
+
+    def rows(self, step: int) -> list[int]:
+        return self.draws.batch_numbers(step, lambda d: len(self.frame.question(d.question)) + len(self.frame.answer(d.answer)))
+
+    def prefix(self, batch: int) -> DynamicCache:
+        """A cache that begins with the constant part of the prompt, for `batch` rows."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self._prefix):
+            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
+        return cache
+
+    def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
+        draws = [self.draws.draw(n) for n in rows]
+        with torch.autocast("cpu", torch.bfloat16):
+            soft = model(self.train.features(draws))
+        questions = [self.frame.question(d.question) for d in draws]
+        answers = [self.frame.answer(d.answer) for d in draws]
+        return answer_loss(self.host, self.prefix(len(draws)), soft, questions, answers)
+
+    @torch.inference_mode()
+    def evaluate(self, step: int) -> Evaluation:
+        """Greedy answers to "What is in the picture?" (named) and "Describe the picture." (captions) on the dev pictures.
+
+        Beside each figure stands the one with shuffled pictures, and how many different answers there are per picture.
+        """
+        self.model.eval()
+        metrics: dict[str, float] = {}
+        lines: list[str] = []
+        score = 0.0
+        for source, cache in zip(self.dev.sources, self.dev.caches, strict=True):
+            named = source.samples[0].name is not None
+            question = "What is in the picture?" if named else source.samples[0].turns[0][0]
+            answers: list[str] = []
+            for start in range(0, len(source.samples), 50):
+                stop = min(start + 50, len(source.samples))
+                answers += self.answer(cache.get([(i, 0) for i in range(start, stop)]), question)
+            kind = "named" if named else "captions"
+            shuffled = answers[1:] + answers[:1]
+            value, beside = self._score(source.samples, answers), self._score(source.samples, shuffled)
+            metrics |= {kind: value, f"{kind} shuffled": beside, f"{kind} distinct": len(set(answers)) / len(answers)}
+            metrics[f"{kind} n"] = len(answers)
+            score += value
+            lines += [f"{s.name or s.turns[0][1]} -> {a}" for s, a in zip(source.samples[:5], answers, strict=False)]
+        return Evaluation({"score": score, **metrics}, lines)
+
+    def _score(self, samples: Sequence[Sample], answers: Sequence[str]) -> float:
+        if samples[0].name is not None:
+            return float(np.mean([names_it(a, s.synonyms) for s, a in zip(samples, answers, strict=True)]))
+        return self.score_captions(answers, [sorted({a for _, a in s.turns}) for s in samples])
+
+    @torch.inference_mode()
+    def answer(self, features: Tensor, question: str) -> list[str]:
+        """Greedy answers of the host to one question about several pictures, as one batch."""
+        with torch.autocast("cpu", torch.bfloat16):
+            soft = self.stitch(features)
+        asked = torch.tensor(self.frame.question(question)).expand(len(features), -1)
+        embed = self.host.get_input_embeddings()
+        inputs = torch.cat([soft.to(embed.weight.dtype), embed(asked)], dim=1)
+        cache = self.prefix(len(features))
+        said: list[Tensor] = []
+        for _ in range(self.new_tokens):
+            logits = self.host(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            said.append(logits[:, -1].argmax(-1))
+            inputs = embed(said[-1]).unsqueeze(1)
+        texts = []
+        for row in torch.stack(said, dim=1).tolist():
+            end = row.index(self.frame.end[0]) if self.frame.end[0] in row else len(row)
+            texts.append(str(self.frame.tokenizer.decode(row[:end])).strip())
+        return texts
+
+
+def names_it(answer: str, synonyms: Sequence[str], first: int = 12) -> bool:
+    """Whether one of the synonyms stands in the first words of the answer, as whole words, in any case."""
+    said = " ".join(words_of(" ".join(answer.split()[:first])))
+    return any(f" {' '.join(words_of(s))} " in f" {said} " for s in synonyms)
+
+
+def answer_loss(
+    host: PreTrainedModel,
+    cache: DynamicCache,
+    soft: Tensor,
+    questions: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+) -> Tensor:
+    """Mean over samples of the mean cross-entropy of each answer's tokens.
+
+    cache      keys and values of what stands before the soft tokens
+    soft       (batch, queries, width)
+    questions  ids between the soft tokens and the answer, one list per sample
+    answers    ids of the answers with their end, one list per sample
+
+    Raises MattoniError when an answer is empty, as then nothing would be learned from it.
+    """
+    if any(not answer for answer in answers):
+        raise MattoniError("A sample has an empty answer, so its label mask is empty: remove such samples from the data.")
+    queries = soft.shape[1]
+    longest = max(len(q) + len(a) for q, a in zip(questions, answers, strict=True))
+    ids = torch.zeros(len(soft), longest, dtype=torch.long)
+    rows, places, labels, weights = [], [], [], []
+    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        ids[row, : len(question) + len(answer)] = torch.tensor([*question, *answer])
+        first = queries + len(question) - 1  # the position that predicts the answer's first token
+        rows += [row] * len(answer)
+        places += range(first, first + len(answer))
+        labels += answer
+        weights += [1 / len(answer)] * len(answer)
+    embed = host.get_input_embeddings()
+    inputs = torch.cat([soft.to(embed.weight.dtype), embed(ids)], dim=1)
+    # Padding stands to the right of everything that counts, so causal attention never sees it.
+    hidden = host.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True).last_hidden_state
+    head = host.get_output_embeddings()
+    assert head is not None
+    logits = head(hidden[rows, places]).float()
+    losses = F.cross_entropy(logits, torch.tensor(labels), reduction="none")
+    return (losses * torch.tensor(weights)).sum() / len(soft)
