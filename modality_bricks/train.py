@@ -286,7 +286,7 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any]) -> Path:
                     "seed": recipe.seed,
                     "hardware": result["hardware"],
                     "hours": round(sum(r["hours"] for r in results), 2),
-                    "stages": [{"config_sha256": r["config_sha256"], "hours": round(r["hours"], 2), "best": r["best"]} for r in results],
+                    "stages": [{"config_sha256": r["config_sha256"], "hours": round(r["hours"], 2), "best": r["best"], "note": r.get("note", "")} for r in results],
                 },
                 "metrics": [m.model_dump() for m in metrics],
                 "licence": brick.licence,

@@ -1,0 +1,56 @@
+"""The stitch: shapes, round trip, errors by their text."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mattoni.errors import MattoniError
+from modality_bricks.encoder import load_encoder
+from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, save_stitch
+from modality_bricks.stitch_stages import names_it
+
+
+def tiny_stitch() -> tuple[QFormerStitch, torch.Tensor]:
+    embedding = torch.randn(50, 32)
+    stitch = QFormerStitch(StitchShape(tokens=5, feature_width=12, host_width=32, words=20, queries=4, layers=1, width=16, heads=2))
+    stitch.set_words(torch.arange(20), embedding)
+    return stitch, embedding
+
+
+def test_a_saved_stitch_gives_the_same_soft_tokens(tmp_path: Path) -> None:
+    stitch, embedding = tiny_stitch()
+    save_stitch(stitch, tmp_path)
+    loaded, again = load_stitch(tmp_path, embedding), load_stitch(tmp_path, embedding)
+    features = torch.randn(2, 5, 12)
+    assert loaded(features).shape == (2, 4, 32)
+    torch.testing.assert_close(loaded(features), again(features), rtol=0, atol=0)
+    # Saved in bf16: three digits.
+    torch.testing.assert_close(loaded(features), stitch(features), rtol=0.1, atol=0.05)
+
+
+def test_a_stitch_for_another_host_or_encoder_is_refused(tmp_path: Path) -> None:
+    stitch, _ = tiny_stitch()
+    save_stitch(stitch, tmp_path)
+    with pytest.raises(MattoniError, match="train a stitch for this host"):
+        load_stitch(tmp_path, torch.randn(50, 16))
+    with pytest.raises(MattoniError, match="retrain the stitch for this encoder"):
+        stitch(torch.randn(1, 6, 12))
+
+
+def test_a_damaged_stitch_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "stitch.safetensors").write_bytes(b"no")
+    with pytest.raises(MattoniError, match="damaged"):
+        load_stitch(tmp_path, torch.randn(50, 32))
+
+
+def test_a_pickled_encoder_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(MattoniError, match="open_clip_pytorch_model.bin is a pickled checkpoint"):
+        load_encoder(tmp_path)
+
+
+def test_a_synonym_counts_as_whole_words_in_the_first_twelve() -> None:
+    assert names_it("A golden retriever.", ("golden retriever",))
+    assert not names_it("A boxer.", ("ox",))
+    assert not names_it("one two three four five six seven eight nine ten eleven twelve goldfish", ("goldfish",))
