@@ -70,6 +70,16 @@ class Embedder:
             vectors[rows] = self._unit_vectors([ids[row] for row in rows]).cpu()
         return vectors
 
+    @torch.inference_mode()
+    def depths(self, text: str) -> Tensor:
+        """The mean hidden state at every depth, the input embeddings first: (layers + 1, width), float32, on the CPU.
+
+        The last one points where `embed` does; the middle ones know more of how a text is put, and less of its topic.
+        """
+        ids = torch.tensor(self._tokenizer.encode(text).ids).unsqueeze(0)
+        states = self._model(input_ids=ids.to(self.device), output_hidden_states=True).hidden_states
+        return torch.stack([state[0].mean(dim=0) for state in states]).float().cpu()
+
     def _unit_vectors(self, ids: list[Tensor]) -> Tensor:
         """One batch of token ids, padded to the longest → (batch, width)."""
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)

@@ -21,7 +21,7 @@ from assistant.generation import Generation, KeyValues, Sampling, TextStream
 from assistant.host import Host
 from assistant.inject import Workshop
 from assistant.keyring import Keyrings
-from assistant.knowledge import Library, cite, knowledge_block
+from assistant.knowledge import Library, knowledge_block
 from assistant.look import Attachment, Document, Looked, Picture, document_text, look
 from assistant.picture_questions import PictureQuestions
 from assistant.prompt import Ids, Prompt, Segment, Text, Turn, build_prompt, encode_untrusted
@@ -149,7 +149,7 @@ class Runner:
         texts = asks = None
         if request.text.strip() and not request.choices.no_bricks:
             texts = self.embedder.embed(message_pieces(request.text))
-            asks = self.picture_questions.asks(request.text, texts[0])
+            asks = self.picture_questions.asks(self.embedder.depths(request.text))
         question = Question(
             pictures=tuple(
                 SeenPicture(p.name, glances[i] if glances is not None else None) for i, p in enumerate(pictures)
@@ -229,22 +229,17 @@ class Runner:
 
     def _look_up(self, request: Request, plan: Plan, bricks: Bricks, trace: Trace) -> str:
         """The passages that answer the message, as text for the prompt; on every message, cited in this very turn."""
-        if not plan.knowledge or not request.text.strip():
+        if not plan.knowledge:
             return ""
         with trace.stage("knowledge"):
-            vector = self.embedder.embed([request.text])[0]
-            for name in plan.knowledge:
-                brick = bricks.get(name)
-                hits = self.library.search(brick, request.text, vector)
-                if not hits:
-                    continue
-                best = max(hit.score for hit in hits)
-                reason = f"{len(hits)} passage(s) answer the message"
-                threshold = brick.card.routes.threshold if brick.card.routes else None
-                _use(trace, brick, Chosen(name, 1.0, best, threshold, reason))
-                trace.citations.extend(cite(brick, hits, first=len(trace.citations) + 1))
-            trace.injections.extend(f"sequence: passage of {c.document} ({c.place})" for c in trace.citations)
-            return knowledge_block(trace.citations)
+            found = self.library.find([bricks.get(name) for name in plan.knowledge], request.text, self.embedder)
+        trace.citations.extend(found.citations)
+        trace.bricks.extend(found.used)
+        trace.candidates.extend(found.candidates)
+        trace.notices.extend(found.notices)
+        trace.injections.extend(f"sequence: passage of {c.document} ({c.place}) by {c.brick}" for c in found.citations)
+        block = knowledge_block(found.citations)
+        return f"{block}\n\n" if block else ""
 
     def _compose(self, plan: Plan, bricks: Bricks, trace: Trace) -> Composition:
         deltas = []

@@ -1,0 +1,150 @@
+"""Trains the network of the `glance` space from scratch: python -m modality_bricks.glance_train CONFIG.yaml
+
+It learns to tell many kinds of picture apart (a cosine classifier; Wang et al. 2018, arXiv:1801.09414, without the margin),
+with crops, blur, sharpening, low resolution, noise, contrast and inversion on all kinds alike, so that none of these tells
+a photo from a page. The classifier is thrown away; the unit vectors in front of it are the space.
+"""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mattoni.files import write_bytes, write_text
+from mattoni.paths import training_data
+from modality_bricks import glance_pictures as drawn
+from modality_bricks.glance import FILE, SIDE, WIDTH, GlanceNet, even_out, grey_square
+
+STORED = 192  # pixels a side of the stored pictures, so that crops have something to show
+
+
+class Config(BaseModel):
+    """What the configuration file says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    seed: int
+    drawn_per_kind: PositiveInt
+    photos: PositiveInt
+    tiny_photos: PositiveInt
+    steps: PositiveInt
+    batch: PositiveInt
+    rate: PositiveFloat
+    weight_decay: float
+    scale: PositiveFloat
+    output: Path
+
+
+def draw_pictures(config: Config, data: Path) -> tuple[Tensor, Tensor, list[str]]:
+    """All training pictures: (n, 1, STORED, STORED) uint8, kinds (n,), and the kinds' names."""
+    material = drawn.read_material(data)
+    kinds = [*drawn.DOCUMENTS, *drawn.OTHERS, drawn.photo]
+    squares, labels = [], []
+    for label, kind in enumerate(kinds):
+        count = config.photos if kind is drawn.photo else config.drawn_per_kind
+        start = time.monotonic()
+        for number in range(count):
+            squares.append(grey_square(kind(np.random.default_rng([config.seed, label, number]), material), STORED))
+            labels.append(label)
+        print(f"drew {count} of {kind.__name__} in {time.monotonic() - start:.0f} s", flush=True)
+    for picture in drawn.tiny_photos(data, config.tiny_photos):
+        squares.append(grey_square(picture, STORED))
+        labels.append(len(kinds) - 1)
+    return torch.from_numpy(np.stack(squares)).unsqueeze(1), torch.tensor(labels), [kind.__name__ for kind in kinds]
+
+
+def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crops, proportions, quarter turns, resolution, sharpness, contrast and noise: (n, 1, h, w) to SIDE."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator) * (high - low) + low
+
+    n = len(pictures)
+    x = pictures.float()
+    share, stretch = uniform(0.55, 1.0, n), torch.exp(uniform(-0.3, 0.3, n))
+    wide, high = (share * stretch).clamp(max=1), (share / stretch).clamp(max=1)
+    turn = torch.randint(0, 4, (n,), generator=generator) * (torch.rand(n, generator=generator) < 0.2)
+    angle = turn * (math.pi / 2) + torch.randn(n, generator=generator) * 0.05
+    flip = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    matrix = torch.zeros(n, 2, 3)
+    matrix[:, 0, 0], matrix[:, 0, 1] = wide * angle.cos() * flip, -wide * angle.sin()
+    matrix[:, 1, 0], matrix[:, 1, 1] = high * angle.sin() * flip, high * angle.cos()
+    matrix[:, 0, 2], matrix[:, 1, 2] = uniform(-1, 1, n) * (1 - wide), uniform(-1, 1, n) * (1 - high)
+    grid = functional.affine_grid(matrix, [n, 1, SIDE, SIDE], align_corners=False)
+    x = functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    # One resolution for a quarter of the batch: down and up again, as a small picture is when it is enlarged.
+    parts = list(x.chunk(4))
+    for number in range(1, len(parts)):
+        side = int(torch.randint(36, SIDE, (1,), generator=generator))
+        low = functional.interpolate(parts[number], size=(side, side), mode="bilinear", antialias=True)
+        parts[number] = functional.interpolate(low, size=(SIDE, SIDE), mode="bicubic")
+    x = torch.cat(parts)
+    blurred = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    x = x + (x - blurred) * uniform(-0.6, 2.5, n, 1, 1, 1) * (torch.rand(n, 1, 1, 1, generator=generator) < 0.6)
+    x = 255 * (x.clamp(0, 255) / 255) ** torch.exp(uniform(-0.5, 0.5, n, 1, 1, 1))
+    x = torch.where(torch.rand(n, 1, 1, 1, generator=generator) < 0.1, 255 - x, x)
+    x = x + torch.randn(x.shape, generator=generator) * uniform(0, 12, n, 1, 1, 1)
+    return x.clamp(0, 255)
+
+
+def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple[GlanceNet, list[dict[str, float]]]:
+    """Gives the network, ready for use, and the course of the loss."""
+    torch.manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    net = GlanceNet().to(memory_format=torch.channels_last).train()
+    directions = nn.Parameter(torch.randn(kinds, WIDTH))
+    parameters = [*net.parameters(), directions]
+    optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
+    # Every kind equally often, but photos, which are one kind, as often as all documents together.
+    weight = torch.ones(kinds)
+    weight[kinds - 1] = len(drawn.DOCUMENTS)
+    chance = (weight / torch.bincount(labels, minlength=kinds))[labels]
+    course: list[dict[str, float]] = []
+    start, running = time.monotonic(), 0.0
+    for step in range(config.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = config.rate * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / config.steps)) / 2
+        rows = torch.multinomial(chance, config.batch, generator=generator)
+        x = even_out(disturb(pictures[rows], generator)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            vectors = net(x)
+        loss = functional.cross_entropy(
+            config.scale * vectors @ functional.normalize(directions, dim=1).T, labels[rows], label_smoothing=0.05
+        )
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"step {step}: the loss is {loss.item()}; lower the rate")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        running += (loss.item() - running) / min(step + 1, 50)
+        if (step + 1) % 100 == 0:
+            course.append({"step": step + 1, "loss": round(running, 4)})
+            print(f"step {step + 1}  loss {running:.3f}  {time.monotonic() - start:.0f} s", flush=True)
+    return net.eval(), course
+
+
+def main(path: Path) -> None:
+    """Draw, train, write the network and beside it how it was made."""
+    config = Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    torch.set_num_threads(1)
+    stored = Path("runs/glance") / f"pictures-{config.seed}-{config.drawn_per_kind}-{config.photos}.pt"
+    if not stored.is_file():
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(draw_pictures(config, training_data()), stored)
+    pictures, labels, kinds = torch.load(stored)
+    net, course = train(config, pictures, labels, len(kinds))
+    write_bytes(config.output / FILE, save({name: t.contiguous() for name, t in net.state_dict().items()}))
+    made = {"config": config.model_dump(mode="json"), "pictures": len(pictures), "kinds": kinds, "course": course}
+    write_text(config.output / "training.json", json.dumps(made, indent=1))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
