@@ -1,0 +1,201 @@
+"""Reads the text in a picture: RapidOCR's models on onnxruntime. Knows nothing of PDFs, prompts or hosts.
+
+Method: PP-OCR (Du et al. 2020, arXiv:2009.09941): a DB network finds boxes of text, a CTC recogniser reads each box.
+The models come inside the `rapidocr` wheel, so nothing is downloaded.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rapidocr import RapidOCR
+from rapidocr.ch_ppocr_det.utils import TextDetOutput
+
+Pixels = NDArray[np.uint8]
+
+# Boxes are looked for at this size and read from the full picture (docs/experiments.md): a larger short side finds
+# hardly more and takes longer, and above 1.6 million pixels a picture needs more than 650 MB.
+_FIND_SHORT_SIDE = 608
+_FIND_PIXELS = 1_600_000
+_MOST_ENLARGED = 4.0
+_SHORTEST_STRIP = 1024
+_MIN_SCORE = 0.5
+# A box joins a row when at least this part of the lower of the two lies beside the other.
+_OVERLAP = 0.5
+_LOOK_BACK = 4
+# Upright text scores above 0.95 on average; upside down, receipts score between 0.63 and 0.75.
+_UPRIGHT_SCORE = 0.8
+_ENOUGH_CHARACTERS = 20
+
+
+@dataclass(frozen=True)
+class Line:
+    """A box of text: its corners (x, y) clockwise from the text's top left, in pixels, and its score (0-1)."""
+
+    text: str
+    box: tuple[tuple[float, float], ...]
+    score: float
+
+
+class Reader:
+    """OCR on `threads` threads. One picture at a time: several would only wait for the same cores."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self._lock = threading.Lock()
+        self._engine = RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                # _enlarged() decides the size; RapidOCR's own padding makes 16 million pixels of a strip of 8000 x 30.
+                "Global.max_side_len": 100_000,
+                "Global.use_vertical_padding": False,
+                "Global.use_cls": False,  # it turned over more upright lines than it mended: 95.9 instead of 96.7 %
+                "Det.limit_side_len": 32,
+                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            }
+        )
+
+    def read(self, image: Image.Image) -> list[Line]:
+        """The boxes of text in a picture, in reading order; empty where there is no text.
+
+        A picture that lies on its side or on its head is turned first; the boxes are those of the turned picture.
+        """
+        with self._lock:
+            lines = self._read(image)
+            turn = _turn(lines)
+            if turn is not None:
+                turned = self._read(image.transpose(turn))
+                lines = max(lines, turned, key=_certainty)
+        return [line for row in rows_of(lines) for line in row]
+
+    def _read(self, image: Image.Image) -> list[Line]:
+        image = image.convert("RGB")
+        boxes: list[NDArray[np.float32]] = []
+        for top, bottom in _strips(image):
+            strip = image.crop((0, top, image.width, bottom))
+            boxes += [box + np.array((0, top), np.float32) for box in self._find(strip)]
+        if not boxes:
+            return []
+        crops = self._engine.crop_text_regions(_blue_first(image), np.stack(boxes))
+        read = self._engine.recognize_txt(crops)
+        return [
+            Line(text, tuple((float(x), float(y)) for x, y in box), float(score))
+            for box, text, score in zip(boxes, read.txts or (), read.scores or (), strict=True)
+            if text.strip() and score >= _MIN_SCORE
+        ]
+
+    def _find(self, image: Image.Image) -> list[NDArray[np.float32]]:
+        """Corners (4, 2) of each box of text."""
+        resized = _enlarged(image)
+        found = self._engine(_blue_first(_padded(resized)), use_rec=False)
+        if not isinstance(found, TextDetOutput) or found.boxes is None:
+            return []
+        factor = np.array((image.width / resized.width, image.height / resized.height), np.float32)
+        return [np.asarray(box, np.float32) * factor for box in found.boxes]
+
+
+def text_in_reading_order(lines: Sequence[Line]) -> str:
+    """The text, a row of boxes per line: rows from top to bottom, boxes from left to right."""
+    return "\n".join(" ".join(line.text for line in row) for row in rows_of(lines))
+
+
+def rows_of(lines: Sequence[Line]) -> list[list[Line]]:
+    """Boxes that stand side by side, as rows from top to bottom; the page's slant is taken out first."""
+    slant = _slant(lines)
+    placed = sorted(((*_extent(line, slant), line) for line in lines), key=lambda p: p[1] + p[2])
+    rows: list[tuple[float, float, list[tuple[float, Line]]]] = []
+    for left, top, bottom, line in placed:
+        # The row that it overlaps most. Only the last few can: the boxes come in the order of their middles.
+        best, best_overlap = None, _OVERLAP
+        for row in rows[-_LOOK_BACK:]:
+            overlap = (min(row[1], bottom) - max(row[0], top)) / max(min(bottom - top, row[1] - row[0]), 1e-6)
+            if overlap > best_overlap:
+                best, best_overlap = row, overlap
+        if best is None:
+            rows.append((top, bottom, [(left, line)]))
+        else:
+            best[2].append((left, line))
+    return [[line for _, line in sorted(row, key=lambda item: item[0])] for _, _, row in rows]
+
+
+def _slant(lines: Sequence[Line]) -> float:
+    """How much the text falls per pixel to the right: the median over the boxes, weighted by their width."""
+    corners = [(line.box[0], line.box[1]) for line in lines]
+    across = np.array([b[0] - a[0] for a, b in corners], dtype=np.float64)
+    down = np.array([b[1] - a[1] for a, b in corners], dtype=np.float64)
+    usable = across > 2 * np.abs(down)
+    if not usable.any():
+        return 0.0
+    slopes, widths = down[usable] / across[usable], across[usable]
+    order = np.argsort(slopes)
+    total = np.cumsum(widths[order])
+    return float(slopes[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def _extent(line: Line, slant: float) -> tuple[float, float, float]:
+    """Left, top and bottom of a box on a page whose slant is taken out."""
+    ys = [y - slant * x for x, y in line.box]
+    ends = sorted(((ys[0] + ys[1]) / 2, (ys[2] + ys[3]) / 2))
+    return min(x for x, _ in line.box), ends[0], ends[1]
+
+
+def _turn(lines: Sequence[Line]) -> Image.Transpose | None:
+    """How to turn the picture so that its text stands upright; None when it does, or when it has too little."""
+    if sum(len(line.text) for line in lines) < _ENOUGH_CHARACTERS:
+        return None
+    sure = _certainty(lines) / sum(len(line.text) for line in lines) > _UPRIGHT_SCORE
+    tall = sum(_height(line) > 1.5 * _width(line) for line in lines) > len(lines) / 2
+    if tall:
+        # RapidOCR itself turns a tall box to the left before it reads it.
+        return Image.Transpose.ROTATE_90 if sure else Image.Transpose.ROTATE_270
+    return None if sure else Image.Transpose.ROTATE_180
+
+
+def _certainty(lines: Sequence[Line]) -> float:
+    """The expected number of characters read right."""
+    return sum(line.score * len(line.text) for line in lines)
+
+
+def _width(line: Line) -> float:
+    return float(np.hypot(line.box[1][0] - line.box[0][0], line.box[1][1] - line.box[0][1]))
+
+
+def _height(line: Line) -> float:
+    return float(np.hypot(line.box[3][0] - line.box[0][0], line.box[3][1] - line.box[0][1]))
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    """The picture at the size at which boxes are looked for: small text enlarged, large pictures made smaller."""
+    factor = min(max(1.0, _FIND_SHORT_SIDE / min(image.size)), _MOST_ENLARGED)
+    factor = min(factor, (_FIND_PIXELS / (image.width * image.height)) ** 0.5)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image if factor == 1 else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _padded(image: Image.Image) -> Image.Image:
+    """At least 64 pixels a side, by more background at the right and below: corners stay where they are."""
+    canvas = Image.new("RGB", (max(image.width, 64), max(image.height, 64)), image.getpixel((0, 0)))
+    canvas.paste(image)
+    return canvas
+
+
+def _strips(image: Image.Image) -> list[tuple[int, int]]:
+    """Tops and bottoms of pieces that keep a long screenshot's text large, cut where the rows are blankest."""
+    longest = max(int(_FIND_PIXELS / _FIND_SHORT_SIDE**2 * image.width), _SHORTEST_STRIP)
+    if image.height <= longest:
+        return [(0, image.height)]
+    unrest = np.asarray(image.convert("L"), np.float32).std(axis=1)
+    cuts = [0]
+    while image.height - cuts[-1] > longest:
+        first = cuts[-1] + longest // 2
+        cuts.append(first + int(unrest[first : cuts[-1] + longest].argmin()))
+    cuts.append(image.height)
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+def _blue_first(image: Image.Image) -> Pixels:
+    """Pixels in OpenCV's order, which the models were trained on."""
+    return np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
