@@ -85,6 +85,18 @@ def receipts(data: Path, split: str, out: Path) -> Iterator[RowValues]:
         }
 
 
+def receipts_lines(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """The same question on the true lines as a text file: what is lost when nothing is misread."""
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    files = pack_files(path)
+    (out / "files").mkdir()
+    for row in receipts(data, split, out):
+        key = row["id"]
+        lines = json.loads(files[f"{key}.json"])["lines"]
+        (out / "files" / f"{key}.txt").write_text("\n".join(lines), encoding="utf-8")
+        yield {**{name: value for name, value in row.items() if name != "image"}, "file": f"files/{key}.txt"}
+
+
 def translation_de(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """English to German with the default instruction."""
     yield from _lines(data / "text" / f"translation-de-{split}.jsonl")
@@ -105,6 +117,7 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "tinyimagenet": tinyimagenet,
     "flickr8k": flickr8k,
     "receipts": receipts,
+    "receipts-lines": receipts_lines,
     "translation-de": translation_de,
     "reading": reading,
 }

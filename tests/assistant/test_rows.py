@@ -47,3 +47,11 @@ def test_a_missing_split_leaves_nothing_behind(tmp_path, training_data):
 def test_a_folder_that_is_there_is_not_written_over(tmp_path):
     with pytest.raises(MattoniError, match="exists already"):
         write_rows("receipts", tmp_path, tmp_path)
+
+
+def test_the_true_lines_of_a_receipt_are_a_file_with_the_same_question(tmp_path, training_data):
+    pictures = read_rows(write_rows("receipts", tmp_path / "receipts", training_data))
+    path = write_rows("receipts-lines", tmp_path / "lines", training_data)
+    rows = read_rows(path)
+    assert [(row.id, row.message, row.answers) for row in rows] == [(r.id, r.message, r.answers) for r in pictures]
+    assert all(not row.pictures and row.file and (path.parent / row.file).read_text() for row in rows)
