@@ -11,7 +11,7 @@ from mattoni.errors import MattoniError
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
 
-HOST = "builtin"  # the host that this process answers with; `ui.launch` may name another before the first page
+HOST = "builtin"  # the host that this process answers with
 
 
 class Backend:
@@ -46,7 +46,17 @@ class Backend:
             self.problem = str(problem)
 
 
+_prepared: Backend | None = None
+
+
+def prepare(host: str) -> None:
+    """Begin to load a host before there is a page; `backend()` then finds it under way."""
+    global HOST, _prepared
+    HOST = host
+    _prepared = Backend()
+
+
 @st.cache_resource(show_spinner=False)
 def backend() -> Backend:
     """The one backend of this process."""
-    return Backend()
+    return _prepared or Backend()

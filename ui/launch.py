@@ -63,9 +63,9 @@ def launch(host: str = "127.0.0.1", port: int = DEFAULT_PORT, model: str = "buil
 
     from streamlit.web import cli
 
-    from ui import backend
+    from ui.backend import prepare
 
-    backend.HOST = model
+    prepare(model)
     page = Path(__file__).with_name("app.py")
     flags = [f"--{name}={value}" for name, value in options(host, found).items()]
     sys.argv = ["streamlit", "run", str(page), *flags]

@@ -46,7 +46,7 @@ def draw_attachments(store: ConversationStore, attachments: tuple[Attached, ...]
 
 def draw_question(store: ConversationStore, message: StoredMessage, edit: Callable[[int], None] | None) -> None:
     """A question with its attachments, and a button to change it while nothing is being answered."""
-    with st.container(key=f"question-{message.id}"):
+    with st.container(key=f"question-{message.id}", gap=None):
         with st.chat_message("user"):
             draw_attachments(store, message.attachments)
             if message.text:
@@ -62,21 +62,22 @@ def draw_answer(message: StoredMessage, again: Callable[[], None] | None) -> Non
     """An answer that has ended: its words, how it ended, its bricks, and what can be done with it."""
     key = str(message.id)
     with st.container(key=f"answer-{key}"), st.chat_message("assistant", avatar=str(ICON)):
-        if message.text:
-            st.markdown(text.answer(message.text))
-        if message.status == "stopped":
-            st.caption(":material/stop_circle: Stopped. What had been said is kept.")
-        elif message.status == "failed":
-            st.error(text.plain(message.error or "This answer failed: ask again.", 500), icon=":material/error:")
-        if message.trace is not None:
-            draw_notices(message.trace)
-            draw_chips(message.trace, key)
-        with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"actions-{key}"):
+        with st.container(gap="xsmall"):
             if message.text:
-                copy_button(message.text, key=f"copy-{key}")
-            if again is not None:
-                st.button(
-                    "Answer again", key=f"again-{key}", icon=":material/refresh:", type="tertiary", on_click=again
-                )
-        if message.trace is not None:
-            draw_trace(message.trace, key)
+                st.markdown(text.answer(message.text))
+            if message.status == "stopped":
+                st.caption(":material/stop_circle: Stopped. What had been said is kept.")
+            elif message.status == "failed":
+                st.error(text.plain(message.error or "This answer failed: ask again.", 500), icon=":material/error:")
+            if message.trace is not None:
+                draw_notices(message.trace)
+                draw_chips(message.trace, key)
+            with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"actions-{key}"):
+                if message.text:
+                    copy_button(message.text, key=f"copy-{key}")
+                if again is not None:
+                    st.button(
+                        "Answer again", key=f"again-{key}", icon=":material/refresh:", type="tertiary", on_click=again
+                    )
+            if message.trace is not None:
+                draw_trace(message.trace, key)

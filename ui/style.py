@@ -49,7 +49,9 @@ _CSS = """
 [class*="st-key-talk-"] button > div { width: 100%; overflow: hidden; justify-content: flex-start; }
 [class*="st-key-talk-"] button p { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 [class*="st-key-example-"] img { width: 4.5rem; height: 4.5rem; object-fit: cover; border-radius: .5rem; }
-[class*="st-key-example-"] button { justify-content: flex-start; text-align: left; }
+[class*="st-key-example-"] { min-height: 6.6rem; justify-content: center; }
+[class*="st-key-example-"] button, [class*="st-key-example-"] button > div { justify-content: flex-start; width: 100%; }
+[class*="st-key-example-"] button p { text-align: left; }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
 }

@@ -83,13 +83,13 @@ def orange(size: int = 640) -> Image.Image:
     # Pores: smooth noise that tilts the surface a little.
     noise = Image.fromarray((rng.random((size, size)) * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(2.2))
     bump_y, bump_x = np.gradient(np.asarray(noise, dtype=float))
-    normal = np.stack([dx / radius - 0.10 * bump_x, dy / radius - 0.10 * bump_y, depth / radius], axis=-1)
+    normal = np.stack([dx / radius - 0.025 * bump_x, dy / radius - 0.025 * bump_y, depth / radius], axis=-1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     light = np.array([-0.45, -0.60, 0.66])
     diffuse = np.clip(normal @ (light / np.linalg.norm(light)), 0, None)
     half = light / np.linalg.norm(light) + np.array([0, 0, 1])
-    shine = np.clip(normal @ (half / np.linalg.norm(half)), 0, None) ** 40
-    skin = np.array([1.0, 0.52, 0.05]) * (0.22 + 0.85 * diffuse)[..., None] + 0.45 * shine[..., None]
+    shine = np.clip(normal @ (half / np.linalg.norm(half)), 0, None) ** 24
+    skin = np.array([1.0, 0.52, 0.05]) * (0.22 + 0.85 * diffuse)[..., None] + 0.3 * shine[..., None]
     stem = np.exp(-(((x - 0.47) / 0.018) ** 2 + ((y - 0.275) / 0.012) ** 2))
     skin = skin * (1 - 0.8 * stem)[..., None] + np.array([0.20, 0.30, 0.08]) * (0.8 * stem)[..., None]
     picture = np.where(inside[..., None], skin, picture) + 0.012 * rng.standard_normal((size, size, 1))

@@ -1,0 +1,114 @@
+"""Eight conversations at once, twenty turns each, with uploads, stops and reloads: nothing mixed, nothing lost."""
+
+import io
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from PIL import Image
+
+from assistant.assistant import Assistant
+from assistant.conversation import ConversationStore, StoredMessage, open_store
+from assistant.embedder import Embedder
+from assistant.generation import Sampling
+from assistant.look import Attachment
+from assistant.picture_questions import PictureQuestions
+from assistant.turn import Runner
+from tests.assistant.conftest import tiny_embedder_folder  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+SESSIONS, TURNS = 8, 20
+GREEDY = Sampling(temperature=0.0, max_tokens=16)
+
+
+@dataclass
+class Session:
+    """What one person did, in order: the words and files of each turn, and whether it was stopped."""
+
+    number: int
+    conversation: str
+    asked: list[tuple[str, tuple[Attachment, ...]]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def picture(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 32), (30 * number % 255, 90, 160)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def attachments_of(session: int, turn: int) -> tuple[Attachment, ...]:
+    if turn % 5 == 1:
+        return (Attachment("photo.png", picture(session)),)
+    if turn % 5 == 3:
+        return (Attachment("note.txt", f"The word of person {session} is w{session}{turn}.".encode()),)
+    return ()
+
+
+def talk(assistant: Assistant, session: Session, stops: bool) -> None:
+    """Twenty turns; a reload is a look at the running ticket and at the store through a connection of its own."""
+    chance = random.Random(session.number)
+    for turn in range(TURNS):
+        text = f"Person {session.number}, turn {turn}: what is the garden?"
+        files = attachments_of(session.number, turn)
+        session.asked.append((text, files))
+        ticket = assistant.ask(text, files, sampling=GREEDY, conversation=session.conversation)
+        if stops and chance.random() < 0.3:
+            time.sleep(chance.random() * 0.05)
+            ticket.stop()
+        if chance.random() < 0.3:
+            again = assistant.running(session.conversation)
+            if again is not None and again is not ticket:
+                session.problems.append(f"turn {turn}: a reload found another ticket")
+            seen = ConversationStore(open_store().folder).messages(session.conversation)
+            if seen[-2].text != text:
+                session.problems.append(f"turn {turn}: a reload found {seen[-2].text!r}")
+        if not ticket.wait(120):
+            session.problems.append(f"turn {turn}: no end after 120 s")
+            return
+        if ticket.error or ticket.status not in ("done", "stopped") or (ticket.status == "stopped" and not stops):
+            session.problems.append(f"turn {turn}: {ticket.status} {ticket.error}")
+
+
+def answers(messages: list[StoredMessage]) -> list[tuple[str, list[int] | None]]:
+    return [(m.text, m.token_ids) for m in messages if m.role == "assistant"]
+
+
+def test_eight_sessions_at_once_get_what_each_alone_would_get(
+    tiny_host,
+    tiny_embedder_folder,  # noqa: F811
+    monkeypatch,
+):
+    embedder = Embedder(tiny_embedder_folder)
+    depths = torch.zeros_like(embedder.depths("text"))
+    monkeypatch.setattr(Runner, "embedder", embedder)
+    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    assistant = Assistant.open(str(tiny_host), dtype="float32")
+    store = assistant.store
+    sessions = [Session(number, store.new()) for number in range(SESSIONS)]
+    threads = [threading.Thread(target=talk, args=(assistant, s, s.number % 2 == 1)) for s in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [problem for session in sessions for problem in session.problems] == []
+
+    kept = ConversationStore(store.folder)
+    for session in sessions:
+        messages = kept.messages(session.conversation)
+        assert [m.text for m in messages if m.role == "user"] == [text for text, _ in session.asked]
+        assert [m.role for m in messages] == ["user", "assistant"] * TURNS
+        for message, (_, files) in zip(messages[::2], session.asked, strict=True):
+            assert [kept.content(a.digest) for a in message.attachments] == [file.content for file in files]
+
+    # Whoever stopped nothing must have got, word for word, what the same questions get with nobody else around.
+    for session in sessions[::2]:
+        alone = Session(session.number, store.new())
+        talk(assistant, alone, stops=False)
+        assert alone.problems == []
+        assert answers(store.messages(alone.conversation)) == answers(kept.messages(session.conversation))
+    assistant.close()
