@@ -13,7 +13,7 @@ setup: $(VENV)/.stamp
 chat: setup
 	@$(BIN)/mattoni ui
 
-test: check browser
+test: $(VENV)/.stamp-dev browser
 	@$(BIN)/mattoni models pull
 	$(BIN)/python -m pytest -m ""
 

@@ -47,7 +47,7 @@ def fit_text(
     """
     if count(text) <= room:
         return text, False
-    passages = [text[start:end] for start, end in split_text(text)]
+    passages = split_text(text)
     scores = (embed(passages) @ embed([question or passages[0]])[0]).tolist()
     kept: list[int] = []
     for index in sorted(range(len(passages)), key=lambda i: scores[i], reverse=True):

@@ -39,9 +39,9 @@ class KeyValues:
     def memory_bytes(self) -> int:
         """Bytes that the keys and values take."""
         return sum(
-            t.numel() * t.element_size()
+            t.numel() * t.element_size()  # type: ignore[misc]
             for layer in self.cache.layers
-            for t in (layer.keys, layer.values)
+            for t in (layer.keys, layer.values)  # type: ignore[union-attr]
             if isinstance(t, Tensor)
         )
 
@@ -134,7 +134,7 @@ def sampler(sampling: Sampling, seed: int, device: torch.device) -> Callable[[Te
     warp = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)])
 
     def choose(logits: Tensor) -> int:
-        scores = warp(torch.empty(1, 0, dtype=torch.long), logits.float().unsqueeze(0))
+        scores = warp(torch.empty(1, 0, dtype=torch.long), logits.float().unsqueeze(0))  # type: ignore[arg-type]
         return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))
 
     return choose

@@ -271,7 +271,7 @@ def load_host(
             f"{name}: this host cannot be loaded ({_first_line(problem)}): check the id, the folder or the network."
         ) from problem
     if not placement:
-        model.to(place)
+        model.to(place)  # type: ignore[arg-type]
     # requires_grad_(False) stops learning, not dropout: eval() does that.
     model.requires_grad_(False).eval()
     return Host(name=name, model=model, tokenizer=tokenizer)

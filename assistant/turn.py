@@ -145,15 +145,13 @@ class Runner:
 
     def _route(self, request: Request, looked: Looked, bricks: Bricks) -> Plan:
         pictures = [item for item in looked.items if isinstance(item, Picture)]
-        glances = self.glance.embed([p.image for p in pictures]) if pictures and not request.choices.no_bricks else None
+        glances = self.glance.embed([p.image for p in pictures]) if pictures else ()
         texts = asks = None
         if request.text.strip() and not request.choices.no_bricks:
             texts = self.embedder.embed(message_pieces(request.text))
             asks = self.picture_questions.asks(self.embedder.depths(request.text))
         question = Question(
-            pictures=tuple(
-                SeenPicture(p.name, glances[i] if glances is not None else None) for i, p in enumerate(pictures)
-            ),
+            pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
             texts=texts,
             asks_about_picture=bool(asks),
             has_documents=any(isinstance(item, Document) for item in looked.items),
@@ -350,7 +348,7 @@ class Runner:
         generation = Generation(
             self.host, prompt, composition, request.sampling, seed, memory, stopped=lambda: ticket.is_stopping
         )
-        stream = TextStream(lambda ids: self.host.tokenizer.decode(ids, skip_special_tokens=True))
+        stream = TextStream(lambda ids: self.host.tokenizer.decode(ids, skip_special_tokens=True))  # type: ignore[arg-type, return-value]
         ticket.enter("answering")
         trace.tokens.update(prompt=len(prompt), reused=generation.reused)
         tokens = iter(generation)

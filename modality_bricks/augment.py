@@ -39,7 +39,7 @@ def jitter(pictures: Tensor, generator: torch.Generator, strength: float = 0.3, 
     luminance = pictures.mean(1, keepdim=True)
     pictures = luminance + (pictures - luminance) * saturation
     middle = luminance.mean((2, 3), keepdim=True)
-    return (middle + (pictures - middle) * contrast).clamp(0, 1)
+    return (middle + (pictures - middle) * contrast).clamp(0, 1)  # type: ignore[no-any-return]
 
 
 def enlarge(pixels: Tensor, size: int) -> Tensor:

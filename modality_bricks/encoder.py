@@ -35,7 +35,7 @@ class VisionEncoder(nn.Module):
         self.requires_grad_(False).eval()
         parameter = next(self.parameters())
         size = open_clip.image_size_of(model) if hasattr(open_clip, "image_size_of") else self.visual.image_size
-        self.size: int = int(size[0] if isinstance(size, (tuple, list)) else size)
+        self.size: int = int(size[0] if isinstance(size, (tuple, list)) else size)  # type: ignore[arg-type]
         probe = torch.zeros(1, 3, self.size, self.size, device=parameter.device, dtype=parameter.dtype)
         self.tokens, self.width = self.features(probe).shape[1:]
 
@@ -60,7 +60,7 @@ class VisionEncoder(nn.Module):
         out = self.visual.forward_intermediates(batch, indices=STAGES, output_fmt="NCHW")  # type: ignore[operator]
         maps: list[Tensor] = out["image_intermediates"]
         grid = maps[-1].shape[-2:]
-        patches = torch.cat([F.adaptive_avg_pool2d(m, grid) for m in maps], dim=1).flatten(2).transpose(1, 2)
+        patches = torch.cat([F.adaptive_avg_pool2d(m, grid) for m in maps], dim=1).flatten(2).transpose(1, 2)  # type: ignore[arg-type]
         pooled: Tensor = out["image_features"]
         width = max(patches.shape[-1], pooled.shape[-1])
         return torch.cat([_widen(patches, width), _widen(pooled.unsqueeze(1), width)], dim=1)
@@ -71,7 +71,9 @@ def _widen(tokens: Tensor, width: int) -> Tensor:
     return F.pad(tokens, (0, width - tokens.shape[-1]))
 
 
-def load_encoder(source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> VisionEncoder:
+def load_encoder(
+    source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> VisionEncoder:
     """Load a frozen encoder from safetensors.
 
     source  `local-dir:FOLDER` or a folder (open_clip_config.json and open_clip_model.safetensors), `hf-hub:NAME`, or an
@@ -92,7 +94,9 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", dtype: 
             "ViT-B-32/laion2b_s34b_b79k."
         )
     if not config.get("hf_hub"):
-        raise MattoniError(f"The encoder '{name}' is published as a pickled checkpoint, which is refused: choose another tag.")
+        raise MattoniError(
+            f"The encoder '{name}' is published as a pickled checkpoint, which is refused: choose another tag."
+        )
     return _from_folder(_download(str(config["hf_hub"]).rstrip("/")), device, dtype)
 
 
@@ -103,14 +107,18 @@ def _download(repository: str) -> Path:
     except RepositoryNotFoundError as problem:
         raise MattoniError(f"There is no encoder '{repository}' on the Hub: check the name.") from problem
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
-        raise MattoniError(f"The encoder '{repository}' could not be fetched from the Hub: check the network.") from problem
+        raise MattoniError(
+            f"The encoder '{repository}' could not be fetched from the Hub: check the network."
+        ) from problem
 
 
 def _from_folder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VisionEncoder:
     if not (folder / WEIGHTS).is_file():
         pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
         if pickled:
-            raise MattoniError(f"{folder.name}/{pickled[0]} is a pickled checkpoint, which is refused: convert it to {WEIGHTS}.")
+            raise MattoniError(
+                f"{folder.name}/{pickled[0]} is a pickled checkpoint, which is refused: convert it to {WEIGHTS}."
+            )
         raise MattoniError(f"{folder.name}/{WEIGHTS} is missing: an encoder folder holds {CONFIG} and {WEIGHTS}.")
     try:
         json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -52,7 +52,12 @@ class EncoderData:
 
 def model_config(architecture: str, size: int, embedding: int) -> dict[str, Any]:
     """The `model_cfg` of open_clip_config.json."""
-    vision = {"timm_model_name": architecture, "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "linear"}
+    vision = {
+        "timm_model_name": architecture,
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+    }
     return {"embed_dim": embedding, "vision_cfg": {**vision, "image_size": size}, "text_cfg": TEXT_TOWER}
 
 
@@ -106,7 +111,9 @@ class EncoderStage:
         self.use_teacher(data.teacher)
         width = 1 if data.teacher is None else data.teacher.shape[1]
         classes = int(data.labels.max()) + 1
-        self.model: nn.Module = EncoderModel(config, classes, max(1, len(vocabulary)), width).to(memory_format=torch.channels_last)
+        self.model: nn.Module = EncoderModel(config, classes, max(1, len(vocabulary)), width).to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last
+        )
 
     def use_teacher(self, features: NDArray[np.float16] | None) -> None:
         """Learn from these features, each dimension at zero mean and unit deviation."""
@@ -128,7 +135,10 @@ class EncoderStage:
         tiles = [i for i in rows if i < len(self.data.tiles)]
         others = [i - len(self.data.tiles) for i in rows if i >= len(self.data.tiles)]
         size = self.sizes[step]
-        parts, teacher_rows = [random_crops(torch.from_numpy(self.data.tiles[tiles]), size, self.area, generator)], list(tiles)
+        parts, teacher_rows = (
+            [random_crops(torch.from_numpy(self.data.tiles[tiles]), size, self.area, generator)],
+            list(tiles),
+        )
         if others:
             crops = self.data.crops.shape[1]
             picked = torch.randint(crops, (len(others),), generator=generator).tolist()
@@ -168,8 +178,13 @@ def save_encoder(model: EncoderModel, config: dict[str, Any], folder: Path) -> N
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash", "size": [size, size]}
 
     def fill(target: Path) -> None:
-        weights = {name: value.bfloat16() if value.is_floating_point() else value for name, value in model.clip.state_dict().items()}
+        weights = {
+            name: value.bfloat16() if value.is_floating_point() else value
+            for name, value in model.clip.state_dict().items()
+        }
         save_file({name: value.contiguous() for name, value in weights.items()}, target / "open_clip_model.safetensors")
-        write_text(target / "open_clip_config.json", json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1))
+        write_text(
+            target / "open_clip_config.json", json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1)
+        )
 
     replace_folder(folder, fill)

@@ -53,7 +53,9 @@ class FeatureCache:
         missing = [i for i, row in enumerate(rows) if not self._done[row]]
         for start in range(0, len(missing), 64):
             part = missing[start : start + 64]
-            pictures = [view_of(self.samples[wanted[i][0]].open(), self.samples[wanted[i][0]].key, wanted[i][1]) for i in part]
+            pictures = [
+                view_of(self.samples[wanted[i][0]].open(), self.samples[wanted[i][0]].key, wanted[i][1]) for i in part
+            ]
             for i, features in zip(part, self.encoder.features(stack(self.encoder, pictures)), strict=True):
                 self._features[rows[i]] = features.float().cpu().numpy()
                 self._done[rows[i]] = 1

@@ -124,7 +124,11 @@ class Log:
 
     def __init__(self, path: Path, from_step: int) -> None:
         self.path = path
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < from_step] if path.exists() else []
+        kept = (
+            [line for line in path.read_text().splitlines() if json.loads(line)["step"] < from_step]
+            if path.exists()
+            else []
+        )
         path.write_text("".join(line + "\n" for line in kept))
 
     def write(self, **record: Any) -> None:
@@ -165,8 +169,13 @@ def train(stage: Stage, folder: Path, settings: LoopSettings, accelerator: Accel
             spent = time.monotonic() - began
             left = spent / (done - start) * (stage.steps - done)
             mean = sum(recent) / len(recent)
-            log.write(step=step, loss=mean, lr=optimizer.param_groups[0]["lr"], seconds=round(seconds_before + spent, 1))
-            print(f"step {done}/{stage.steps}  loss {mean:.4f}  {spent / 60:.1f} min, {left / 60:.1f} min left", flush=True)
+            log.write(
+                step=step, loss=mean, lr=optimizer.param_groups[0]["lr"], seconds=round(seconds_before + spent, 1)
+            )
+            print(
+                f"step {done}/{stage.steps}  loss {mean:.4f}  {spent / 60:.1f} min, {left / 60:.1f} min left",
+                flush=True,
+            )
             recent.clear()
         if done % stage.steps_per_evaluation == 0 or done == stage.steps:
             if main and log is not None:
@@ -175,7 +184,7 @@ def train(stage: Stage, folder: Path, settings: LoopSettings, accelerator: Accel
                 log.write(step=step, metrics=last, samples=evaluation.samples)
                 print(f"step {done}  dev {last}", *evaluation.samples, sep="\n    ", flush=True)
                 draw_curve(log.path, folder / "curve.png")
-                if last[stage.best_metric] > best["value"]:
+                if last[stage.best_metric] > best["value"]:  # type: ignore[operator]
                     best = {"value": last[stage.best_metric], "metrics": last, "step": step}
                     save_checkpoint(folder / "best.pt", stage.model.state_dict())
             accelerator.wait_for_everyone()

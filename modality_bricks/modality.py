@@ -65,7 +65,9 @@ def load_modality(
     stitch = load_stitch(folder, host_embedding, device, dtype)
     queries = parts.get("queries", stitch.queries)
     if queries != stitch.queries:
-        raise MattoniError(f"{where}: parts.queries is {queries} and the stitch has {stitch.queries}; correct the card.")
+        raise MattoniError(
+            f"{where}: parts.queries is {queries} and the stitch has {stitch.queries}; correct the card."
+        )
     if (encoder.tokens, encoder.width) != (stitch.shape.tokens, stitch.shape.feature_width):
         raise MattoniError(
             f"{where}: the stitch expects {stitch.shape.tokens} features of width {stitch.shape.feature_width} and the "

@@ -132,7 +132,9 @@ def read_recipe(path: Path) -> EncoderRecipe | WordsRecipe | GenerateRecipe:
     try:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise MattoniError(f"There is no config {path}: name a YAML file, such as modality_bricks/configs/tutorial-words.yaml.") from problem
+        raise MattoniError(
+            f"There is no config {path}: name a YAML file, such as modality_bricks/configs/tutorial-words.yaml."
+        ) from problem
     except yaml.YAMLError as problem:
         raise MattoniError(f"{path.name} is not valid YAML: correct it.") from problem
     try:

@@ -110,7 +110,9 @@ def read_source(source: Source, find: Callable[[str], Path], seed: int = 0) -> S
         keep = np.random.default_rng(seed).permutation(len(samples))[: source.limit]
         samples = [samples[i] for i in sorted(keep)]
     if not samples:
-        raise MattoniError(f"data: {', '.join(source.files)} holds no samples of format {source.format}: check the format.")
+        raise MattoniError(
+            f"data: {', '.join(source.files)} holds no samples of format {source.format}: check the format."
+        )
     return SampleSet(samples, source.share, source.views)
 
 
@@ -127,7 +129,7 @@ def _captioned(key: str, picture: Image.Image, captions: Sequence[str]) -> Sampl
 
 
 def tidy_caption(caption: str) -> str:
-    """"a dog runs ." -> "A dog runs." """
+    """ "a dog runs ." -> "A dog runs." """
     text = " ".join(caption.split()).rstrip(" .").replace(" ,", ",").replace(" 's", "'s").replace('"', "")
     return f"{text[:1].upper()}{text[1:]}."
 
@@ -150,11 +152,15 @@ def _folder(path: Path) -> list[Sample]:
         text, key = file.with_suffix(".txt"), file.relative_to(path).as_posix()
         if text.is_file():
             lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
-            samples.append(Sample(key, _opens(file), tuple((q, tidy_caption(c)) for q in CAPTION_QUESTIONS for c in lines)))
+            samples.append(
+                Sample(key, _opens(file), tuple((q, tidy_caption(c)) for q in CAPTION_QUESTIONS for c in lines))
+            )
         elif file.parent != path:
             samples.append(named_sample(key, _opens(file), file.parent.name.replace("_", " ")))
         else:
-            raise MattoniError(f"data: {file.name} has no name: put it in a folder named after what it shows, or add {text.name}.")
+            raise MattoniError(
+                f"data: {file.name} has no name: put it in a folder named after what it shows, or add {text.name}."
+            )
     return samples
 
 
@@ -183,7 +189,9 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
             try:
                 rows.append(json.loads(line))
             except ValueError as problem:
-                raise MattoniError(f"data: line {number} of {path.name} is not JSON ({problem}): correct it.") from problem
+                raise MattoniError(
+                    f"data: line {number} of {path.name} is not JSON ({problem}): correct it."
+                ) from problem
     return rows
 
 
@@ -227,7 +235,9 @@ def _parquet(path: Path) -> list[Sample]:
         image = row.pop("image")
         content = image["bytes"] if isinstance(image, dict) else image
         row = {name: value for name, value in row.items() if value is not None}
-        samples.append(Sample(f"{path.name}#{number}", _opens_bytes(content), turns_of(row, f"row {number} of {path.name}")))
+        samples.append(
+            Sample(f"{path.name}#{number}", _opens_bytes(content), turns_of(row, f"row {number} of {path.name}"))
+        )
     return samples
 
 
@@ -245,10 +255,14 @@ def _webdataset(path: Path) -> list[Sample]:
     for key, parts in groups.items():
         picture = next((v for ending, v in parts.items() if f".{ending}" in PICTURE_ENDINGS), None)
         if picture is None:
-            raise MattoniError(f"data: {key} of {path.name} has no picture: add one of {', '.join(sorted(PICTURE_ENDINGS))}.")
+            raise MattoniError(
+                f"data: {key} of {path.name} has no picture: add one of {', '.join(sorted(PICTURE_ENDINGS))}."
+            )
         if "name" in parts:
             samples.append(named_sample(key, _opens_bytes(picture), parts["name"].decode().strip()))
             continue
-        row = json.loads(parts["json"]) if "json" in parts else {"captions": parts.get("txt", b"").decode().splitlines()}
+        row = (
+            json.loads(parts["json"]) if "json" in parts else {"captions": parts.get("txt", b"").decode().splitlines()}
+        )
         samples.append(Sample(key, _opens_bytes(picture), turns_of(row, key)))
     return samples

@@ -126,7 +126,11 @@ def save_stitch(stitch: QFormerStitch, folder: Path) -> None:
     """Write `stitch.safetensors` in bf16, with the shape in its metadata."""
     tensors = {k: v.bfloat16() if v.is_floating_point() else v for k, v in stitch.state_dict().items()}
     with replacing(folder / FILE) as temporary:
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"shape": json.dumps(asdict(stitch.shape))})
+        save_file(
+            {k: v.contiguous().cpu() for k, v in tensors.items()},
+            temporary,
+            {"shape": json.dumps(asdict(stitch.shape))},
+        )
 
 
 def load_stitch(

@@ -48,7 +48,9 @@ class Spelling:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[SampleSet], words: int, skip: int) -> None:
         self.tokenizer = tokenizer
-        texts = [a for s in sources for sample in s.samples if sample.name is None for a in {a for _, a in sample.turns}]
+        texts = [
+            a for s in sources for sample in s.samples if sample.name is None for a in {a for _, a in sample.turns}
+        ]
         names = sorted({sample.name for s in sources for sample in s.samples if sample.name is not None})
         self.stop = tokenizer.encode(".", add_special_tokens=False)[-1]
         ids: Counter[int] = Counter({self.stop: 10**9})
@@ -93,7 +95,15 @@ class WordsStage:
     best_metric = "score"
 
     def __init__(
-        self, stitch: QFormerStitch, spelling: Spelling, train: Split, dev: Split, batch: int, steps: int, every: int, seed: int
+        self,
+        stitch: QFormerStitch,
+        spelling: Spelling,
+        train: Split,
+        dev: Split,
+        batch: int,
+        steps: int,
+        every: int,
+        seed: int,
     ) -> None:
         self.model: nn.Module = WordsModel(stitch)
         self.stitch, self.spelling, self.train, self.dev = stitch, spelling, train, dev
@@ -121,7 +131,7 @@ class WordsStage:
                 slots[row] = torch.tensor(self.spelling.name_target(sample.name))
         loss = -(target * pooled).sum() / len(samples)
         ordered = F.cross_entropy(logits[:, :NAME_SLOTS].transpose(1, 2), slots, ignore_index=-100, reduction="sum")
-        return loss + ordered / (NAME_SLOTS * len(samples))
+        return loss + ordered / (NAME_SLOTS * len(samples))  # type: ignore[no-any-return]
 
     def _words(self, sample: Sample) -> dict[int, float]:
         if sample.name is not None:
@@ -177,12 +187,16 @@ class ChatFrame:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         mark = "\ue000"
-        rendered = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True)
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
+        )
         before, _, after = str(rendered).partition(mark)
         self.tokenizer = tokenizer
         self.before: list[int] = tokenizer.encode(before, add_special_tokens=False)
         self.after: list[int] = tokenizer.encode(after, add_special_tokens=False)
-        turn_end = str(tokenizer.apply_chat_template([{"role": "assistant", "content": mark}], tokenize=False)).partition(mark)[2]
+        turn_end = str(
+            tokenizer.apply_chat_template([{"role": "assistant", "content": mark}], tokenize=False)
+        ).partition(mark)[2]
         # The template may put a line break behind the end of a turn; generation stops before it.
         self.end: list[int] = tokenizer.encode(turn_end.strip(), add_special_tokens=False)
 
@@ -231,7 +245,9 @@ class GenerateStage:
         self._prefix = [(layer.keys, layer.values) for layer in cache.layers]
 
     def rows(self, step: int) -> list[int]:
-        return self.draws.batch_numbers(step, lambda d: len(self.frame.question(d.question)) + len(self.frame.answer(d.answer)))
+        return self.draws.batch_numbers(
+            step, lambda d: len(self.frame.question(d.question)) + len(self.frame.answer(d.answer))
+        )
 
     def prefix(self, batch: int) -> DynamicCache:
         """A cache that begins with the constant part of the prompt, for `batch` rows."""
@@ -323,11 +339,13 @@ def answer_loss(
     Raises MattoniError when an answer is empty, as then nothing would be learned from it.
     """
     if any(not answer for answer in answers):
-        raise MattoniError("A sample has an empty answer, so its label mask is empty: remove such samples from the data.")
+        raise MattoniError(
+            "A sample has an empty answer, so its label mask is empty: remove such samples from the data."
+        )
     queries = soft.shape[1]
     longest = max(len(q) + len(a) for q, a in zip(questions, answers, strict=True))
     ids = torch.zeros(len(soft), longest, dtype=torch.long)
-    rows, places, labels, weights = [], [], [], []
+    rows, places, labels, weights = [], [], [], []  # type: ignore[var-annotated]
     for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         ids[row, : len(question) + len(answer)] = torch.tensor([*question, *answer])
         first = queries + len(question) - 1  # the position that predicts the answer's first token
@@ -336,7 +354,7 @@ def answer_loss(
         labels += answer
         weights += [1 / len(answer)] * len(answer)
     embed = host.get_input_embeddings()
-    inputs = torch.cat([soft.to(embed.weight.dtype), embed(ids)], dim=1)
+    inputs = torch.cat([soft.to(embed.weight.dtype), embed(ids)], dim=1)  # type: ignore[arg-type]
     # Padding stands to the right of everything that counts, so causal attention never sees it.
     hidden = host.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True).last_hidden_state
     head = host.get_output_embeddings()

@@ -19,7 +19,7 @@ def load_teacher(weights: Path) -> nn.Module:
     """MobileNetV2 1.0 with TensorFlow's "same" padding; its batch norms are folded, so it stays in eval mode."""
     teacher = timm.create_model("mobilenetv2_100", pretrained=False, pad_type="same")
     teacher.load_state_dict(load_file(weights))
-    return teacher.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return teacher.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 @torch.inference_mode()

@@ -98,7 +98,7 @@ def refuse_batch_statistics(model: nn.Module, accelerator: Accelerator) -> nn.Mo
             "This encoder has batch norms, whose statistics would differ from process to process on CPUs: train it in one "
             "process, or choose an architecture without them (such as resnetv2_50x1_bit)."
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
 
 
 def run_encoder(recipe: EncoderRecipe, find: Callable[[str], Path], accelerator: Accelerator) -> dict[str, Any]:
@@ -223,7 +223,9 @@ def hardware(accelerator: Accelerator) -> str:
     return f"{platform.machine()} CPU, {accelerator.num_processes * torch.get_num_threads()} thread(s), torch {torch.__version__}"
 
 
-def write_result(recipe: EncoderRecipe | WordsRecipe | GenerateRecipe, config: Path, outcome: dict[str, Any], where: str) -> dict[str, Any]:
+def write_result(
+    recipe: EncoderRecipe | WordsRecipe | GenerateRecipe, config: Path, outcome: dict[str, Any], where: str
+) -> dict[str, Any]:
     """`RUN/result.json`: the full config with its hash, the figures, the hours."""
     result = {
         "command": f"python -m modality_bricks.train {os.path.relpath(config)}",
@@ -254,7 +256,10 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any]) -> Path:
             split=f"{', '.join(source.files)} (dev)",
             value=round(best[kind], 4),
             n=int(best[f"{kind} n"]),
-            beside={"shuffled pictures": round(best[f"{kind} shuffled"], 4), "distinct answers": round(best[f"{kind} distinct"], 4)},
+            beside={
+                "shuffled pictures": round(best[f"{kind} shuffled"], 4),
+                "distinct answers": round(best[f"{kind} distinct"], 4),
+            },
             command=result["command"],
         )
         for kind, source in dev.items()
@@ -286,7 +291,15 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any]) -> Path:
                     "seed": recipe.seed,
                     "hardware": result["hardware"],
                     "hours": round(sum(r["hours"] for r in results), 2),
-                    "stages": [{"config_sha256": r["config_sha256"], "hours": round(r["hours"], 2), "best": r["best"], "note": r.get("note", "")} for r in results],
+                    "stages": [
+                        {
+                            "config_sha256": r["config_sha256"],
+                            "hours": round(r["hours"], 2),
+                            "best": r["best"],
+                            "note": r.get("note", ""),
+                        }
+                        for r in results
+                    ],
                 },
                 "metrics": [m.model_dump() for m in metrics],
                 "licence": brick.licence,

@@ -13,7 +13,9 @@ from modality_bricks.stitch_stages import names_it
 
 def tiny_stitch() -> tuple[QFormerStitch, torch.Tensor]:
     embedding = torch.randn(50, 32)
-    stitch = QFormerStitch(StitchShape(tokens=5, feature_width=12, host_width=32, words=20, queries=4, layers=1, width=16, heads=2))
+    stitch = QFormerStitch(
+        StitchShape(tokens=5, feature_width=12, host_width=32, words=20, queries=4, layers=1, width=16, heads=2)
+    )
     stitch.set_words(torch.arange(20), embedding)
     return stitch, embedding
 

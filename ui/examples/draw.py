@@ -34,7 +34,7 @@ def receipt() -> Image.Image:
         pen.text((510, top), price, font=font(26, mono=True), fill="#222", anchor="ra")
         top += 48
     pen.line((50, top + 12, 510, top + 12), fill="#555", width=2)
-    for name, price, bold in (("TOTAL", "14.00", True), ("Cash", "20.00", False), ("Change", "6.00", False)):
+    for name, price, bold in (("TOTAL", "$14.00", True), ("Cash", "$20.00", False), ("Change", "$6.00", False)):
         top += 50
         pen.text((50, top), name, font=font(30 if bold else 26, mono=True, bold=bold), fill="#111")
         pen.text((510, top), price, font=font(30 if bold else 26, mono=True, bold=bold), fill="#111", anchor="ra")
