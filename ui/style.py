@@ -32,7 +32,7 @@ _CSS = """
 /* the answer shows its own progress and its own stop button */
 [data-testid="stStatusWidget"] { display: none; }
 /* room for the conversation, also on a phone */
-[data-testid="stMainBlockContainer"] { padding-top: 3.25rem; padding-bottom: 2rem; }
+[data-testid="stMainBlockContainer"] { padding-top: 4.5rem; padding-bottom: 2rem; }
 /* a question stands on the right, as a bubble without a face */
 [class*="st-key-question-"] [data-testid="stChatMessage"] { max-width: 85%; width: fit-content; margin-left: auto;
   padding: .6rem .9rem; border-radius: 1rem 1rem .25rem 1rem;
@@ -54,6 +54,9 @@ _CSS = """
 [class*="st-key-example-"] button p { text-align: left; }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
+  [class*="st-key-example-"] { min-height: 0; }
+  [class*="st-key-answer-"] [data-testid="stChatMessage"] > :first-child { display: none; }
+  h2 { font-size: 1.6rem !important; }
 }
 </style>
 """
