@@ -60,9 +60,10 @@ class _Stage(_Part):
 
 
 class EncoderRecipe(_Stage):
-    """A vision encoder from scratch."""
+    """A vision encoder from scratch, or from the weights of an earlier run of the same shape."""
 
     stage: Literal["encoder"]
+    start_from: str | None = None
     architecture: str
     embedding: PositiveInt
     size: PositiveInt

@@ -117,12 +117,24 @@ def run_encoder(recipe: EncoderRecipe, find: Callable[[str], Path], accelerator:
         recipe.words_weight,
         recipe.area,
     )
+    if recipe.start_from is not None:
+        start_weights(stage.model, Path(recipe.start_from))
     stage.model = refuse_batch_statistics(stage.model, accelerator)
     outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator)
     if accelerator.is_main_process:
         assert isinstance(stage.model, EncoderModel)
         save_encoder(stage.model, stage.config, folder / "encoder")
     return outcome
+
+
+def start_weights(model: nn.Module, path: Path) -> None:
+    """Load the weights that an earlier run left as `best.pt`."""
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except FileNotFoundError as problem:
+        raise MattoniError(f"start_from: there is no {path}: run the config that makes it first.") from problem
+    except RuntimeError as problem:
+        raise MattoniError(f"start_from: {path} holds a model of another shape: give both runs the same.") from problem
 
 
 def read_split(sources: Sequence[Source], recipe: WordsRecipe | GenerateRecipe, find: Callable[[str], Path]) -> Split:
