@@ -17,7 +17,6 @@ from assistant.generation import Sampling
 from assistant.look import Attachment
 from assistant.picture_questions import PictureQuestions
 from assistant.turn import Runner
-from tests.assistant.conftest import tiny_embedder_folder  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +79,7 @@ def answers(messages: list[StoredMessage]) -> list[tuple[str, list[int] | None]]
 
 def test_eight_sessions_at_once_get_what_each_alone_would_get(
     tiny_host,
-    tiny_embedder_folder,  # noqa: F811
+    tiny_embedder_folder,
     monkeypatch,
 ):
     embedder = Embedder(tiny_embedder_folder)

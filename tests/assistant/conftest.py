@@ -1,46 +1,122 @@
-"""Tiny models that only the tests of this package need."""
+"""A whole assistant on tiny models: random weights, the real path from `Assistant.ask` to the store."""
 
+import io
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import mattoni.torchvision_ops  # noqa: F401
 
 import pytest
 import torch
+import yaml
+from open_clip.model import CLIP
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
+
+from assistant.assistant import Assistant
+from assistant.card import describe_files
+from assistant.embedder import Embedder
+from assistant.engine import Ticket
+from assistant.host import Host, load_host
+from assistant.look import Attachment
+from assistant.picture_questions import PictureQuestions
+from assistant.prompt import Prompt, Turn, build_prompt
+from assistant.turn import Runner
+from mattoni.paths import data_folder
+from modality_bricks.encoder import CONFIG, WEIGHTS
+from modality_bricks.stitch import QFormerStitch, StitchShape, save_stitch
+
+QUERIES = 4
 
 
-@pytest.fixture(scope="session")
-def tiny_embedder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that `Embedder` loads: a small BERT whose vectors follow the words of a text, known or spelt alike."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel
+@pytest.fixture
+def host(tiny_host: Path) -> Host:
+    """The tiny host in fp32."""
+    return load_host(str(tiny_host), device="cpu", dtype="float32")
 
-    folder = tmp_path_factory.mktemp("tiny-embedder")
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    corpus = ["the kiln burns bricks at a thousand degrees", "mortar is sand lime and water", "what is the garden"]
-    tokenizer.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    # Shipped tokenizers cut and pad in their own way, which must not matter.
-    tokenizer.enable_truncation(8)
-    tokenizer.enable_padding(length=128)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=512,
-    )
+
+@pytest.fixture
+def assistant(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Assistant]:
+    """The tiny host with the shipped bricks that fit it (`document`) and an image brick of its own, `eyes`.
+
+    No message of the tests asks about a picture that is not there.
+    """
+    embedder = Embedder(tiny_embedder_folder)
+    depths = torch.zeros_like(embedder.depths("text"))
+    monkeypatch.setattr(Runner, "embedder", embedder)
+    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    opened = Assistant.open(str(tiny_host), device="cpu", dtype="float32")
+    write_eyes(data_folder() / "bricks" / "eyes", opened.host)
+    yield opened
+    opened.close()
+
+
+def write_eyes(folder: Path, host: Host) -> None:
+    """An image brick with random weights: a tiny open_clip encoder and a stitch for the host, four soft tokens."""
+    (folder / "encoder").mkdir(parents=True)
+    vision = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 1, "layers": 1}
+    pixels = {
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+        "size": [32] * 2,
+    }
+    config = {
+        "model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": pixels,
+    }
+    (folder / "encoder" / CONFIG).write_text(json.dumps(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = BertModel(config)
-        torch.nn.init.normal_(model.embeddings.word_embeddings.weight, std=0.3)
-    model.save_pretrained(folder)
-    return folder
+        encoder = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+        shape = StitchShape(
+            tokens=17, feature_width=64, host_width=host.width, words=64, queries=QUERIES, layers=1, width=16, heads=2
+        )
+        stitch = QFormerStitch(shape)
+    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / "encoder" / WEIGHTS)
+    stitch.set_words(torch.arange(64), host.embedding.detach().float())
+    save_stitch(stitch, folder)
+    card = {
+        "schema": 1,
+        "name": folder.name,
+        "kind": "modality",
+        "title": "Eyes",
+        "summary": "Random weights.",
+        "host": host.identity.model_dump(),
+        "injects": ["sequence"],
+        "files": {name: file.model_dump() for name, file in describe_files(folder).items()},
+        "parts": {"encoder": "local-dir:encoder", "stitch": "qformer", "queries": QUERIES},
+        "licence": "none",
+    }
+    (folder / "brick.yaml").write_text(yaml.safe_dump(card))
+
+
+def png(colour: str = "orange", size: tuple[int, int] = (40, 30), name: str | None = None) -> Attachment:
+    """A picture of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return Attachment(name or f"{colour}.png", buffer.getvalue())
+
+
+def done(ticket: Ticket) -> Ticket:
+    """The ticket when its turn has ended."""
+    assert ticket.wait(60), "the turn does not end"
+    return ticket
+
+
+@pytest.fixture
+def prompts(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every prompt that the host is given, as text in which each soft token is a ■."""
+    seen: list[str] = []
+
+    def build(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> Prompt:
+        prompt = build_prompt(tokenizer, turns)
+        seen.append("".join("■" if isinstance(key, tuple) else tokenizer.decode([key]) for key in prompt.keys))
+        return prompt
+
+    monkeypatch.setattr("assistant.turn.build_prompt", build)
+    return seen

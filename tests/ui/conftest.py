@@ -11,14 +11,13 @@ import ui
 from assistant.embedder import Embedder
 from assistant.picture_questions import PictureQuestions
 from assistant.turn import Runner
-from tests.assistant.conftest import tiny_embedder_folder  # noqa: F401
 from ui import backend as backend_module
 
 PAGE = Path(ui.__file__).with_name("app.py")
 
 
 @pytest.fixture
-def tiny_models(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def tiny_models(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models in the places of the builtin ones; no message of the tests asks about a picture that is not there."""
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
