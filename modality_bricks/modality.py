@@ -18,24 +18,19 @@ class ModalityBrick:
     def __init__(self, encoder: VisionEncoder, stitch: QFormerStitch) -> None:
         self._encoder, self._stitch = encoder, stitch
 
-    @property
-    def queries(self) -> int:
-        """Soft tokens per picture."""
-        return self._stitch.queries
-
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures -> (n, tokens, feature width)."""
         return self._encoder.features(stack(self._encoder, images))
 
     @torch.no_grad()
     def stitch(self, features: Tensor) -> Tensor:
-        """(n, tokens, feature width) -> (n, queries, host width)."""
+        """(n, tokens, feature width) -> (n, soft tokens, host width)."""
         soft = self._stitch(features)
         assert isinstance(soft, Tensor)
         return soft
 
     def soft_tokens(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures -> (n, queries, host width)."""
+        """Pictures -> (n, soft tokens, host width)."""
         return self.stitch(self.encode(images))
 
 
@@ -63,10 +58,10 @@ def load_modality(
         source = f"local-dir:{inside}"
     encoder = load_encoder(source, device, dtype)
     stitch = load_stitch(folder, host_embedding, device, dtype)
-    queries = parts.get("queries", stitch.queries)
-    if queries != stitch.queries:
+    queries = parts.get("queries", stitch.shape.queries)
+    if queries != stitch.shape.queries:
         raise MattoniError(
-            f"{where}: parts.queries is {queries} and the stitch has {stitch.queries}; correct the card."
+            f"{where}: parts.queries is {queries} and the stitch has {stitch.shape.queries}; correct the card."
         )
     if (encoder.tokens, encoder.width) != (stitch.shape.tokens, stitch.shape.feature_width):
         raise MattoniError(

@@ -84,6 +84,8 @@ class StitchPart(_Part):
     heads: PositiveInt = 4
     words: PositiveInt = 3000
     skip_commonest: int = 45
+    opening: str = "The picture shows"  # what soft tokens that are the same for every picture start as
+    sharpness: float = 3.0
 
 
 class _StitchStage(_Stage):

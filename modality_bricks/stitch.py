@@ -3,10 +3,13 @@
 Method: the querying transformer of BLIP-2 (Li et al. 2023, arXiv:2301.12597, section 3.1) reads the features; each query
 then becomes a mixture of the host's own word embeddings (as in Frozen's reading of pictures as words, Tsimpoukelli et al.
 2021, arXiv:2106.13884, but with an explicit softmax over a vocabulary) plus a linear residue that starts at zero. A frozen
-host reads soft tokens that are made of its own words almost at once.
+host reads soft tokens that are made of its own words almost at once, the more so the purer they are, hence `sharpness`.
+In front of them may stand an opening, the same for every picture: learned soft tokens that begin as words of the host
+(prompt tuning from words, Lester et al. 2021, arXiv:2104.08691, section 3.2). It tells the host that what follows is seen.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,10 +39,12 @@ class StitchShape:
     layers: int = 3
     width: int = 256
     heads: int = 4
+    opening: int = 0  # soft tokens that are the same for every picture
+    sharpness: float = 1.0  # by which the words' logits are multiplied before a soft token is mixed
 
 
 class QFormerStitch(nn.Module):
-    """(batch, tokens, feature_width) encoder features -> (batch, queries, host_width) soft tokens."""
+    """(batch, tokens, feature_width) encoder features -> (batch, opening + queries, host_width) soft tokens."""
 
     word_ids: Tensor
     word_vectors: Tensor
@@ -73,16 +78,15 @@ class QFormerStitch(nn.Module):
         self.residue = nn.Linear(shape.width, shape.host_width)
         nn.init.zeros_(self.residue.weight)
         nn.init.zeros_(self.residue.bias)
+        if shape.opening:
+            self.opening = nn.Parameter(torch.zeros(shape.opening, shape.host_width))
 
-    @property
-    def queries(self) -> int:
-        """Soft tokens per picture."""
-        return self.shape.queries
-
-    def set_words(self, word_ids: Tensor, host_embedding: Tensor) -> None:
-        """Choose the words that soft tokens are mixed from: (words,) token ids of the host with that embedding."""
+    def set_words(self, word_ids: Tensor, host_embedding: Tensor, opening: Sequence[int] = ()) -> None:
+        """Choose the words that soft tokens are mixed from, (words,) token ids of the host, and those that open them."""
         self.word_ids.copy_(word_ids)
         self.read_host(host_embedding)
+        if opening:
+            self.opening.data.copy_(host_embedding.detach()[list(opening)])
 
     def read_host(self, host_embedding: Tensor) -> None:
         """Take the rows of the chosen words from the host's word embeddings, (vocabulary, host_width)."""
@@ -114,11 +118,13 @@ class QFormerStitch(nn.Module):
         return logits
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, tokens, feature_width) -> (batch, queries, host_width)."""
+        """(batch, tokens, feature_width) -> (batch, opening + queries, host_width)."""
         hidden = self.read(features)
-        words = self.word_logits(hidden).float().softmax(-1).to(self.word_vectors.dtype)
+        words = (self.shape.sharpness * self.word_logits(hidden).float()).softmax(-1).to(self.word_vectors.dtype)
         soft = words @ self.word_vectors + self.residue(hidden)
         assert isinstance(soft, Tensor)
+        if self.shape.opening:
+            soft = torch.cat([self.opening.to(soft.dtype).expand(len(soft), -1, -1), soft], dim=1)
         return soft
 
 

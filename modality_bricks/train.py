@@ -147,6 +147,7 @@ def read_split(sources: Sequence[Source], recipe: WordsRecipe | GenerateRecipe, 
 def new_stitch(recipe: WordsRecipe, split: Split, spelling: Spelling, embedding: torch.Tensor) -> QFormerStitch:
     """A stitch with random weights that knows its words and the statistics of the features."""
     encoder, part = split.caches[0].encoder, recipe.stitch
+    opening = spelling.tokenizer.encode(part.opening, add_special_tokens=False)
     torch.manual_seed(recipe.seed)
     stitch = QFormerStitch(
         StitchShape(
@@ -158,9 +159,11 @@ def new_stitch(recipe: WordsRecipe, split: Split, spelling: Spelling, embedding:
             layers=part.layers,
             width=part.width,
             heads=part.heads,
+            opening=len(opening),
+            sharpness=part.sharpness,
         )
     )
-    stitch.set_words(torch.tensor(spelling.ids), embedding)
+    stitch.set_words(torch.tensor(spelling.ids), embedding, opening)
     rows = [cache.get([(i, 0) for i in range(min(512, len(cache.samples)))]) for cache in split.caches]
     features = torch.cat(rows)
     stitch.feature_mean.copy_(features.mean(0))
@@ -283,7 +286,7 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any]) -> Path:
             shutil.copytree(target, folder, dirs_exist_ok=True)
         shutil.copytree(recipe.encoder.removeprefix("local-dir:"), folder / "encoder", dirs_exist_ok=True)
         shutil.copy(Path(recipe.run) / "stitch.safetensors", folder)
-        stitch_queries = load_stitch(folder, host.embedding).queries
+        stitch_queries = load_stitch(folder, host.embedding).shape.queries
         card = BrickCard.model_validate(
             {
                 "schema": 1,

@@ -31,6 +31,23 @@ def test_a_saved_stitch_gives_the_same_soft_tokens(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(features), stitch(features), rtol=0.1, atol=0.05)
 
 
+def test_an_opening_begins_as_the_hosts_own_words_and_sharp_soft_tokens_are_nearly_words(tmp_path: Path) -> None:
+    embedding = torch.randn(50, 32)
+    shape = StitchShape(
+        tokens=5, feature_width=12, host_width=32, words=20, queries=4, layers=1, width=16, heads=2, opening=2,
+        sharpness=1e4,
+    )  # fmt: skip
+    stitch = QFormerStitch(shape)
+    stitch.set_words(torch.arange(20), embedding, opening=[7, 3])
+    soft = stitch(torch.randn(2, 5, 12))
+    assert soft.shape == (2, 6, 32)
+    torch.testing.assert_close(soft[:, :2], embedding[[7, 3]].expand(2, -1, -1))
+    to_a_word = torch.cdist(soft[:, 2:].reshape(-1, 32), embedding[:20]).min(1).values
+    assert to_a_word.max() < 1e-3
+    save_stitch(stitch, tmp_path)
+    torch.testing.assert_close(load_stitch(tmp_path, embedding).opening, stitch.opening, rtol=1e-2, atol=1e-2)
+
+
 def test_a_stitch_for_another_host_or_encoder_is_refused(tmp_path: Path) -> None:
     stitch, _ = tiny_stitch()
     save_stitch(stitch, tmp_path)
