@@ -22,7 +22,7 @@ from assistant.engine import Ticket
 from assistant.host import Host, load_host
 from assistant.look import Attachment
 from assistant.picture_questions import PictureQuestions
-from assistant.prompt import Prompt, Turn, build_prompt
+from assistant.prompt import Prompt, Soft, Turn, build_prompt
 from assistant.turn import Runner
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS
@@ -77,6 +77,10 @@ def write_eyes(folder: Path, host: Host) -> None:
             tokens=17, feature_width=64, host_width=host.width, words=64, queries=QUERIES, layers=1, width=16, heads=2
         )
         stitch = QFormerStitch(shape)
+        # With the usual spread every picture would be about the same mixture of words.
+        for layer in stitch.parameters():
+            if layer.dim() > 1:
+                torch.nn.init.normal_(layer, std=1.0)
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / "encoder" / WEIGHTS)
     stitch.set_words(torch.arange(64), host.embedding.detach().float())
     save_stitch(stitch, folder)
@@ -115,8 +119,24 @@ def prompts(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def build(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> Prompt:
         prompt = build_prompt(tokenizer, turns)
-        seen.append("".join("■" if isinstance(key, tuple) else tokenizer.decode([key]) for key in prompt.keys))
+        seen.append(
+            "".join("■" * len(p.vectors) if isinstance(p, Soft) else tokenizer.decode(p) for p in prompt.pieces)
+        )
         return prompt
 
     monkeypatch.setattr("assistant.turn.build_prompt", build)
     return seen
+
+
+def write_adapter(folder: Path, host: Host, seed: int, spread: float = 0.3) -> Path:
+    """A PEFT LoRA folder on every linear layer of the host, its factors random and large enough to change an answer."""
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    factors = {}
+    for name, (rows, columns) in host.linear_shapes.items():
+        factors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(4, columns, generator=generator) * spread
+        factors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) * spread
+    save_file(factors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
