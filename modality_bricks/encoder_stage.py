@@ -144,10 +144,11 @@ class EncoderStage:
             picked = torch.randint(crops, (len(others),), generator=generator).tolist()
             parts.append(random_crops(torch.from_numpy(self.data.crops[others, picked]), size, self.area, generator))
             teacher_rows += [len(self.data.tiles) + i * crops + k for i, k in zip(others, picked, strict=True)]
-        pictures = normalise(jitter(torch.cat(parts), generator), MEAN, STD)
-        with torch.autocast("cpu", torch.bfloat16):
+        device = next(model.parameters()).device
+        pictures = normalise(jitter(torch.cat(parts), generator), MEAN, STD).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             classes, words, guess = model(pictures)
-        labels = torch.from_numpy(self.data.labels[tiles])
+        labels = torch.from_numpy(self.data.labels[tiles]).to(device)
         loss = F.cross_entropy(classes[: len(tiles)].float(), labels, label_smoothing=0.1, reduction="sum")
         if others and self.words_weight:
             log_words = words[len(tiles) :].float().log_softmax(-1)
@@ -155,7 +156,7 @@ class EncoderStage:
                 for word, share in self.targets[i].items():
                     loss = loss - self.words_weight * share * log_words[row, word]
         if self.teacher is not None and step // self.steps_per_evaluation >= self.teacher_from_epoch:
-            target = (self.teacher[teacher_rows].float() - self.teacher_mean) / self.teacher_std
+            target = ((self.teacher[teacher_rows].float() - self.teacher_mean) / self.teacher_std).to(device)
             loss = loss + self.teacher_weight * (1 - F.cosine_similarity(guess.float(), target)).sum()
         return loss / len(rows)
 
@@ -163,12 +164,14 @@ class EncoderStage:
     def evaluate(self, step: int) -> Evaluation:
         """Top-1 of the dev tiles at the picture size of this step, without flips."""
         self.model.eval()
+        device = next(self.model.parameters()).device
         right = 0
         for start in range(0, len(self.data.dev_tiles), 250):
             pictures = enlarge(torch.from_numpy(self.data.dev_tiles[start : start + 250]), self.sizes[step])
-            with torch.autocast("cpu", torch.bfloat16):
-                classes = self.model(normalise(pictures, MEAN, STD))[0]
-            right += int((classes.argmax(-1) == torch.from_numpy(self.data.dev_labels[start : start + 250])).sum())
+            with torch.autocast(device.type, torch.bfloat16):
+                classes = self.model(normalise(pictures, MEAN, STD).to(device))[0]
+            labels = torch.from_numpy(self.data.dev_labels[start : start + 250])
+            right += int((classes.argmax(-1).cpu() == labels).sum())
         return Evaluation({"top1": right / len(self.data.dev_tiles)})
 
 
@@ -182,7 +185,9 @@ def save_encoder(model: EncoderModel, config: dict[str, Any], folder: Path) -> N
             name: value.bfloat16() if value.is_floating_point() else value
             for name, value in model.clip.state_dict().items()
         }
-        save_file({name: value.contiguous() for name, value in weights.items()}, target / "open_clip_model.safetensors")
+        save_file(
+            {name: value.contiguous().cpu() for name, value in weights.items()}, target / "open_clip_model.safetensors"
+        )
         write_text(
             target / "open_clip_config.json", json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1)
         )

@@ -6,18 +6,18 @@ several processes that share a global batch see the same samples as one.
 
 import json
 import math
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mattoni.errors import MattoniError
+from mattoni.files import replacing
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,9 @@ def check_loss(value: float, step: int) -> None:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all, so that a kill while saving leaves the previous checkpoint."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    """Whole or not at all: a kill or a full disk while saving leaves the previous checkpoint."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def draw_curve(log: Path, png: Path) -> None:
@@ -136,73 +135,126 @@ class Log:
             file.write(json.dumps(record) + "\n")
 
 
-def train(stage: Stage, folder: Path, settings: LoopSettings, accelerator: Accelerator) -> dict[str, Any]:
+class Best(TypedDict):
+    """The evaluation with the highest `Stage.best_metric`."""
+
+    value: float
+    metrics: dict[str, float]
+    step: int
+
+
+@dataclass
+class Progress:
+    """How far a run is; part of each checkpoint."""
+
+    step: int = 0  # steps done
+    seconds: float = 0.0
+    best: Best = field(default_factory=lambda: Best(value=-math.inf, metrics={}, step=-1))
+    last: dict[str, float] = field(default_factory=dict)
+
+
+def load_checkpoint(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Progress:
+    """Put model and optimizer where the checkpoint was. Raises MattoniError if it belongs to another run."""
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    # Checkpoints from before configs were kept in them have none.
+    before = saved.get("config", config)
+    changed = sorted(name for name in before.keys() | config.keys() if before.get(name) != config.get(name))
+    again = f"give the config another run, or remove {path.parent} to start anew"
+    if changed:
+        raise MattoniError(f"{path} was made with other values of {', '.join(changed)}: {again}.")
+    try:
+        stage.model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError) as problem:
+        raise MattoniError(f"{path} holds a model of another shape: {again}.") from problem
+    return Progress(saved["step"], saved["seconds"], saved["best"], saved["last"])
+
+
+def train(
+    stage: Stage, folder: Path, settings: LoopSettings, accelerator: Accelerator, config: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Run a stage to its end, from the checkpoint in `folder` if there is one.
+
+    config  what the run depends on, by name; a checkpoint made with other values is refused
 
     Leaves `checkpoint.pt`, `best.pt` (model weights of the best evaluation), `log.jsonl` and `curve.png`.
     Returns the last metrics, the best metrics and the hours spent, over all resumed parts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model, optimizer = stage.model, make_optimizer(stage.model, settings)
-    start, seconds_before, best = 0, 0.0, {"value": -math.inf, "metrics": {}, "step": -1}
-    last: dict[str, float] = {}
+    optimizer = make_optimizer(stage.model, settings)
     checkpoint = folder / "checkpoint.pt"
+    progress = Progress()
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        start, seconds_before, best, last = saved["step"], saved["seconds"], saved["best"], saved["last"]
-        accelerator.print(f"resumed from {checkpoint} at step {start}")
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    main = accelerator.is_main_process
+        progress = load_checkpoint(checkpoint, stage, optimizer, config or {})
+        accelerator.print(f"resumed from {checkpoint} at step {progress.step}")
+    try:
+        _loop(stage, folder, settings, accelerator, config or {}, optimizer, progress)
+    except KeyboardInterrupt:
+        where = "the same command goes on from the last checkpoint" if checkpoint.exists() else "no checkpoint yet"
+        raise MattoniError(f"Stopped after step {progress.step}: {where} in {folder}.") from None
+    best = progress.best
+    return {
+        "last": progress.last,
+        "best": best["metrics"],
+        "best_step": best["step"],
+        "hours": progress.seconds / 3600,
+    }
+
+
+def _loop(
+    stage: Stage,
+    folder: Path,
+    settings: LoopSettings,
+    accelerator: Accelerator,
+    config: dict[str, Any],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
+    """Step, report, evaluate, save; `progress` is kept up to date."""
+    wrapped, optimizer = accelerator.prepare(stage.model, optimizer)
+    main, start = accelerator.is_main_process, progress.step
     log = Log(folder / "log.jsonl", start) if main else None
     began = saved_at = time.monotonic()
+    seconds_before = progress.seconds
     recent: list[float] = []
     for step in range(start, stage.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_factor(step, stage.steps, settings.warmup)
-        value = optimizer_step(stage, wrapped, optimizer, accelerator, settings, step)
-        check_loss(value, step)
-        recent.append(value)
-        done = step + 1
-        if main and log is not None and (done % settings.log_every == 0 or done == stage.steps):
-            spent = time.monotonic() - began
-            left = spent / (done - start) * (stage.steps - done)
+        recent.append(optimizer_step(stage, wrapped, optimizer, accelerator, settings, step))
+        progress.step = done = step + 1
+        progress.seconds = seconds_before + time.monotonic() - began
+        last_step = done == stage.steps
+        if log is not None and (done % settings.log_every == 0 or last_step):
+            left = (progress.seconds - seconds_before) / (done - start) * (stage.steps - done)
             mean = sum(recent) / len(recent)
-            log.write(
-                step=step, loss=mean, lr=optimizer.param_groups[0]["lr"], seconds=round(seconds_before + spent, 1)
-            )
+            log.write(step=step, loss=mean, lr=optimizer.param_groups[0]["lr"], seconds=round(progress.seconds, 1))
             print(
-                f"step {done}/{stage.steps}  loss {mean:.4f}  {spent / 60:.1f} min, {left / 60:.1f} min left",
+                f"step {done}/{stage.steps}  loss {mean:.4f}  {progress.seconds / 60:.1f} min, {left / 60:.1f} min left",
                 flush=True,
             )
             recent.clear()
-        if done % stage.steps_per_evaluation == 0 or done == stage.steps:
-            if main and log is not None:
-                evaluation = stage.evaluate(step)
-                last = evaluation.metrics
-                log.write(step=step, metrics=last, samples=evaluation.samples)
-                print(f"step {done}  dev {last}", *evaluation.samples, sep="\n    ", flush=True)
-                draw_curve(log.path, folder / "curve.png")
-                if last[stage.best_metric] > best["value"]:  # type: ignore[operator]
-                    best = {"value": last[stage.best_metric], "metrics": last, "step": step}
-                    save_checkpoint(folder / "best.pt", stage.model.state_dict())
+        if done % stage.steps_per_evaluation == 0 or last_step:
+            if log is not None:
+                _evaluate(stage, folder, log, progress, step)
             accelerator.wait_for_everyone()
-        if main and (time.monotonic() - saved_at > 60 * settings.checkpoint_minutes or done == stage.steps):
+        if main and (time.monotonic() - saved_at > 60 * settings.checkpoint_minutes or last_step):
+            progress.seconds = seconds_before + time.monotonic() - began
+            state = {"model": stage.model.state_dict(), "optimizer": optimizer.state_dict(), "config": config}
+            save_checkpoint(folder / "checkpoint.pt", state | vars(progress))
             saved_at = time.monotonic()
-            save_checkpoint(
-                checkpoint,
-                {
-                    "model": stage.model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": done,
-                    "seconds": seconds_before + time.monotonic() - began,
-                    "best": best,
-                    "last": last,
-                },
-            )
-    hours = (seconds_before + time.monotonic() - began) / 3600
-    return {"last": last, "best": best["metrics"], "best_step": best["step"], "hours": hours}
+
+
+def _evaluate(stage: Stage, folder: Path, log: Log, progress: Progress, step: int) -> None:
+    """Measure, log, draw; keep the weights if they are the best so far."""
+    evaluation = stage.evaluate(step)
+    progress.last = evaluation.metrics
+    log.write(step=step, metrics=evaluation.metrics, samples=evaluation.samples)
+    print(f"step {step + 1}  dev {evaluation.metrics}", *evaluation.samples, sep="\n    ", flush=True)
+    draw_curve(log.path, folder / "curve.png")
+    value = evaluation.metrics[stage.best_metric]
+    if value > progress.best["value"]:
+        progress.best = Best(value=value, metrics=evaluation.metrics, step=step)
+        save_checkpoint(folder / "best.pt", stage.model.state_dict())
 
 
 def optimizer_step(
@@ -213,7 +265,10 @@ def optimizer_step(
     settings: LoopSettings,
     step: int,
 ) -> float:
-    """One update on the global batch: each process takes its slice, in `accumulation` parts. Returns the global mean loss."""
+    """One update on the global batch: each process takes its slice, in `accumulation` parts. Returns the global mean loss.
+
+    Raises MattoniError before the weights are touched when loss or gradient are not finite.
+    """
     rows = stage.rows(step)
     parts = accelerator.num_processes * settings.accumulation
     if len(rows) % parts:
@@ -232,8 +287,11 @@ def optimizer_step(
             loss = stage.loss(model, mine, step) / settings.accumulation
             accelerator.backward(loss)
         total += loss.detach()
-    if settings.clip is not None:
-        accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+    value = float(accelerator.reduce(total, reduction="mean"))
+    check_loss(value, step)
+    norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+    if not torch.isfinite(norm):
+        raise MattoniError(f"The gradient is {float(norm)} at step {step}: lower the learning rate.")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(accelerator.reduce(total, reduction="mean"))
+    return value

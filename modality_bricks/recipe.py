@@ -78,7 +78,7 @@ class EncoderRecipe(_Stage):
 class StitchPart(_Part):
     """The shape of the stitch."""
 
-    queries: PositiveInt = 16
+    queries: int = Field(default=16, ge=6)  # the first six spell the name of a thing
     layers: PositiveInt = 3
     width: PositiveInt = 256
     heads: PositiveInt = 4

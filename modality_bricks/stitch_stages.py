@@ -24,6 +24,16 @@ NAME_SLOTS = 6
 CaptionScore = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.parameters()).device
+
+
+def half(device: torch.device) -> torch.autocast:
+    """Matrix products in bf16 on this device."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
 @dataclass(frozen=True)
 class Split:
     """Sources with their feature caches."""
@@ -116,14 +126,14 @@ class WordsStage:
     def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
         draws = [self.draws.draw(n) for n in rows]
         samples = [self.train.sources[d.source].samples[d.sample] for d in draws]
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(self.train.features(draws))
+        with half(device := device_of(model)):
+            logits = model(self.train.features(draws).to(device))
         return self._loss(logits.float(), samples)
 
     def _loss(self, logits: Tensor, samples: Sequence[Sample]) -> Tensor:
         pooled = (logits.log_softmax(-1).logsumexp(1) - np.log(logits.shape[1])).clamp(min=-30)
         target = torch.zeros_like(pooled)
-        slots = torch.full((len(samples), NAME_SLOTS), -100)
+        slots = torch.full((len(samples), NAME_SLOTS), -100, device=logits.device)
         for row, sample in enumerate(samples):
             for place, share in self._words(sample).items():
                 target[row, place] = share
@@ -131,7 +141,8 @@ class WordsStage:
                 slots[row] = torch.tensor(self.spelling.name_target(sample.name))
         loss = -(target * pooled).sum() / len(samples)
         ordered = F.cross_entropy(logits[:, :NAME_SLOTS].transpose(1, 2), slots, ignore_index=-100, reduction="sum")
-        return loss + ordered / (NAME_SLOTS * len(samples))  # type: ignore[no-any-return]
+        total: Tensor = loss + ordered / (NAME_SLOTS * len(samples))
+        return total
 
     def _words(self, sample: Sample) -> dict[int, float]:
         if sample.name is not None:
@@ -143,15 +154,17 @@ class WordsStage:
     def evaluate(self, step: int) -> Evaluation:
         """`named`: the likeliest of all names is right; `hit`: the likeliest free word was said of the picture."""
         self.model.eval()
+        device = device_of(self.model)
         names = sorted({s.name for src in self.train.sources for s in src.samples if s.name is not None})
-        spelled = torch.tensor([self.spelling.name_target(n) for n in names])
+        spelled = torch.tensor([self.spelling.name_target(n) for n in names], device=device)
         right: list[bool] = []
         hits: list[bool] = []
         lines: list[str] = []
         for source, cache in zip(self.dev.sources, self.dev.caches, strict=True):
             for start in range(0, len(source.samples), 128):
                 samples = source.samples[start : start + 128]
-                logits = self.model(cache.get([(start + i, 0) for i in range(len(samples))])).float().log_softmax(-1)
+                features = cache.get([(start + i, 0) for i in range(len(samples))])
+                logits = self.model(features.to(device)).float().log_softmax(-1)
                 pooled = logits.logsumexp(1)
                 pooled[:, self.spelling.index[self.spelling.stop]] = -torch.inf
                 for row, sample in enumerate(samples):
@@ -182,34 +195,15 @@ class WordsModel(nn.Module):
         return self.stitch.word_logits(self.stitch.read(features))
 
 
+@dataclass(frozen=True)
 class ChatFrame:
-    """The chat template cut where the picture and the question go: before them, and after the question."""
+    """The prompt around the soft tokens, as token ids: what training shows the host is what the assistant will."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        mark = "\ue000"
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
-        )
-        before, _, after = str(rendered).partition(mark)
-        self.tokenizer = tokenizer
-        self.before: list[int] = tokenizer.encode(before, add_special_tokens=False)
-        self.after: list[int] = tokenizer.encode(after, add_special_tokens=False)
-        turn_end = str(
-            tokenizer.apply_chat_template([{"role": "assistant", "content": mark}], tokenize=False)
-        ).partition(mark)[2]
-        # The template may put a line break behind the end of a turn; generation stops before it.
-        self.end: list[int] = tokenizer.encode(turn_end.strip(), add_special_tokens=False)
-
-    @lru_cache(maxsize=10_000)  # noqa: B019  (one object per run)
-    def question(self, text: str) -> tuple[int, ...]:
-        """Ids between the soft tokens and the answer. The line break and the question are encoded apart, as at run time."""
-        line_break = self.tokenizer.encode("\n", add_special_tokens=False)
-        return tuple(line_break + self.tokenizer.encode(text, add_special_tokens=False) + self.after)
-
-    @lru_cache(maxsize=100_000)  # noqa: B019
-    def answer(self, text: str) -> tuple[int, ...]:
-        """Ids of the answer with the end of the turn."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False) + self.end)
+    before: tuple[int, ...]  # up to the soft tokens
+    question: Callable[[str], tuple[int, ...]]  # from there to the answer
+    answer: Callable[[str], tuple[int, ...]]  # with the end of the turn
+    end: int  # the token that stops an answer
+    text: Callable[[Sequence[int]], str]
 
 
 class GenerateStage:
@@ -224,7 +218,7 @@ class GenerateStage:
         self,
         stitch: QFormerStitch,
         host: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        frame: ChatFrame,
         train: Split,
         dev: Split,
         batch: int,
@@ -236,12 +230,13 @@ class GenerateStage:
     ) -> None:
         self.model: nn.Module = stitch
         self.stitch, self.host, self.train, self.dev = stitch, host, train, dev
-        self.frame = ChatFrame(tokenizer)
+        self.frame = frame
         self.draws = Draws(train.sources, batch, seed)
         self.steps, self.steps_per_evaluation = steps, every
         self.score_captions, self.new_tokens = score_captions, new_tokens
         with torch.no_grad():
-            cache = host(torch.tensor([self.frame.before]), use_cache=True).past_key_values
+            before = torch.tensor([frame.before], device=host.device)
+            cache = host(before, use_cache=True).past_key_values
         self._prefix = [(layer.keys, layer.values) for layer in cache.layers]
 
     def rows(self, step: int) -> list[int]:
@@ -258,8 +253,8 @@ class GenerateStage:
 
     def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
         draws = [self.draws.draw(n) for n in rows]
-        with torch.autocast("cpu", torch.bfloat16):
-            soft = model(self.train.features(draws))
+        with half(self.host.device):
+            soft = model(self.train.features(draws).to(self.host.device))
         questions = [self.frame.question(d.question) for d in draws]
         answers = [self.frame.answer(d.answer) for d in draws]
         return answer_loss(self.host, self.prefix(len(draws)), soft, questions, answers)
@@ -298,9 +293,9 @@ class GenerateStage:
     @torch.inference_mode()
     def answer(self, features: Tensor, question: str) -> list[str]:
         """Greedy answers of the host to one question about several pictures, as one batch."""
-        with torch.autocast("cpu", torch.bfloat16):
-            soft = self.stitch(features)
-        asked = torch.tensor(self.frame.question(question)).expand(len(features), -1)
+        with half(self.host.device):
+            soft = self.stitch(features.to(self.host.device))
+        asked = torch.tensor(self.frame.question(question), device=soft.device).expand(len(features), -1)
         embed = self.host.get_input_embeddings()
         inputs = torch.cat([soft.to(embed.weight.dtype), embed(asked)], dim=1)
         cache = self.prefix(len(features))
@@ -311,8 +306,8 @@ class GenerateStage:
             inputs = embed(said[-1]).unsqueeze(1)
         texts = []
         for row in torch.stack(said, dim=1).tolist():
-            end = row.index(self.frame.end[0]) if self.frame.end[0] in row else len(row)
-            texts.append(str(self.frame.tokenizer.decode(row[:end])).strip())
+            end = row.index(self.frame.end) if self.frame.end in row else len(row)
+            texts.append(self.frame.text(row[:end]).strip())
         return texts
 
 
@@ -345,7 +340,10 @@ def answer_loss(
     queries = soft.shape[1]
     longest = max(len(q) + len(a) for q, a in zip(questions, answers, strict=True))
     ids = torch.zeros(len(soft), longest, dtype=torch.long)
-    rows, places, labels, weights = [], [], [], []  # type: ignore[var-annotated]
+    rows: list[int] = []
+    places: list[int] = []
+    labels: list[int] = []
+    weights: list[float] = []
     for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         ids[row, : len(question) + len(answer)] = torch.tensor([*question, *answer])
         first = queries + len(question) - 1  # the position that predicts the answer's first token
@@ -354,11 +352,12 @@ def answer_loss(
         labels += answer
         weights += [1 / len(answer)] * len(answer)
     embed = host.get_input_embeddings()
-    inputs = torch.cat([soft.to(embed.weight.dtype), embed(ids)], dim=1)  # type: ignore[arg-type]
+    asked: Tensor = embed(ids.to(soft.device))
+    inputs = torch.cat([soft.to(asked.dtype), asked], dim=1)
     # Padding stands to the right of everything that counts, so causal attention never sees it.
     hidden = host.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True).last_hidden_state
     head = host.get_output_embeddings()
     assert head is not None
     logits = head(hidden[rows, places]).float()
-    losses = F.cross_entropy(logits, torch.tensor(labels), reduction="none")
-    return (losses * torch.tensor(weights)).sum() / len(soft)
+    losses = F.cross_entropy(logits, torch.tensor(labels, device=soft.device), reduction="none")
+    return (losses * torch.tensor(weights, device=soft.device)).sum() / len(soft)

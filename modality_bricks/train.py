@@ -1,4 +1,4 @@
-"""`python -m modality_bricks.train CONFIG.yaml`: trains one stage of a modality brick, or goes on where it was killed.
+"""`python -m modality_bricks.train CONFIG.yaml …`: trains stages of a modality brick, or goes on where it was killed.
 
 The thin entry point: it alone asks `assistant` for the host and the card, and hands them on as arguments. Under
 `accelerate launch` several processes share the global batch.
@@ -12,8 +12,9 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers)
 
@@ -24,7 +25,7 @@ from torch import nn
 
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
-from mattoni.paths import training_data
+from mattoni.paths import data_folder, training_data
 from modality_bricks.encoder import load_encoder
 from modality_bricks.encoder_stage import EncoderData, EncoderModel, EncoderStage, Phase, model_config, save_encoder
 from modality_bricks.features import FeatureCache
@@ -33,8 +34,11 @@ from modality_bricks.packs import Labels, Pixels, captioned_pictures, crops_as_t
 from modality_bricks.recipe import EncoderRecipe, GenerateRecipe, WordsRecipe, read_recipe
 from modality_bricks.samples import SampleSet, Source, read_source
 from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, save_stitch
-from modality_bricks.stitch_stages import GenerateStage, Spelling, Split, WordsStage
+from modality_bricks.stitch_stages import ChatFrame, GenerateStage, Spelling, Split, WordsStage
 from modality_bricks.teacher import load_teacher, teacher_features
+
+if TYPE_CHECKING:
+    from assistant.host import Host
 
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
 
@@ -120,7 +124,7 @@ def run_encoder(recipe: EncoderRecipe, find: Callable[[str], Path], accelerator:
     if recipe.start_from is not None:
         start_weights(stage.model, Path(recipe.start_from))
     stage.model = refuse_batch_statistics(stage.model, accelerator)
-    outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator)
+    outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
     if accelerator.is_main_process:
         assert isinstance(stage.model, EncoderModel)
         save_encoder(stage.model, stage.config, folder / "encoder")
@@ -137,9 +141,11 @@ def start_weights(model: nn.Module, path: Path) -> None:
         raise MattoniError(f"start_from: {path} holds a model of another shape: give both runs the same.") from problem
 
 
-def read_split(sources: Sequence[Source], recipe: WordsRecipe | GenerateRecipe, find: Callable[[str], Path]) -> Split:
+def read_split(
+    sources: Sequence[Source], recipe: WordsRecipe | GenerateRecipe, find: Callable[[str], Path], device: torch.device
+) -> Split:
     """Samples with feature caches."""
-    encoder = load_encoder(recipe.encoder)
+    encoder = load_encoder(recipe.encoder, device)
     sets: list[SampleSet] = [read_source(source, find, recipe.seed) for source in sources]
     return Split(sets, [FeatureCache(Path(recipe.cache), s.samples, s.views, encoder) for s in sets])
 
@@ -175,16 +181,17 @@ def run_words(recipe: WordsRecipe, find: Callable[[str], Path], accelerator: Acc
     """Stage 1; leaves the best stitch as `RUN/stitch.safetensors`."""
     from assistant.host import load_host
 
-    host = load_host(recipe.host, "cpu")
+    device = accelerator.device
+    host = load_host(recipe.host, str(device))
     with accelerator.main_process_first():
-        split, dev = read_split(recipe.data, recipe, find), read_split(recipe.dev, recipe, find)
+        split, dev = (read_split(sources, recipe, find, device) for sources in (recipe.data, recipe.dev))
         spelling = Spelling(host.tokenizer, split.sources, recipe.stitch.words, recipe.stitch.skip_commonest)
         stitch = new_stitch(recipe, split, spelling, host.embedding)
     folder = Path(recipe.run)
     stage = WordsStage(
         stitch, spelling, split, dev, recipe.batch, recipe.steps, recipe.steps_per_evaluation, recipe.seed
     )
-    outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator)
+    outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
     save_best(stage, stitch, folder, accelerator)
     return outcome
 
@@ -193,15 +200,16 @@ def run_generate(recipe: GenerateRecipe, find: Callable[[str], Path], accelerato
     """Stage 2; leaves the best stitch as `RUN/stitch.safetensors`."""
     from assistant.host import load_host
 
-    host = load_host(recipe.host, "cpu")
+    device = accelerator.device
+    host = load_host(recipe.host, str(device))
     with accelerator.main_process_first():
-        split, dev = read_split(recipe.data, recipe, find), read_split(recipe.dev, recipe, find)
+        split, dev = (read_split(sources, recipe, find, device) for sources in (recipe.data, recipe.dev))
     stitch = load_stitch(Path(recipe.start_from), host.embedding).requires_grad_(True)
     folder = Path(recipe.run)
     stage = GenerateStage(
         stitch,
         host.model,
-        host.tokenizer,
+        chat_frame(host),
         split,
         dev,
         recipe.batch,
@@ -211,9 +219,40 @@ def run_generate(recipe: GenerateRecipe, find: Callable[[str], Path], accelerato
         caption_score,
         recipe.new_tokens,
     )
-    outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator)
+    outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
     save_best(stage, stitch, folder, accelerator)
     return outcome
+
+
+def chat_frame(host: "Host") -> ChatFrame:
+    """The prompt exactly as `assistant` builds it for one picture and one question."""
+    from assistant.prompt import Soft, Text, Turn, build_prompt, encode_untrusted
+
+    picture = Soft("", torch.zeros(0))
+
+    @lru_cache(maxsize=10_000)
+    def around(question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        asked = Turn("user", (picture, Text("\n"), Text(question)))
+        pieces = build_prompt(host.tokenizer, [asked]).pieces
+        place = next(i for i, piece in enumerate(pieces) if isinstance(piece, Soft))
+        before, after = (
+            tuple(i for piece in part if not isinstance(piece, Soft) for i in piece)
+            for part in (pieces[:place], pieces[place:])
+        )
+        return before, after
+
+    answered = [Turn("user", (picture,)), Turn("assistant", (picture,))]
+    closing = build_prompt(host.tokenizer, answered, answering=False).pieces[-1]
+    assert not isinstance(closing, Soft)
+    # The template may put a line break behind the end of a turn; generation stops before it.
+    end = next((i for i in closing if i in host.stop_ids), int(host.tokenizer.eos_token_id))
+    return ChatFrame(
+        before=around("")[0],
+        question=lambda text: around(text)[1],
+        answer=lambda text: (*encode_untrusted(host.tokenizer, text), end),
+        end=end,
+        text=lambda ids: str(host.tokenizer.decode(list(ids), skip_special_tokens=True)),
+    )
 
 
 def caption_score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -238,6 +277,12 @@ def hardware(accelerator: Accelerator) -> str:
     return f"{platform.machine()} CPU, {accelerator.num_processes * torch.get_num_threads()} thread(s), torch {torch.__version__}"
 
 
+def depends_on(recipe: EncoderRecipe | WordsRecipe | GenerateRecipe) -> dict[str, Any]:
+    """What a checkpoint must have been made with; how long, how fast and where a run goes may change on the way."""
+    free = {"run", "threads", "device", "optimise", "phases", "steps", "steps_per_evaluation", "new_tokens", "brick"}
+    return recipe.model_dump(mode="json", exclude=free | {"cache"})
+
+
 def write_result(
     recipe: EncoderRecipe | WordsRecipe | GenerateRecipe, config: Path, outcome: dict[str, Any], where: str
 ) -> dict[str, Any]:
@@ -254,13 +299,18 @@ def write_result(
     return result
 
 
+def brick_folder(name: str) -> Path:
+    """A bare name means the user's own bricks, anything else a path."""
+    return Path(name) if "/" in name else data_folder() / "bricks" / name
+
+
 def write_brick(recipe: GenerateRecipe, result: dict[str, Any]) -> Path:
     """Put encoder, stitch, card and README into the brick's folder; keys for the router are kept if they are there."""
     from assistant.card import BrickCard, Metric, describe_files, write_card
     from assistant.host import load_host
 
     assert recipe.brick is not None
-    brick, target = recipe.brick, Path(recipe.brick.folder)
+    brick, target = recipe.brick, brick_folder(recipe.brick.folder)
     results = [json.loads((Path(run) / "result.json").read_text()) for run in brick.parents] + [result]
     best = result["best"]
     dev = {("named" if s.format in ("tiles", "folder") else "captions"): s for s in recipe.dev}
@@ -328,11 +378,8 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any]) -> Path:
     return target
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the stage of one config."""
-    parser = argparse.ArgumentParser(prog="python -m modality_bricks.train", description=__doc__)
-    parser.add_argument("config", type=Path, help="a YAML file, such as those in modality_bricks/configs")
-    config: Path = parser.parse_args(arguments).config
+def run_config(config: Path) -> None:
+    """Run the stage of one config; the last stage also writes the brick."""
     recipe = read_recipe(config)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -351,6 +398,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         accelerator.print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
         if isinstance(recipe, GenerateRecipe) and recipe.brick is not None:
             accelerator.print(f"brick written: {write_brick(recipe, result)}")
+    # What the main process wrote is what the next config starts from.
+    accelerator.wait_for_everyone()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the stages of some configs, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m modality_bricks.train", description=__doc__)
+    parser.add_argument(
+        "configs", type=Path, nargs="+", help="YAML files, such as those in modality_bricks/configs, in their order"
+    )
+    for config in parser.parse_args(arguments).configs:
+        run_config(config)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""Training a modality brick: the real path from three configs to a brick, resumption, and what stops it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import modality_bricks.train as entry
+from assistant.registry import Brick, check_brick
+from mattoni.errors import MattoniError
+from mattoni.paths import data_folder
+from modality_bricks import loop
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    return torch.load(Path(run) / "checkpoint.pt", weights_only=True)["model"]
+
+
+def test_one_command_makes_a_brick_that_the_registry_takes(make_configs, tmp_path):
+    entry.main([str(path) for path in make_configs()])
+    folder = data_folder() / "bricks" / "shapes"
+    brick = check_brick(folder)
+    assert isinstance(brick, Brick)
+    metric = brick.card.metrics[0]
+    assert metric.n == 36 and "shuffled pictures" in metric.beside
+    assert len(brick.card.training["stages"]) == 3
+    assert str(tmp_path) not in (folder / "brick.yaml").read_text()
+    for stage in ("encoder", "words", "generate"):
+        run = tmp_path / "runs" / stage
+        assert all((run / name).is_file() for name in ("curve.png", "log.jsonl", "best.pt", "result.json"))
+
+
+def test_a_killed_run_ends_with_the_same_weights(make_configs, monkeypatch):
+    entry.main([str(path) for path in make_configs("whole")])
+    real = loop.optimizer_step
+
+    def killed(stage, model, optimizer, accelerator, settings, step):
+        if step == 4:
+            raise RuntimeError("killed")
+        return real(stage, model, optimizer, accelerator, settings, step)
+
+    for path in make_configs("parts"):
+        monkeypatch.setattr(loop, "optimizer_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            entry.main([str(path)])
+        monkeypatch.setattr(loop, "optimizer_step", real)
+        entry.main([str(path)])
+    for stage in ("encoder", "words", "generate"):
+        whole, parts = weights(f"whole/{stage}"), weights(f"parts/{stage}")
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[name], parts[name]) for name in whole), stage
+        best = [torch.load(Path(run) / stage / "best.pt", weights_only=True) for run in ("whole", "parts")]
+        assert all(torch.equal(best[0][name], best[1][name]) for name in best[0]), stage
+
+
+def test_a_checkpoint_of_another_config_is_refused(make_configs):
+    encoder = make_configs()[0]
+    entry.main([str(encoder)])
+    make_configs(encoder={"seed": 1, "embedding": 8})
+    with pytest.raises(
+        MattoniError, match=r"was made with other values of embedding, seed: give the config another run"
+    ):
+        entry.main([str(encoder)])
