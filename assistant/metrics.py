@@ -203,8 +203,8 @@ def cider(rows: Sequence[Scored]) -> list[float]:
     return scores
 
 
-def chrf(rows: Sequence[Scored]) -> Result:
-    """chrF2 of the whole set and its bootstrap interval by sacrebleu (Popović 2015), and each row's sentence score.
+def chrf(rows: Sequence[Scored], seed: int = 0) -> Result:
+    """chrF2 of the whole set by sacrebleu (Popović 2015) with its bootstrap interval, and each row's sentence score.
 
     Case and punctuation count; nothing is normalised.
     """
@@ -214,10 +214,16 @@ def chrf(rows: Sequence[Scored]) -> Result:
     # sacrebleu takes the i-th reference of every row together; None stands for a row that has fewer.
     columns = [[row.references[i] if i < len(row.references) else None for row in rows] for i in range(most)]
     # The annotation forgets the None that sacrebleu's documentation allows.
-    whole = metric.corpus_score(answers, columns, n_bootstrap=_RESAMPLES)  # type: ignore[arg-type]
+    counts = np.array(metric._extract_corpus_statistics(answers, columns), dtype=np.int64)  # type: ignore[arg-type]
+    generator = np.random.default_rng(seed)
+    # Not sacrebleu's own bootstrap: where a resample shares nothing with its references, it stops with a TypeError
+    # (float and float32 in one list, sacrebleu 2.6.0).
+    samples = [generator.integers(0, len(rows), len(rows)) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(
+        [metric._compute_f_score(counts[sample].sum(0).tolist()) for sample in samples], [2.5, 97.5]
+    )
     per_row = tuple(metric.sentence_score(a, list(row.references)).score for a, row in zip(answers, rows, strict=True))
-    value, mean, half = float(whole.score), float(whole._mean), float(whole._ci)
-    return Result(value, mean - half, mean + half, per_row)
+    return Result(float(metric._compute_f_score(counts.sum(0).tolist())), float(low), float(high), per_row)
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -234,7 +240,7 @@ def score(metric: Metric, rows: Sequence[Scored], seed: int = 0) -> Result:
     if not rows:
         raise ValueError("nothing to score: there are no rows")
     if metric == "chrf":
-        return chrf(rows)
+        return chrf(rows, seed)
     if metric == "cider":
         values = cider(rows)
     elif metric == "accuracy":

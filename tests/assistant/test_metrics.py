@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from assistant.metrics import (
     METRICS,
+    Result,
     Scored,
     accuracy,
     anls,
@@ -135,6 +136,14 @@ def test_chrf_is_a_corpus_score_and_takes_rows_with_fewer_references():
     result = score("chrf", rows)
     assert result.value == plain.score
     assert result.low <= result.value <= result.high
+
+
+def test_chrf_has_an_interval_where_most_answers_share_nothing_with_their_references():
+    # sacrebleu's own bootstrap stopped with "don't know how to coerce float and float32".
+    rows = [Scored("xyz", ("Hallo",)), Scored("", ("Hallo",)), Scored("Ich bin", ("Ich bin da",))]
+    result = score("chrf", rows)
+    assert 0 == result.low < result.value < result.high < 100
+    assert score("chrf", rows[:2]) == Result(0.0, 0.0, 0.0, (0.0, 0.0))
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_more_rows():
