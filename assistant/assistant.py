@@ -9,6 +9,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from assistant.engine import Engine, Pace, Status, Ticket
 from assistant.generation import Sampling
 from assistant.host import Host, load_host
 from assistant.inject import Workshop
-from assistant.knowledge import Library, add_knowledge
+from assistant.knowledge import Library, add_knowledge, without_passages
 from assistant.look import Attachment
 from assistant.registry import Bricks, Registry
 from assistant.route import Choices
@@ -44,6 +45,7 @@ class Assistant:
         self._engine = Engine()
         self._tickets: dict[str, Ticket] = {}
         self._lock = threading.RLock()
+        self._adding = threading.Lock()  # documents are read and embedded for one brick at a time
 
     @classmethod
     def open(
@@ -156,20 +158,23 @@ class Assistant:
             path.write_bytes(file.content)
             return self.add_skill(path, name or Path(file.name).stem)
 
-    def add_knowledge(self, name: str, files: Sequence[Attachment]) -> BrickCard:
-        """Build a knowledge brick from documents. Reading scanned pages takes about a second each."""
-        readers = [brick for brick in self.bricks().usable if "reader" in brick.card.parts]
-        done = self._on_engine(
-            lambda: add_knowledge(
+    def add_knowledge(self, name: str, files: Sequence[Attachment], update: bool = False) -> BrickCard:
+        """Build a knowledge brick from documents, or with `update` replace and add documents of one.
+
+        Reading scanned pages takes about a second each. All of it runs on the caller's thread, and turns go on
+        meanwhile; only to be put in its place the brick waits for the running turn.
+        """
+        can_read = any("reader" in brick.card.parts for brick in self.bricks().usable)
+        with self._adding:
+            return add_knowledge(
                 name,
                 files,
                 self._user_bricks,
                 embedder=self._runner.embedder,
-                read=(lambda image: self._workshop.read_page(readers[0], image)) if readers else None,
+                read=self._workshop.read_anew if can_read else None,
+                update=update,
+                publish=self._on_engine,
             )
-        )
-        card: BrickCard = done
-        return card
 
     def remove_brick(self, name: str) -> None:
         """Delete a brick of the user's with every byte that was made from it. Those that came with Mattoni stay."""
@@ -185,23 +190,25 @@ class Assistant:
                 self._workshop.forget(digest)
                 self._library.forget(digest)
             self._runner.memories.clear()
+            # Answers stay, and which documents they cited; what those documents said goes.
+            self.store.change_traces(lambda trace: without_passages(trace, name))
 
         self._on_engine(remove)
 
     def _on_engine(self, work: Callable[[], Any]) -> Any:
         """Run something that shares the engine's models on its thread, in turn, and wait for it."""
-        results: list[Any] = []
+        result: Future[Any] = Future()
 
         def run(ticket: Ticket) -> Status:
             ticket.enter("working")
-            results.append(work())
+            try:
+                result.set_result(work())
+            except Exception as problem:  # raised again on the caller's thread
+                result.set_exception(problem)
             return "done"
 
-        ticket = self._engine.submit(uuid.uuid4().hex, run)
-        ticket.wait()
-        if ticket.error is not None:
-            raise MattoniError(ticket.error)
-        return results[0]
+        self._engine.submit(uuid.uuid4().hex, run)
+        return result.result()
 
     # Turns
 

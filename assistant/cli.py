@@ -433,12 +433,15 @@ def remove(name: str) -> None:
 def knowledge_add(
     name: Annotated[str, typer.Argument(help="What to call it.")],
     files: Annotated[list[Path], typer.Argument(help="Text, Markdown, HTML or PDF.")],
+    update: Annotated[
+        bool, typer.Option("--update", help="Replace these files in the brick, or add them to it.")
+    ] = False,
 ) -> None:
-    """Make a knowledge brick from documents."""
+    """Make a knowledge brick from documents, or update one."""
     attachments = read_attachments(files)
     with opened("builtin", "auto") as assistant:
-        card = assistant.add_knowledge(name, attachments)
-    print(f"{card.name}: {card.summary}")
+        card = assistant.add_knowledge(name, attachments, update)
+    print(f"{card.name}, version {card.version}: {card.summary}")
 
 
 @knowledge_app.command("list")

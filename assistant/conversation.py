@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,6 +303,18 @@ class ConversationStore:
                 last = questions[-1].id
                 database.execute("DELETE FROM messages WHERE conversation = ? AND id > ?", (conversation, last))
             return questions[-1]
+
+    def change_traces(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Rewrite the traces of all messages; what they held before is in no file afterwards."""
+        with self._lock:
+            rows = self._rows("SELECT id, trace FROM messages WHERE trace IS NOT NULL")
+            changed = [(_dumped(change(_loaded(old))), message, old) for message, old in rows]
+            with self._writing() as database:
+                database.executemany(
+                    "UPDATE messages SET trace = ? WHERE id = ?",
+                    [(new, message) for new, message, old in changed if new != old],
+                )
+            self._forget(set())
 
     # ---------------------------------------------------------------- attachments
 

@@ -1,6 +1,7 @@
 """Asks each planned brick for its injections, with caches by content. Knows nothing of routing or generation."""
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
@@ -47,7 +48,7 @@ class Recent(Generic[Value]):
 
 
 class Workshop:
-    """Loaded bricks and what they made of earlier inputs. Used by the engine's thread only."""
+    """Loaded bricks and what they made of earlier inputs. Used by the engine's thread only, but for `read_anew`."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -57,6 +58,7 @@ class Workshop:
         self._texts: Recent[str] = Recent(256)
         self._loras: Recent[LoRA] = Recent(8)
         self._reader: Reader | None = None
+        self._loading = threading.Lock()
 
     def encode(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> Tensor:
         """The encoder's features of one picture, (tokens, width)."""
@@ -85,6 +87,10 @@ class Workshop:
         """The text on a picture, in reading order."""
         return self._texts.get((brick.digest, digest), lambda: text_in_reading_order(self.reader.read(open_image())))
 
+    def read_anew(self, image: Image.Image) -> str:
+        """The text on a picture, kept nowhere. May be called from any thread."""
+        return text_in_reading_order(self.reader.read(image))
+
     def read_page(self, brick: Brick, image: Image.Image) -> str:
         """The text on a rendered page; its pixels stand for it, since pages are rendered anew from the same bytes."""
         return self.read(brick, hashlib.sha256(image.tobytes()).hexdigest(), lambda: image)
@@ -92,9 +98,10 @@ class Workshop:
     @property
     def reader(self) -> Reader:
         """The OCR models, loaded at first use."""
-        if self._reader is None:
-            self._reader = Reader()
-        return self._reader
+        with self._loading:
+            if self._reader is None:
+                self._reader = Reader()
+            return self._reader
 
     def low_rank(self, brick: Brick, weight: float) -> LowRank:
         """A skill's deltas, checked against the host's layers."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -40,11 +41,13 @@ def add_knowledge(
     embedder: Embedder,
     read: ReadImage | None,
     update: bool = False,
+    publish: Callable[[Callable[[], None]], object] = lambda swap: swap(),
 ) -> BrickCard:
     """Make the knowledge brick `name` in `folder` from documents; all of it or nothing.
 
-    read    OCR for pages and pictures without text of their own; None where no reader is installed
-    update  the brick is there already: documents of the same name are replaced, the others stay, the version goes up
+    read     OCR for pages and pictures without text of their own; None where no reader is installed
+    update   the brick is there already: documents of the same name are replaced, the others stay, the version goes up
+    publish  calls the last step, which puts the brick in its place, at a time when no turn looks things up
 
     Raises MattoniError for a bad or taken name, and when a file cannot be read or holds no text.
     """
@@ -63,8 +66,13 @@ def add_knowledge(
         names = list(dict.fromkeys(passage.document for passage in passages))
         write_card(_card(name, names, len(passages), fresh, embedder, previous, limits), fresh)
 
+    def put(swap: Callable[[], None]) -> None:
+        if (previous is not None) != target.is_dir():
+            raise MattoniError(f"'{name}' was added or removed while these documents were read: try again.")
+        swap()
+
     try:
-        replace_folder(target, fill)
+        replace_folder(target, fill, lambda swap: publish(lambda: put(swap)))
     except OSError as problem:
         raise MattoniError(
             f"Cannot write {target} ({problem.strerror}): free some space or choose another folder."
@@ -77,6 +85,11 @@ def _check_new_name(name: str, folder: Path) -> None:
         proposal = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME] or "my-documents"
         raise MattoniError(
             f"'{name}' cannot be a brick's name: use lower-case letters, digits and hyphens, such as '{proposal}'."
+        )
+    if (folder / name / CARD).is_file() and read_card(folder / name).kind == "knowledge":
+        raise MattoniError(
+            f"There is knowledge called '{name}' already: to replace files in it or add more, use `mattoni knowledge "
+            f"add {name} FILES --update`; else choose another name, or remove it first."
         )
     if any((parent / name).exists() for parent in (folder, *brick_folders())):
         raise MattoniError(f"There is a brick called '{name}' already: choose another name, or remove that one first.")
@@ -268,3 +281,14 @@ def knowledge_block(citations: Sequence[Citation]) -> str:
         return ""
     passages = [f"[{n}] {c.document}, {c.place}:\n{c.text}" for n, c in enumerate(citations, start=1)]
     return "\n\n".join([*reversed(passages), "Answer this question from the passages above, in a few words:"])
+
+
+# Removing
+
+
+def without_passages(trace: dict[str, Any], brick: str) -> dict[str, Any]:
+    """A stored trace in which the passages of a removed brick have lost their text."""
+    citations = [
+        {**citation, "text": ""} if citation["brick"] == brick else citation for citation in trace.get("citations", ())
+    ]
+    return {**trace, "citations": citations} if citations else trace

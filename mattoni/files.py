@@ -55,21 +55,31 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
-def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a fresh folder, then put it in `target`'s place; a failure leaves `target` as it was."""
+def replace_folder(
+    target: Path, fill: Callable[[Path], None], publish: Callable[[Callable[[], None]], object] = lambda swap: swap()
+) -> None:
+    """Let `fill` write a fresh folder, then put it in `target`'s place; a failure leaves `target` as it was.
+
+    publish  calls the step that others notice, at a time when nobody uses `target`
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         fill(fresh)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            os.replace(target, old / "old")
-            os.replace(fresh, target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(fresh, target)
+        publish(lambda: _swap(target, fresh))
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _swap(target: Path, fresh: Path) -> None:
+    """Put `fresh` in `target`'s place and remove what was there."""
+    if not target.exists():
+        os.replace(fresh, target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    os.replace(target, old / "old")
+    os.replace(fresh, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_folder(target: Path) -> None:

@@ -1,19 +1,25 @@
 import io
 import json
+import threading
 
 import pytest
 from PIL import Image
 
 from assistant.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.embedder import Embedder
+from assistant.generation import Sampling
 from assistant.knowledge import Library, add_knowledge, knowledge_block
 from assistant.look import Attachment
 from assistant.prompt import Text, Turn, build_prompt
 from assistant.registry import Registry
 from assistant.trace import Citation
+from assistant.turn import Runner
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
+from mattoni.paths import data_folder
+from tests.assistant.conftest import done
 
+SHORT = Sampling(temperature=0, max_tokens=6)
 KILN = "The kiln burns bricks at a thousand degrees for three days."
 MORTAR = "Mortar is made of sand, lime and water, and it hardens slowly in the open air."
 FILES = [Attachment("kiln.md", KILN.encode()), Attachment("mortar.md", MORTAR.encode())]
@@ -117,8 +123,12 @@ def test_a_scan_without_a_reader_says_what_is_missing(add):
 
 def test_names_that_are_taken_or_no_names_are_refused_with_a_proposal(add):
     add("masonry", FILES)
-    with pytest.raises(MattoniError, match="There is a brick called 'masonry' already: choose another name"):
+    with pytest.raises(
+        MattoniError, match="There is knowledge called 'masonry' already: .* add masonry FILES --update"
+    ):
         add("masonry", FILES)
+    with pytest.raises(MattoniError, match="There is a brick called 'document' already: choose another name"):
+        add("document", FILES)
     with pytest.raises(MattoniError, match="'User Manual!' cannot be a brick's name: .* such as 'user-manual'"):
         add("User Manual!", FILES)
     for name in ("", "../up", ".hidden", "x" * 65):
@@ -150,6 +160,19 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(embedder, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MattoniError, match="Cannot write .*file/masonry"):
         add_knowledge("masonry", FILES, tmp_path / "file", embedder=embedder, read=None)
+
+
+def test_knowledge_removed_while_it_is_updated_stays_removed(embedder, tmp_path):
+    folder = tmp_path / "bricks"
+    add_knowledge("masonry", FILES, folder, embedder=embedder, read=None)
+
+    def publish(swap):
+        remove_folder(folder / "masonry")
+        swap()
+
+    with pytest.raises(MattoniError, match="'masonry' was added or removed while these documents were read: try again"):
+        add_knowledge("masonry", FILES, folder, embedder=embedder, read=None, update=True, publish=publish)
+    assert list(folder.iterdir()) == []
 
 
 # Finding
@@ -225,6 +248,49 @@ def test_removing_knowledge_removes_every_byte(add, bricks, embedder, tmp_path, 
     found = library.find(list(bricks().values()), "What is mortar made of?", embedder)
     assert "lime" not in str(found)
     assert all(folder.name == "other" for folder, _ in library._opened.values())
+
+
+def words_on_disk() -> bytes:
+    """Every byte in the user's folders: bricks, the database and its log, attachments, caches."""
+    return b"".join(path.read_bytes() for path in data_folder().parent.rglob("*") if path.is_file())
+
+
+def test_what_documents_said_is_in_no_file_after_they_were_removed(assistant):
+    said = "The xylograph lies beneath the stairs."
+    assistant.add_knowledge("attic", [Attachment("attic.md", said.encode())])
+    talk = assistant.store.new()
+    ticket = assistant.ask("Where lies the xylograph?", sampling=SHORT, conversation=talk)
+    assert done(ticket).trace.citations[0].text == said
+    assert b"lies beneath the stairs" in words_on_disk()
+    assistant.remove_brick("attic")
+    assert b"lies beneath the stairs" not in words_on_disk()
+    question, answer = assistant.store.messages(talk)
+    assert answer.text == ticket.text, "what was answered stays"
+    assert [(c["document"], c["text"]) for c in answer.trace["citations"]] == [("attic.md", "")]
+    after = done(assistant.ask("Where lies the xylograph?", sampling=SHORT, conversation=talk))
+    assert after.trace.citations == [] and b"lies beneath the stairs" not in words_on_disk()
+
+
+def test_a_chat_goes_on_while_documents_are_read_and_embedded(assistant, monkeypatch):
+    embedder = Runner.embedder
+    reading, answered = threading.Event(), threading.Event()
+
+    def slow(texts, batch=32):
+        if threading.current_thread() is adding:
+            reading.set()
+            assert answered.wait(60), "the chat waits for the documents"
+        return Embedder.embed(embedder, texts, batch)
+
+    monkeypatch.setattr(embedder, "embed", slow)
+    adding = threading.Thread(target=assistant.add_knowledge, args=("masonry", FILES))
+    adding.start()
+    assert reading.wait(60)
+    ticket = done(assistant.ask("What is mortar made of?", sampling=SHORT))
+    assert (ticket.status, ticket.trace.citations) == ("done", []), "and no half-built brick is asked"
+    answered.set()
+    adding.join(60)
+    found = done(assistant.ask("What is mortar made of?", sampling=SHORT)).trace.citations
+    assert found[0].document == "mortar.md"
 
 
 # Showing
