@@ -115,7 +115,6 @@ class BrickRecipe(_Part):
     limits: str
     data: tuple[str, ...]
     parents: tuple[str, ...] = ()  # runs whose results belong into the card
-    routes_from: str | None = None
 
 
 class GenerateRecipe(_StitchStage):
@@ -123,6 +122,9 @@ class GenerateRecipe(_StitchStage):
 
     stage: Literal["generate"]
     start_from: str
+    learn: Literal["all", "opening"] = "all"  # only the opening first: the host learns to speak, naming stays as it is
+    words_weight: float = 0.0  # of stage 1's loss, which goes on beside the host's
+    skip_commonest: int = 45  # as in stage 1
     new_tokens: PositiveInt = 20
     brick: BrickRecipe | None = None
 

@@ -120,7 +120,11 @@ class QFormerStitch(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(batch, tokens, feature_width) -> (batch, opening + queries, host_width)."""
         hidden = self.read(features)
-        words = (self.shape.sharpness * self.word_logits(hidden).float()).softmax(-1).to(self.word_vectors.dtype)
+        return self.soft_tokens(hidden, self.word_logits(hidden))
+
+    def soft_tokens(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """(batch, queries, width) and (batch, queries, words) -> (batch, opening + queries, host_width)."""
+        words = (self.shape.sharpness * logits.float()).softmax(-1).to(self.word_vectors.dtype)
         soft = words @ self.word_vectors + self.residue(hidden)
         assert isinstance(soft, Tensor)
         if self.shape.opening:

@@ -56,7 +56,15 @@ class Split:
 class Spelling:
     """Words and names as ids of the host's tokens."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[SampleSet], words: int, skip: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        sources: Sequence[SampleSet],
+        words: int,
+        skip: int,
+        known: Sequence[int] | None = None,
+    ) -> None:
+        """Choose the `words` commonest pieces of names and content words, or take the `known` ones of a stitch."""
         self.tokenizer = tokenizer
         texts = [
             a for s in sources for sample in s.samples if sample.name is None for a in {a for _, a in sample.turns}
@@ -70,7 +78,7 @@ class Spelling:
         self.content = set(vocabulary)
         for rank, word in enumerate(vocabulary):
             ids.update({i: len(vocabulary) - rank for i in self.pieces(word)})
-        self.ids = [i for i, _ in ids.most_common(words)]
+        self.ids = [i for i, _ in ids.most_common(words)] if known is None else list(known)
         self.index = {token: place for place, token in enumerate(self.ids)}
 
     @lru_cache(maxsize=100_000)  # noqa: B019  (one object per run)
@@ -94,13 +102,36 @@ class Spelling:
         places = [self.index[i] for i in self.pieces(name) if i in self.index]
         return (places + [self.index[self.stop]] * NAME_SLOTS)[:NAME_SLOTS]
 
+    def said_of(self, sample: Sample) -> dict[int, float]:
+        """A distribution over vocabulary places: the pieces of the name, or the content words of all answers."""
+        if sample.name is not None:
+            places = [self.index[i] for i in self.pieces(sample.name) if i in self.index]
+            return {place: places.count(place) / len(places) for place in places}
+        return self.target(tuple(sorted({a for _, a in sample.turns})))
 
-class WordsStage:
-    """Stage 1: the queries' words against the words that were said of the picture. No host.
+
+def words_loss(spelling: Spelling, logits: Tensor, samples: Sequence[Sample]) -> Tensor:
+    """What the queries should say, as words, of these pictures: (batch, queries, words) logits -> mean over samples.
 
     Two losses: the mean of the queries' softmaxes against the content words of all answers; and, for named pictures, the
     first queries against the name's pieces in order.
     """
+    pooled = (logits.log_softmax(-1).logsumexp(1) - np.log(logits.shape[1])).clamp(min=-30)
+    target = torch.zeros_like(pooled)
+    slots = torch.full((len(samples), NAME_SLOTS), -100, device=logits.device)
+    for row, sample in enumerate(samples):
+        for place, share in spelling.said_of(sample).items():
+            target[row, place] = share
+        if sample.name is not None:
+            slots[row] = torch.tensor(spelling.name_target(sample.name))
+    loss = -(target * pooled).sum() / len(samples)
+    ordered = F.cross_entropy(logits[:, :NAME_SLOTS].transpose(1, 2), slots, ignore_index=-100, reduction="sum")
+    total: Tensor = loss + ordered / (NAME_SLOTS * len(samples))
+    return total
+
+
+class WordsStage:
+    """Stage 1: the queries' words against the words that were said of the picture. No host."""
 
     best_metric = "score"
 
@@ -128,27 +159,7 @@ class WordsStage:
         samples = [self.train.sources[d.source].samples[d.sample] for d in draws]
         with half(device := device_of(model)):
             logits = model(self.train.features(draws).to(device))
-        return self._loss(logits.float(), samples)
-
-    def _loss(self, logits: Tensor, samples: Sequence[Sample]) -> Tensor:
-        pooled = (logits.log_softmax(-1).logsumexp(1) - np.log(logits.shape[1])).clamp(min=-30)
-        target = torch.zeros_like(pooled)
-        slots = torch.full((len(samples), NAME_SLOTS), -100, device=logits.device)
-        for row, sample in enumerate(samples):
-            for place, share in self._words(sample).items():
-                target[row, place] = share
-            if sample.name is not None:
-                slots[row] = torch.tensor(self.spelling.name_target(sample.name))
-        loss = -(target * pooled).sum() / len(samples)
-        ordered = F.cross_entropy(logits[:, :NAME_SLOTS].transpose(1, 2), slots, ignore_index=-100, reduction="sum")
-        total: Tensor = loss + ordered / (NAME_SLOTS * len(samples))
-        return total
-
-    def _words(self, sample: Sample) -> dict[int, float]:
-        if sample.name is not None:
-            places = [self.spelling.index[i] for i in self.spelling.pieces(sample.name) if i in self.spelling.index]
-            return {place: places.count(place) / len(places) for place in places}
-        return self.spelling.target(tuple(sorted({a for _, a in sample.turns})))
+        return words_loss(self.spelling, logits.float(), samples)
 
     @torch.inference_mode()
     def evaluate(self, step: int) -> Evaluation:
@@ -168,7 +179,7 @@ class WordsStage:
                 pooled = logits.logsumexp(1)
                 pooled[:, self.spelling.index[self.spelling.stop]] = -torch.inf
                 for row, sample in enumerate(samples):
-                    hits.append(int(pooled[row].argmax()) in self._words(sample))
+                    hits.append(int(pooled[row].argmax()) in self.spelling.said_of(sample))
                     if sample.name is not None:
                         scores = logits[row, :NAME_SLOTS].gather(1, spelled.T).sum(0)
                         right.append(names[int(scores.argmax())] == sample.name)
@@ -181,6 +192,20 @@ class WordsStage:
         if right:
             metrics["named"] = float(np.mean(right))
         return Evaluation({"score": sum(metrics.values()), **metrics}, lines)
+
+
+class SpeakingModel(nn.Module):
+    """The stitch, with its words beside the soft tokens."""
+
+    def __init__(self, stitch: QFormerStitch) -> None:
+        super().__init__()
+        self.stitch = stitch
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, tokens, width) -> (batch, opening + queries, host width) and (batch, queries, words)."""
+        hidden = self.stitch.read(features)
+        logits = self.stitch.word_logits(hidden)
+        return self.stitch.soft_tokens(hidden, logits), logits
 
 
 class WordsModel(nn.Module):
@@ -209,6 +234,7 @@ class ChatFrame:
 class GenerateStage:
     """Stage 2: the frozen host's loss on the answer, behind the soft tokens and the question.
 
+    With `words_weight` the loss of stage 1 goes on beside it: without it, naming was forgotten while speaking was learned.
     The prompt up to the soft tokens never changes: its keys and values are computed once and shared by all samples.
     """
 
@@ -226,9 +252,12 @@ class GenerateStage:
         every: int,
         seed: int,
         score_captions: CaptionScore,
-        new_tokens: int = 20,
+        new_tokens: int,
+        spelling: Spelling,
+        words_weight: float,
     ) -> None:
-        self.model: nn.Module = stitch
+        self.model: nn.Module = SpeakingModel(stitch)
+        self.spelling, self.words_weight = spelling, words_weight
         self.stitch, self.host, self.train, self.dev = stitch, host, train, dev
         self.frame = frame
         self.draws = Draws(train.sources, batch, seed)
@@ -254,10 +283,14 @@ class GenerateStage:
     def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
         draws = [self.draws.draw(n) for n in rows]
         with half(self.host.device):
-            soft = model(self.train.features(draws).to(self.host.device))
+            soft, logits = model(self.train.features(draws).to(self.host.device))
         questions = [self.frame.question(d.question) for d in draws]
         answers = [self.frame.answer(d.answer) for d in draws]
-        return answer_loss(self.host, self.prefix(len(draws)), soft, questions, answers)
+        loss = answer_loss(self.host, self.prefix(len(draws)), soft, questions, answers)
+        if self.words_weight:
+            samples = [self.train.sources[d.source].samples[d.sample] for d in draws]
+            loss = loss + self.words_weight * words_loss(self.spelling, logits.float(), samples)
+        return loss
 
     @torch.inference_mode()
     def evaluate(self, step: int) -> Evaluation:

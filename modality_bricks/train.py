@@ -204,7 +204,11 @@ def run_generate(recipe: GenerateRecipe, find: Callable[[str], Path], accelerato
     host = load_host(recipe.host, str(device))
     with accelerator.main_process_first():
         split, dev = (read_split(sources, recipe, find, device) for sources in (recipe.data, recipe.dev))
-    stitch = load_stitch(Path(recipe.start_from), host.embedding).requires_grad_(True)
+    stitch = load_stitch(Path(recipe.start_from), host.embedding).requires_grad_(recipe.learn == "all")
+    if recipe.learn == "opening":
+        stitch.opening.requires_grad_(True)
+    words = stitch.word_ids.tolist()
+    spelling = Spelling(host.tokenizer, split.sources, len(words), recipe.skip_commonest, words)
     folder = Path(recipe.run)
     stage = GenerateStage(
         stitch,
@@ -218,6 +222,8 @@ def run_generate(recipe: GenerateRecipe, find: Callable[[str], Path], accelerato
         recipe.seed,
         caption_score,
         recipe.new_tokens,
+        spelling,
+        recipe.words_weight,
     )
     outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
     save_best(stage, stitch, folder, accelerator)
@@ -305,12 +311,13 @@ def brick_folder(name: str) -> Path:
 
 
 def write_brick(recipe: GenerateRecipe, result: dict[str, Any]) -> Path:
-    """Put encoder, stitch, card and README into the brick's folder; keys for the router are kept if they are there."""
-    from assistant.card import BrickCard, Metric, describe_files, write_card
+    """Put encoder, stitch and card into the brick's folder. A brick that is there becomes its next version, keys and all."""
+    from assistant.card import CARD, BrickCard, Metric, describe_files, read_card, write_card
     from assistant.host import load_host
 
     assert recipe.brick is not None
     brick, target = recipe.brick, brick_folder(recipe.brick.folder)
+    before = read_card(target) if (target / CARD).is_file() else None
     results = [json.loads((Path(run) / "result.json").read_text()) for run in brick.parents] + [result]
     best = result["best"]
     dev = {("named" if s.format in ("tiles", "folder") else "captions"): s for s in recipe.dev}
@@ -341,13 +348,14 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any]) -> Path:
             {
                 "schema": 1,
                 "name": target.name,
-                "version": 1,
+                "version": before.version + 1 if before else 1,
                 "kind": "modality",
                 "title": brick.title,
                 "summary": brick.summary,
                 "host": host.identity.model_dump(),
                 "injects": ["sequence"],
-                "routes": None,
+                # Keys are made from pictures in the glance space, so another encoder or stitch leaves them valid.
+                "routes": before.routes.model_dump() if before and before.routes else None,
                 "files": describe_files(folder),
                 "parts": {"encoder": "local-dir:encoder", "stitch": "qformer", "queries": stitch_queries},
                 "training": {

@@ -6,10 +6,14 @@ import pytest
 import torch
 
 import modality_bricks.train as entry
+from assistant.card import Routes, describe_files, read_card, write_card
+from assistant.host import load_host
 from assistant.registry import Brick, check_brick
 from mattoni.errors import MattoniError
+from mattoni.keys import save_keys
 from mattoni.paths import data_folder
 from modality_bricks import loop
+from modality_bricks.stitch import load_stitch
 
 
 def weights(run: str) -> dict[str, torch.Tensor]:
@@ -28,6 +32,29 @@ def test_one_command_makes_a_brick_that_the_registry_takes(make_configs, tmp_pat
     for stage in ("encoder", "words", "generate"):
         run = tmp_path / "runs" / stage
         assert all((run / name).is_file() for name in ("curve.png", "log.jsonl", "best.pt", "result.json"))
+
+
+def test_only_the_opening_learns_when_asked(make_configs, tiny_host, tmp_path):
+    entry.main([str(path) for path in make_configs(generate={"learn": "opening"})])
+    embedding = load_host(str(tiny_host), "cpu").embedding
+    before, after = (load_stitch(tmp_path / "runs" / stage, embedding).state_dict() for stage in ("words", "generate"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"opening"}
+
+
+def test_a_brick_trained_again_is_its_next_version_and_keeps_its_keys(make_configs):
+    configs = [str(path) for path in make_configs(generate={"words_weight": 0.5})]
+    entry.main(configs)
+    folder = data_folder() / "bricks" / "shapes"
+    keys = torch.nn.functional.normalize(torch.ones(1, 128), dim=1)
+    save_keys(keys, folder / "keys.safetensors")
+    card = read_card(folder)
+    routes = Routes(space="glance", keys="keys.safetensors", threshold=0.5)
+    write_card(card.model_copy(update={"routes": routes, "files": describe_files(folder)}), folder)
+    entry.main(configs)
+    again = check_brick(folder)
+    assert isinstance(again, Brick)
+    assert again.card.version == 2 and again.card.routes == routes
 
 
 def test_a_killed_run_ends_with_the_same_weights(make_configs, monkeypatch):
