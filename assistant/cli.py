@@ -3,6 +3,7 @@
 Everything heavy is imported inside the command that needs it: `mattoni --help` must not wait for torch.
 """
 
+import ipaddress
 import json
 import os
 import sys
@@ -189,12 +190,27 @@ def chat(
 
 @app.command()
 def ui(
-    address: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The next free one is taken if this is not.")] = 8501,
+    address: Annotated[
+        str, typer.Option(help="Where to listen. 0.0.0.0 lets other machines in; they share the conversations.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="If it is taken, the next free one.")] = 8501,
+    host: HostName = "builtin",
+    device: Device = "auto",
 ) -> None:
-    """Open the chat page for a browser."""
+    """Serve the chat page for a browser, on this machine only unless --address says otherwise."""
+    if is_address(host):
+        raise MattoniError(f"--host names the language model: to listen on {host}, use --address {host}.")
     # Named, not imported: the page stands above this package, and only whoever starts it needs to know it.
-    import_module("ui.launch").launch(address, port)
+    import_module("ui.launch").launch(address, port, host, device)
+
+
+def is_address(text: str) -> bool:
+    """Whether a network address was given where a model is wanted; many servers take one as `--host`."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return text == "localhost"
+    return True
 
 
 def choices_of(

@@ -66,8 +66,7 @@ def _draw_sidebar(back: Backend, conversation: str | None) -> dict[str, Any]:
     """Draw it and return the choices and the sampling for the next question."""
     sidebar.draw_head()
     with st.sidebar:
-        sidebar.draw_conversations(back.store, conversation, _go)
-        st.space("small")
+        sidebar.draw_conversations(back.store, conversation, _go, back.stop)
         if back.assistant is None:
             return {}
         choices = sidebar.draw_bricks(back.assistant)
@@ -127,8 +126,11 @@ def _await_host(back: Backend) -> None:
 
 def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str, Any], has_stop: bool) -> None:
     messages = back.store.messages(conversation) if conversation else []
+    # A place of its own: the examples leave the page the moment the first question is there.
+    welcome = st.empty()
     if not messages:
-        _draw_welcome(back)
+        with welcome.container():
+            _draw_welcome(back)
         return
     assert conversation is not None
     ticket = back.assistant.running(conversation) if back.assistant else None
@@ -185,26 +187,30 @@ def _edit_dialog(back: Backend, message: StoredMessage, asking: dict[str, Any]) 
 def _draw_welcome(back: Backend) -> None:
     """What an empty conversation offers: pictures and questions to click."""
     st.header("What would you like to look at?", anchor=False)
-    st.caption("Drop a photo, a receipt or a document below and ask. Or try one of these:")
+    st.caption("Drop a photo, a receipt or a document into the box below and ask about it. Or begin with one of these:")
 
     def choose(example: Example) -> None:
         st.session_state["example"] = example
 
     columns = st.columns(2)
     for place, example in enumerate(EXAMPLES):
-        with columns[place % 2], st.container(border=True, key=f"example-{example.key}"):
-            with st.container(horizontal=True, vertical_alignment="center"):
-                if content := example.content():
-                    st.image(content, width=72, alt="")
-                st.button(
-                    example.question,
-                    key=f"try-{example.key}",
-                    type="tertiary",
-                    width="stretch",
-                    disabled=back.assistant is None,
-                    on_click=choose,
-                    args=(example,),
-                )
+        with (
+            columns[place % 2],
+            st.container(
+                border=True, horizontal=True, vertical_alignment="center", wrap=False, key=f"example-{example.key}"
+            ),
+        ):
+            if content := example.content():
+                st.image(content, width=56, alt="")
+            st.button(
+                example.question,
+                key=f"try-{example.key}",
+                type="tertiary",
+                width="stretch",
+                disabled=back.assistant is None,
+                on_click=choose,
+                args=(example,),
+            )
 
 
 main()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from assistant.assistant import Assistant
 
 HOST = "builtin"  # the host that this process answers with
+DEVICE = "auto"
 
 
 class Backend:
@@ -29,6 +30,12 @@ class Backend:
         self._thread = threading.Thread(target=self._open, name="mattoni-start", daemon=True)
         self._thread.start()
 
+    def stop(self, conversation: str) -> None:
+        """End the answer that a conversation may be waiting for."""
+        ticket = self.assistant.running(conversation) if self.assistant is not None else None
+        if ticket is not None:
+            ticket.stop()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the start has ended; False when the time ran out first."""
         self._thread.join(timeout_s)
@@ -41,7 +48,7 @@ class Backend:
         from assistant.assistant import Assistant
 
         try:
-            self.assistant = Assistant.open(HOST)
+            self.assistant = Assistant.open(HOST, DEVICE)
         except MattoniError as problem:
             self.problem = str(problem)
 
@@ -49,10 +56,10 @@ class Backend:
 _prepared: Backend | None = None
 
 
-def prepare(host: str) -> None:
+def prepare(host: str, device: str) -> None:
     """Begin to load a host before there is a page; `backend()` then finds it under way."""
-    global HOST, _prepared
-    HOST = host
+    global HOST, DEVICE, _prepared
+    HOST, DEVICE = host, device
     _prepared = Backend()
 
 

@@ -7,11 +7,11 @@ _HTML = """<button type="button" aria-label="Copy the answer">
 <rect x="9" y="9" width="11" height="12" rx="2"/><path d="M5 16V5a2 2 0 0 1 2-2h9"/></svg>
 <span class="word">Copy</span></button>"""
 _CSS = """
-button { all: unset; cursor: pointer; display: inline-flex; align-items: center; gap: .5rem; box-sizing: border-box;
-  min-height: 2.5rem; font: 400 .875rem var(--st-font); color: var(--st-text-color); }
-button:hover { color: var(--st-primary-color); }
+button { all: unset; cursor: pointer; display: inline-flex; align-items: center; gap: .4rem; box-sizing: border-box;
+  min-height: 1.75rem; font: 400 .8rem var(--st-font); color: var(--st-text-color); opacity: .7; }
+button:hover { color: var(--st-primary-color); opacity: 1; }
 button:focus-visible { outline: 2px solid var(--st-primary-color); border-radius: .25rem; }
-svg { width: 1.1rem; height: 1.1rem; }
+svg { width: 1rem; height: 1rem; }
 """
 # The text comes as data, never as markup. Outside localhost a page without TLS has no `navigator.clipboard`.
 _JS = """

@@ -10,37 +10,47 @@ from ui.style import THEME
 
 DEFAULT_PORT = 8501
 MAX_UPLOAD_MB = 200
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
-def free_port(host: str, wanted: int, tries: int = 50) -> int:
+def free_port(address: str, wanted: int, tries: int = 50) -> int:
     """The wanted port, or the next one that nobody listens on."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for port in range(wanted, min(wanted + tries, 65536)):
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             # As the server itself does: a port in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host, port))
+                probe.bind((address, port))
             except OSError as problem:
                 if problem.errno == errno.EADDRINUSE:
                     continue
                 raise MattoniError(
-                    f"Cannot listen on {host}, port {port} ({problem.strerror}): choose another --host or --port."
+                    f"Cannot listen on {address}, port {port} ({problem.strerror}): choose another --address or --port."
                 ) from problem
             return port
     raise MattoniError(f"The ports from {wanted} on are all taken: choose another --port.")
 
 
-def options(host: str, port: int) -> dict[str, str]:
+def page_address(address: str, port: int) -> str:
+    """What to type into a browser on this machine."""
+    if address in ("127.0.0.1", "::1", *_EVERYWHERE):
+        address = "localhost"
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
+
+
+def options(address: str, port: int) -> dict[str, str]:
     """Streamlit's settings, the same wherever the package is installed."""
     return {
-        "server.address": host,
+        "server.address": address,
         "server.port": str(port),
         "server.headless": "true",
         "server.maxUploadSize": str(MAX_UPLOAD_MB),
         "server.fileWatcherType": "none",
         "server.showEmailPrompt": "false",
         "browser.gatherUsageStats": "false",
+        "logger.level": "warning",
+        "logger.hideWelcomeMessage": "true",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         # A click while an answer is being written then reruns the page instead of stopping its script, so that a
@@ -50,23 +60,25 @@ def options(host: str, port: int) -> dict[str, str]:
     }
 
 
-def launch(host: str = "127.0.0.1", port: int = DEFAULT_PORT, model: str = "builtin") -> None:
+def launch(address: str = "127.0.0.1", port: int = DEFAULT_PORT, host: str = "builtin", device: str = "auto") -> None:
     """Serve the page until interrupted; says where, and which port was taken.
 
-    model   the host that answers: a catalogue name, Hub id, folder or GGUF file
+    address   where the server listens
+    host      the model that answers: a catalogue name, Hub id, folder or GGUF file
     """
-    found = free_port(host, port)
+    found = free_port(address, port)
     if found != port:
         print(f"Port {port} is taken, so the page is on port {found}.", flush=True)
-    shown = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else host
-    print(f"Mattoni is at http://{shown}:{found} (Ctrl+C ends it).", flush=True)
+    print(f"Mattoni is at {page_address(address, found)} (Ctrl+C ends it).", flush=True)
+    if address in _EVERYWHERE:
+        print("Other machines can reach it too: everybody who does sees the same conversations.", flush=True)
 
     from streamlit.web import cli
 
     from ui.backend import prepare
 
-    prepare(model)
+    prepare(host, device)
     page = Path(__file__).with_name("app.py")
-    flags = [f"--{name}={value}" for name, value in options(host, found).items()]
+    flags = [f"--{name}={value}" for name, value in options(address, found).items()]
     sys.argv = ["streamlit", "run", str(page), *flags]
     cli.main(prog_name="streamlit")

@@ -31,24 +31,27 @@ def thumbnail(digest: str, _read: Callable[[str], bytes]) -> bytes | None:
 
 
 def draw_attachments(store: ConversationStore, attachments: tuple[Attached, ...]) -> None:
-    """Pictures as pictures, everything else as a chip with its name."""
-    for attached in attachments:
-        try:
-            picture = thumbnail(attached.digest, store.content) if attached.kind == "picture" else None
-        except MattoniError as problem:
-            st.caption(f":material/broken_image: {text.plain(str(problem), 300)}")
-            continue
-        if picture is not None:
-            st.image(picture, width=280, alt=attached.name)
-        else:
-            st.badge(text.plain(attached.name, 60), icon=":material/description:", color="gray")
+    """Pictures as pictures, smaller when there are several; everything else as a chip with its name."""
+    width = 280 if len(attachments) == 1 else 150
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        for attached in attachments:
+            try:
+                picture = thumbnail(attached.digest, store.content) if attached.kind == "picture" else None
+            except MattoniError as problem:
+                st.caption(f":material/broken_image: {text.plain(str(problem), 300)}")
+                continue
+            if picture is not None:
+                st.image(picture, width=width, alt=attached.name)
+            else:
+                st.badge(text.plain(attached.name, 60), icon=":material/description:", color="gray")
 
 
 def draw_question(store: ConversationStore, message: StoredMessage, edit: Callable[[int], None] | None) -> None:
     """A question with its attachments, and a button to change it while nothing is being answered."""
     with st.container(key=f"question-{message.id}", gap=None):
         with st.chat_message("user"):
-            draw_attachments(store, message.attachments)
+            if message.attachments:
+                draw_attachments(store, message.attachments)
             if message.text:
                 with st.container(key=f"words-{message.id}"):
                     st.text(message.text)
@@ -61,23 +64,24 @@ def draw_question(store: ConversationStore, message: StoredMessage, edit: Callab
 def draw_answer(message: StoredMessage, again: Callable[[], None] | None) -> None:
     """An answer that has ended: its words, how it ended, its bricks, and what can be done with it."""
     key = str(message.id)
-    with st.container(key=f"answer-{key}"), st.chat_message("assistant", avatar=str(ICON)):
-        with st.container(gap="xsmall"):
+    trace = message.trace or {}
+    with st.container(key=f"answer-{key}"), st.chat_message("assistant", avatar=str(ICON)), st.container(gap="xsmall"):
+        if message.text:
+            st.markdown(text.answer(message.text))
+        if message.status == "stopped":
+            st.caption(":material/stop_circle: Stopped. What had been said is kept.")
+        elif message.status == "failed":
+            st.error(text.plain(message.error or "This answer failed: ask again.", 500), icon=":material/error:")
+        # The host was not asked: what the user should know is all there is to say.
+        is_notice_only = message.status == "done" and not message.text and bool(trace.get("notices"))
+        draw_notices(trace, aloud=is_notice_only)
+        if trace and not is_notice_only:
+            draw_chips(trace, key)
+        with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"actions-{key}"):
             if message.text:
-                st.markdown(text.answer(message.text))
-            if message.status == "stopped":
-                st.caption(":material/stop_circle: Stopped. What had been said is kept.")
-            elif message.status == "failed":
-                st.error(text.plain(message.error or "This answer failed: ask again.", 500), icon=":material/error:")
-            if message.trace is not None:
-                draw_notices(message.trace)
-                draw_chips(message.trace, key)
-            with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"actions-{key}"):
-                if message.text:
-                    copy_button(message.text, key=f"copy-{key}")
-                if again is not None:
-                    st.button(
-                        "Answer again", key=f"again-{key}", icon=":material/refresh:", type="tertiary", on_click=again
-                    )
-            if message.trace is not None:
-                draw_trace(message.trace, key)
+                copy_button(message.text, key=f"copy-{key}")
+            if again is not None:
+                label = "Answer anyway" if is_notice_only else "Answer again"
+                st.button(label, key=f"again-{key}", icon=":material/refresh:", type="tertiary", on_click=again)
+        if trace:
+            draw_trace(trace, key)

@@ -41,17 +41,23 @@ def guarded(action: Callable[[], Any]) -> Callable[[], None]:
 # ---------------------------------------------------------------- conversations
 
 
-def draw_conversations(store: ConversationStore, current: str | None, go: Callable[[str | None], None]) -> None:
-    """New, search, the list, and what can be done with the open one."""
+def draw_conversations(
+    store: ConversationStore, current: str | None, go: Callable[[str | None], None], stop: Callable[[str], None]
+) -> None:
+    """New, search, the list, and what can be done with the open one.
+
+    go     opens a conversation (None: an empty one)
+    stop   ends the answer that a conversation may be waiting for
+    """
     st.button("New conversation", icon=":material/add:", width="stretch", on_click=go, args=(None,), key="new")
     wanted = st.text_input(
         "Search conversations", key="search", type="search", placeholder="Search conversations", live=True,
         label_visibility="collapsed",
     )  # fmt: skip
     found = store.conversations(wanted or "")
-    with st.container(gap=None):
+    with st.container(gap=None, key="talks"):
         for conversation in found[:_SHOWN]:
-            _draw_conversation(store, conversation, conversation.id == current, go)
+            _draw_conversation(store, conversation, conversation.id == current, go, stop)
     if len(found) > _SHOWN:
         st.caption(f"{len(found) - _SHOWN} older ones: search for them.")
     elif wanted and not found:
@@ -59,9 +65,15 @@ def draw_conversations(store: ConversationStore, current: str | None, go: Callab
 
 
 def _draw_conversation(
-    store: ConversationStore, conversation: Conversation, is_current: bool, go: Callable[[str | None], None]
+    store: ConversationStore,
+    conversation: Conversation,
+    is_current: bool,
+    go: Callable[[str | None], None],
+    stop: Callable[[str], None],
 ) -> None:
-    with st.container(horizontal=True, gap=None, vertical_alignment="center", key=f"talk-{conversation.id}"):
+    with st.container(
+        horizontal=True, gap=None, wrap=False, vertical_alignment="center", key=f"talk-{conversation.id}"
+    ):
         st.button(
             plain(conversation.title),
             key=f"open-{conversation.id}",
@@ -73,11 +85,14 @@ def _draw_conversation(
         )
         if is_current:
             with st.popover("", icon=":material/more_horiz:", type="tertiary", key=f"more-{conversation.id}"):
-                _draw_conversation_menu(store, conversation, go)
+                _draw_conversation_menu(store, conversation, go, stop)
 
 
 def _draw_conversation_menu(
-    store: ConversationStore, conversation: Conversation, go: Callable[[str | None], None]
+    store: ConversationStore,
+    conversation: Conversation,
+    go: Callable[[str | None], None],
+    stop: Callable[[str], None],
 ) -> None:
     identity = conversation.id
     title_key = f"title-{identity}"
@@ -87,6 +102,7 @@ def _draw_conversation_menu(
             store.rename(identity, st.session_state[title_key])
 
     def delete() -> None:
+        stop(identity)
         store.delete(identity)
         go(None)
 
@@ -116,7 +132,9 @@ def draw_bricks(assistant: Any) -> "Choices":
     by_kind: dict[str, list[Any]] = {}
     for brick in bricks.usable:
         by_kind.setdefault(brick.card.kind, []).append(brick)
-    vision = _draw_vision(by_kind.get("modality", []))
+    draw_heading("Bricks")
+    with st.expander("Pictures", icon=icon("modality"), expanded=True, key="pictures"):
+        vision = _draw_vision(assistant, by_kind.get("modality", []))
     choices: dict[str, Choice] = {}
     with st.expander("Skills", icon=icon("task"), expanded=True, key="skills"):
         for brick in (*by_kind.get("task", []), *by_kind.get("emergent", [])):
@@ -134,14 +152,16 @@ def draw_bricks(assistant: Any) -> "Choices":
     return Choices(vision=vision, bricks={name: choice for name, choice in choices.items() if choice != Choice()})
 
 
-def _draw_vision(bricks: list[Any]) -> str | None:
-    names = ["auto", *(brick.name for brick in bricks)]
-    titles = {brick.name: brick.card.title for brick in bricks}
+def _draw_vision(assistant: Any, bricks: list[Any]) -> str | None:
+    titles = {"auto": "Auto: the router chooses", **{brick.name: brick.card.title for brick in bricks}}
     chosen = st.selectbox(
-        f"{icon('modality')} Pictures are read by", names, key="vision", bind="query-params",
-        format_func=lambda name: titles.get(name, "Auto"),
-        help="Auto lets the router choose for every picture by its keys; or choose one brick for all pictures.",
+        "Pictures are read by", list(titles), key="vision", bind="query-params", format_func=titles.__getitem__,
+        label_visibility="collapsed",
     )  # fmt: skip
+    for brick in bricks:
+        if brick.warning:
+            st.caption(f":material/warning: {plain(brick.warning, 300)}")
+        _draw_remove(assistant, brick.name, brick.folder)
     return None if chosen in (None, "auto") else chosen
 
 
@@ -163,7 +183,7 @@ def _draw_choice(assistant: Any, brick: Any, with_strength: bool) -> "Choice":
     strength = 1.0
     if with_strength and state != "off":
         strength = st.slider(
-            f"Strength of {plain(card.title)}", 0.0, 2.0, 1.0, 0.05, key=f"strength-{card.name}",
+            f"Strength of {plain(card.title)}", 0.0, 2.0, 1.0, 0.05, key=f"strength-{card.name}", bind="query-params",
             label_visibility="collapsed", format="strength %.2f",
         )  # fmt: skip
     if brick.warning:
@@ -225,25 +245,43 @@ def draw_sampling() -> "Sampling":
     """Temperature, top-p, length and seed."""
     from assistant.generation import Sampling  # with the host, see ui.backend
 
-    plain_settings = Sampling()
+    usual = Sampling()
+    draw_heading("Settings")
     with st.expander("Generation", icon=":material/tune:", key="generation"):
-        temperature = st.slider("Temperature", 0.0, 2.0, plain_settings.temperature, 0.05, key="temperature",
-                                help="0: always the likeliest word.")  # fmt: skip
-        top_p = st.slider("Top-p", 0.05, 1.0, plain_settings.top_p, 0.05, key="top-p")
-        max_tokens = st.number_input("Longest answer (tokens)", 1, 4096, plain_settings.max_tokens, key="max-tokens")
-        seed = st.number_input("Seed", 0, 2**31 - 1, None, key="seed", placeholder="a new one each time",
-                               help="The same seed gives the same answer to the same question.")  # fmt: skip
+        temperature = st.slider(
+            "Temperature", 0.0, 2.0, usual.temperature, 0.05, key="temperature", bind="query-params",
+            help="0: always the likeliest word. Higher: more variety, more mistakes.",
+        )  # fmt: skip
+        top_p = st.slider(
+            "Top-p", 0.05, 1.0, usual.top_p, 0.05, key="top-p", bind="query-params",
+            help="Words are drawn among the likeliest ones that make up this share.",
+        )  # fmt: skip
+        max_tokens = st.number_input(
+            "Longest answer (tokens)", 1, 4096, usual.max_tokens, key="max-tokens", bind="query-params"
+        )
+        seed = st.number_input(
+            "Seed", 0, 2**31 - 1, None, key="seed", bind="query-params", placeholder="a new one each time",
+            help="The same seed gives the same answer to the same question.",
+        )  # fmt: skip
     return Sampling(temperature=temperature, top_p=top_p, max_tokens=int(max_tokens), seed=seed)
 
 
 def draw_host(assistant: Any) -> None:
     """Which model answers, where, and the memory it holds."""
     host = assistant.host
-    with st.expander("Host", icon=":material/memory:", key="host"):
-        st.caption(f"**{plain(host.name)}** on {str(host.device).upper()}, {str(host.dtype).removeprefix('torch.')}")
-        st.caption(f"Context of {host.context:,} tokens · {assistant.memory_bytes / 1e9:.1f} GB of memory in use")
+    with st.expander("Host and memory", icon=":material/memory:", key="host"):
+        st.markdown(f"**{plain(host.name)}**")
+        st.caption(f"{str(host.device).upper()}, {str(host.dtype).removeprefix('torch.')}")
+        st.caption(f"Reads {host.context:,} tokens at once")
+        st.caption(f"{assistant.memory_bytes / 1e9:.1f} GB of memory in use")
+
+
+def draw_heading(words: str) -> None:
+    """A heading of the sidebar."""
+    with st.container(key=f"heading-{words.lower()}"):
+        st.markdown(words)
 
 
 def draw_head() -> None:
-    """The name of the product."""
+    """The sign of the product; its name stands beside it (ui.style)."""
     st.logo(str(ICON), size="large")

@@ -33,29 +33,61 @@ _CSS = """
 [data-testid="stStatusWidget"] { display: none; }
 /* room for the conversation, also on a phone */
 [data-testid="stMainBlockContainer"] { padding-top: 4.5rem; padding-bottom: 2rem; }
+[data-testid="stBottomBlockContainer"] { padding-bottom: 1.5rem; }
+[data-testid="stSidebarHeader"] { height: auto; padding: 1.25rem 1.25rem .75rem 1.25rem; align-items: center; }
+/* the name beside the sign */
+[data-testid="stLogoSpacer"], [data-testid="stSidebarHeader"] { margin-bottom: .25rem; }
+[data-testid="stSidebarHeader"] > div:first-child, [data-testid="stSidebarHeader"] > a { display: flex; }
+[data-testid="stSidebarHeader"] [data-testid="stSidebarLogo"] { margin: 0; }
+[data-testid="stSidebarHeader"]::before { content: "Mattoni"; order: 1; flex: 1; margin-left: .6rem;
+  font-weight: 700; font-size: 1.25rem; letter-spacing: -.01em; }
+[data-testid="stSidebarCollapseButton"] { order: 2; }
+/* headings of the sidebar */
+[class*="st-key-heading-"] p { font-size: .75rem; font-weight: 600; letter-spacing: .04em; opacity: .65; }
 /* a question stands on the right, as a bubble without a face */
 [class*="st-key-question-"] [data-testid="stChatMessage"] { max-width: 85%; width: fit-content; margin-left: auto;
   padding: .6rem .9rem; border-radius: 1rem 1rem .25rem 1rem;
   background: color-mix(in srgb, #c4502f 10%, transparent); }
 [class*="st-key-question-"] [data-testid="stChatMessageAvatarUser"] { display: none; }
 [class*="st-key-question-"] [data-testid="stChatMessageContent"] { margin: 0; }
-[class*="st-key-question-"] img { border-radius: .5rem; max-height: 20rem; width: auto; max-width: 100%; }
-[class*="st-key-answer-"] [data-testid="stChatMessage"] { background: transparent; padding-left: 0; padding-right: 0; }
+[class*="st-key-question-"] img { border-radius: .5rem; max-height: 16rem; width: auto; max-width: 100%; }
+[class*="st-key-answer-"] [data-testid="stChatMessage"] { background: transparent; padding: 0; }
 [class*="st-key-words-"] { white-space: pre-wrap; overflow-wrap: anywhere; }
 [class*="st-key-chips-"] { row-gap: .35rem; }
-/* the list of conversations: one line each */
+/* what can be done with a message: quiet until it is wanted */
+[class*="st-key-actions-"] button, [class*="st-key-edit-"] button { min-height: 1.75rem; padding: 0; opacity: .7; }
+[class*="st-key-actions-"] button p, [class*="st-key-edit-"] button p { font-size: .8rem; }
+[class*="st-key-actions-"] button:hover, [class*="st-key-edit-"] button:hover { opacity: 1; }
+/* the list of conversations: one line each, scrolled when long */
+.st-key-talks { max-height: 15rem; overflow-y: auto; }
 [class*="st-key-talk-"] button { justify-content: flex-start; text-align: left; padding: .1rem .5rem;
   min-height: 2rem; }
 [class*="st-key-talk-"] button > div { width: 100%; overflow: hidden; justify-content: flex-start; }
 [class*="st-key-talk-"] button p { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-[class*="st-key-example-"] img { width: 4.5rem; height: 4.5rem; object-fit: cover; border-radius: .5rem; }
-[class*="st-key-example-"] { min-height: 6.6rem; justify-content: center; }
+/* examples: the whole card is the button */
+[class*="st-key-example-"] { position: relative; min-height: 5.5rem; padding: .8rem; }
+[class*="st-key-example-"]:hover { border-color: color-mix(in srgb, #c4502f 60%, transparent); }
+[class*="st-key-example-"] img { width: 3.5rem; height: 3.5rem; object-fit: cover; border-radius: .5rem; }
 [class*="st-key-example-"] button, [class*="st-key-example-"] button > div { justify-content: flex-start; width: 100%; }
+[class*="st-key-example-"] button::after { content: ""; position: absolute; inset: 0; }
 [class*="st-key-example-"] button p { text-align: left; }
+/* the small charts of a trace */
+.mattoni-bars { display: grid; grid-template-columns: minmax(4.5rem, max-content) 1fr max-content; gap: .3rem .75rem;
+  align-items: center; font-size: .8rem; }
+.mattoni-bars span { max-width: 13rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.mattoni-bars span:nth-child(3n) { text-align: right; font-variant-numeric: tabular-nums; opacity: .8; }
+.mattoni-bars i { position: relative; display: block; height: .6rem; border-radius: .3rem;
+  background: color-mix(in srgb, currentColor 8%, transparent); }
+.mattoni-bars u { position: absolute; inset: 0 auto 0 0; border-radius: .3rem; background: #d9694a; }
+.mattoni-bars u.mattoni-quiet { background: color-mix(in srgb, currentColor 30%, transparent); }
+.mattoni-bars b { position: absolute; top: -.2rem; bottom: -.2rem; width: 2px; background: currentColor; }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
-  [class*="st-key-example-"] { min-height: 0; }
+  [data-testid="stBottomBlockContainer"] { padding: 0 1rem 1rem; }
+  [class*="st-key-example-"] { min-height: 0; padding: .5rem .7rem; }
+  [class*="st-key-example-"] img { width: 2.75rem; height: 2.75rem; }
   [class*="st-key-answer-"] [data-testid="stChatMessage"] > :first-child { display: none; }
+  .mattoni-bars span { max-width: 8rem; }
   h2 { font-size: 1.6rem !important; }
 }
 </style>

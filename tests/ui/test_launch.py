@@ -29,7 +29,7 @@ def test_no_free_port_and_no_such_address_are_one_sentence_each():
 
 def test_the_server_listens_on_this_machine_and_tells_nobody():
     parameters = inspect.signature(launch).parameters
-    assert (parameters["host"].default, parameters["port"].default) == ("127.0.0.1", DEFAULT_PORT)
+    assert (parameters["address"].default, parameters["port"].default) == ("127.0.0.1", DEFAULT_PORT)
     settings = options("127.0.0.1", 8501)
     assert settings["server.address"] == "127.0.0.1"
     assert settings["browser.gatherUsageStats"] == "false"
