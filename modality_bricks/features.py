@@ -16,6 +16,11 @@ from modality_bricks.encoder import VisionEncoder, stack
 from modality_bricks.samples import Sample
 
 
+def half(device: torch.device) -> torch.autocast:
+    """Matrix products in bf16 on this device."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
 def view_of(picture: Image.Image, key: str, view: int) -> Image.Image:
     """View 0 is the picture, 1 its mirror image, further ones random crops of 60 to 100 % of its area, half of them mirrored."""
     if view == 0:
@@ -56,7 +61,10 @@ class FeatureCache:
             pictures = [
                 view_of(self.samples[wanted[i][0]].open(), self.samples[wanted[i][0]].key, wanted[i][1]) for i in part
             ]
-            for i, features in zip(part, self.encoder.features(stack(self.encoder, pictures)), strict=True):
+            batch = stack(self.encoder, pictures)
+            with half(next(self.encoder.parameters()).device):  # twice as fast, and the cache is float16 anyway
+                found = self.encoder.features(batch)
+            for i, features in zip(part, found, strict=True):
                 self._features[rows[i]] = features.float().cpu().numpy()
                 self._done[rows[i]] = 1
         return torch.from_numpy(np.asarray(self._features[rows], dtype=np.float32))

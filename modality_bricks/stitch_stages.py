@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from mattoni.errors import MattoniError
 from modality_bricks.draws import Draw, Draws
-from modality_bricks.features import FeatureCache
+from modality_bricks.features import FeatureCache, half
 from modality_bricks.loop import Evaluation
 from modality_bricks.samples import Sample, SampleSet
 from modality_bricks.stitch import QFormerStitch
@@ -27,11 +27,6 @@ CaptionScore = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's weights are."""
     return next(model.parameters()).device
-
-
-def half(device: torch.device) -> torch.autocast:
-    """Matrix products in bf16 on this device."""
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 @dataclass(frozen=True)
