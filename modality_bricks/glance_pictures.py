@@ -1,4 +1,4 @@
-"""Draws the pictures that `glance` learns from: pages, screens, photos of text, charts, drawings, and photos. Training only.
+"""Draws the pictures that `glance` learns from: pages, screens, photos of text, charts, drawings, photos. Training only.
 
 Every kind is a function of a random generator and of material (words, photos), so that a seed gives the same picture
 again. `assistant.measure_router` draws its dev pictures with other layouts, texts and fonts.
@@ -35,6 +35,10 @@ class Material:
     receipts: list[Image.Image]
 
 
+# Draws one picture of a kind.
+Kind = Callable[[Random, Material], Image.Image]
+
+
 def read_material(data: Path, photos: int = 6000) -> Material:
     """Lines and pictures of the training packs."""
     vision, text = data / "vision", data / "text"
@@ -44,7 +48,8 @@ def read_material(data: Path, photos: int = 6000) -> Material:
     lines = [caption for _, _, captions in flickr for caption in captions]
     with (text / "chat-train.jsonl").open(encoding="utf-8") as file:
         lines += [json.loads(row)["text"] for row in file]
-    return Material(lines, rooms + [image for _, image, _ in flickr][:photos], receipts)
+    # Rooms are few, and their straight edges and empty walls are what is most like a page: each counts three times.
+    return Material(lines, rooms * 3 + [image for _, image, _ in flickr][:photos], receipts)
 
 
 @lru_cache(maxsize=1)
@@ -120,7 +125,7 @@ def _paragraph(
     return y
 
 
-# --- documents ---------------------------------------------------------------------------------------------------------
+# --- documents ---
 
 
 def text_page(rng: Random, material: Material) -> Image.Image:
@@ -317,9 +322,6 @@ def scan(rng: Random, material: Material) -> Image.Image:
     return receipt.crop((0, top, width, min(height, top + high)))
 
 
-PAPERS: tuple[Callable[[Random, Material], Image.Image], ...] = (text_page, table_page, slip, slide, scan, text_page)
-
-
 def _lit(rng: Random, picture: Image.Image) -> Image.Image:
     """Uneven light: a bright and a dark side, and perhaps a soft shadow."""
     width, height = picture.size
@@ -342,21 +344,26 @@ def _perspective(source: list[tuple[float, float]], target: list[tuple[float, fl
     return [float(n) for n in np.linalg.solve(np.array(rows), np.array(source).ravel())]
 
 
+PAPERS: tuple[Kind, ...] = (text_page, table_page, slip, slide, scan, text_page, scan, web_page, terminal, phone_screen)
+
+
 def photo_of_text(rng: Random, material: Material) -> Image.Image:
-    """Writing as a camera sees it: a page lying askew on a ground, lit unevenly, a little out of focus."""
+    """Writing as a camera sees it: a page or a screen, near or far, askew on a ground, lit unevenly, out of focus."""
     page = PAPERS[rng.integers(len(PAPERS))](rng, material)
-    size = _size(rng, 350, 800)
-    ground = _thumbnail(rng, material, size).filter(ImageFilter.GaussianBlur(rng.uniform(0, 12)))
-    if rng.random() < 0.35:
+    size = _size(rng, 260, 480)
+    blur = rng.uniform(0, 10) if rng.random() < 0.5 else rng.uniform(0, 1.5)
+    ground = _thumbnail(rng, material, size).filter(ImageFilter.GaussianBlur(blur))
+    if rng.random() < 0.25:
         ground = Image.new("RGB", size, tuple(int(v) for v in rng.integers(20, 200, 3)))
     w, h = page.size
-    spread = rng.uniform(0.0, 0.12, (4, 2)) - (0.08 if rng.random() < 0.5 else 0)
-    corners = [(spread[0][0], spread[0][1]), (1 - spread[1][0], spread[1][1]),
-               (1 - spread[2][0], 1 - spread[2][1]), (spread[3][0], 1 - spread[3][1])]  # fmt: skip
-    turn = rng.normal(0, 0.12)
-    centre = [((x - 0.5) * np.cos(turn) - (y - 0.5) * np.sin(turn) + 0.5,
-               (x - 0.5) * np.sin(turn) + (y - 0.5) * np.cos(turn) + 0.5) for x, y in corners]  # fmt: skip
-    target = [(float(x) * size[0], float(y) * size[1]) for x, y in centre]
+    # Corners about the page's middle, pushed about, turned, and put somewhere near the middle of the picture.
+    share = rng.uniform(0.5, 1.25)
+    fit = share * min(size[0] / w, size[1] / h) if share < 1 else share * max(size[0] / w, size[1] / h)
+    corners = np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) / 2 * fit
+    corners *= 1 - rng.uniform(0.0, 0.25, (4, 2))
+    turn = rng.normal(0, 0.25)
+    turned = corners @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    target = [(float(x), float(y)) for x, y in turned + np.array(size) * rng.uniform(0.4, 0.6, 2)]
     numbers = _perspective([(0, 0), (w, 0), (w, h), (0, h)], target)
     warped = page.transform(size, Image.Transform.PERSPECTIVE, numbers, Image.Resampling.BILINEAR)
     mask = Image.new("L", page.size, 255).transform(size, Image.Transform.PERSPECTIVE, numbers)
@@ -364,7 +371,7 @@ def photo_of_text(rng: Random, material: Material) -> Image.Image:
     return _lit(rng, ground).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.6)))
 
 
-# --- photos ------------------------------------------------------------------------------------------------------------
+# --- photos ---
 
 
 def photo(rng: Random, material: Material) -> Image.Image:
@@ -383,7 +390,7 @@ def photo(rng: Random, material: Material) -> Image.Image:
     return picture
 
 
-# --- neither -----------------------------------------------------------------------------------------------------------
+# --- neither ---
 
 
 def chart(rng: Random, material: Material) -> Image.Image:
@@ -424,7 +431,7 @@ def _curve(rng: Random, size: tuple[int, int]) -> list[tuple[float, float]]:
     x, y = rng.uniform(0.2, 0.8, 2)
     scale = rng.uniform(0.05, 0.35)
     radius = scale * (1 + sum(rng.normal(0, 0.25) * np.cos(k * t + rng.uniform(0, 6)) for k in range(1, 5)))
-    return [((x + r * np.cos(a)) * size[0], (y + r * np.sin(a)) * size[1]) for r, a in zip(radius, t, strict=True)]
+    return [((x + r * np.cos(a)) * size[0], (y + r * np.sin(a)) * size[1]) for r, a in zip(radius, t, strict=True)]  # type: ignore[arg-type]
 
 
 def line_drawing(rng: Random, material: Material) -> Image.Image:
@@ -499,8 +506,18 @@ def texture(rng: Random, material: Material) -> Image.Image:
     return Image.new("RGB", size, tuple(int(v) for v in rng.integers(0, 256, 3)))
 
 
-DOCUMENTS = (text_page, table_page, slip, terminal, web_page, phone_screen, slide, scan, photo_of_text)
-OTHERS = (chart, line_drawing, cartoon, diagram, texture)
+DOCUMENTS: tuple[Kind, ...] = (
+    text_page,
+    table_page,
+    slip,
+    terminal,
+    web_page,
+    phone_screen,
+    slide,
+    scan,
+    photo_of_text,
+)
+OTHERS: tuple[Kind, ...] = (chart, line_drawing, cartoon, diagram, texture)
 
 
 def tiny_photos(data: Path, count: int) -> Iterator[Image.Image]:

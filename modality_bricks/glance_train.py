@@ -1,10 +1,11 @@
 """Trains the network of the `glance` space from scratch: python -m modality_bricks.glance_train CONFIG.yaml
 
-It learns to tell many kinds of picture apart (a cosine classifier; Wang et al. 2018, arXiv:1801.09414, without the margin),
-with crops, blur, sharpening, low resolution, noise, contrast and inversion on all kinds alike, so that none of these tells
-a photo from a page. The classifier is thrown away; the unit vectors in front of it are the space.
+It learns to tell many kinds of picture apart (a cosine classifier with a margin: Wang et al. 2018, arXiv:1801.09414),
+with crops, blur, sharpening, low resolution, noise, contrast and inversion on all kinds alike, so that none of these
+tells a photo from a page. The classifier is thrown away; the unit vectors in front of it are the space.
 """
 
+import hashlib
 import json
 import math
 import sys
@@ -34,12 +35,14 @@ class Config(BaseModel):
     seed: int
     drawn_per_kind: PositiveInt
     photos: PositiveInt
+    photos_of_text: PositiveInt
     tiny_photos: PositiveInt
     steps: PositiveInt
     batch: PositiveInt
     rate: PositiveFloat
     weight_decay: float
     scale: PositiveFloat
+    margin: float
     output: Path
 
 
@@ -47,9 +50,10 @@ def draw_pictures(config: Config, data: Path) -> tuple[Tensor, Tensor, list[str]
     """All training pictures: (n, 1, STORED, STORED) uint8, kinds (n,), and the kinds' names."""
     material = drawn.read_material(data)
     kinds = [*drawn.DOCUMENTS, *drawn.OTHERS, drawn.photo]
+    counts: dict[drawn.Kind, int] = {drawn.photo: config.photos, drawn.photo_of_text: config.photos_of_text}
     squares, labels = [], []
     for label, kind in enumerate(kinds):
-        count = config.photos if kind is drawn.photo else config.drawn_per_kind
+        count = counts.get(kind, config.drawn_per_kind)
         start = time.monotonic()
         for number in range(count):
             squares.append(grey_square(kind(np.random.default_rng([config.seed, label, number]), material), STORED))
@@ -69,7 +73,7 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
     n = len(pictures)
     x = pictures.float()
-    share, stretch = uniform(0.55, 1.0, n), torch.exp(uniform(-0.3, 0.3, n))
+    share, stretch = uniform(0.7, 1.0, n), torch.exp(uniform(-0.3, 0.3, n))
     wide, high = (share * stretch).clamp(max=1), (share / stretch).clamp(max=1)
     turn = torch.randint(0, 4, (n,), generator=generator) * (torch.rand(n, generator=generator) < 0.2)
     angle = turn * (math.pi / 2) + torch.randn(n, generator=generator) * 0.05
@@ -80,10 +84,10 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
     matrix[:, 0, 2], matrix[:, 1, 2] = uniform(-1, 1, n) * (1 - wide), uniform(-1, 1, n) * (1 - high)
     grid = functional.affine_grid(matrix, [n, 1, SIDE, SIDE], align_corners=False)
     x = functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-    # One resolution for a quarter of the batch: down and up again, as a small picture is when it is enlarged.
-    parts = list(x.chunk(4))
-    for number in range(1, len(parts)):
-        side = int(torch.randint(36, SIDE, (1,), generator=generator))
+    # One resolution for a sixth of the batch: down and up again, as a small picture is when it is enlarged.
+    parts = list(x.chunk(6))
+    for number in range(3, len(parts)):
+        side = int(torch.randint(56, SIDE, (1,), generator=generator))
         low = functional.interpolate(parts[number], size=(side, side), mode="bilinear", antialias=True)
         parts[number] = functional.interpolate(low, size=(SIDE, SIDE), mode="bicubic")
     x = torch.cat(parts)
@@ -99,13 +103,15 @@ def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple
     """Gives the network, ready for use, and the course of the loss."""
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    net = GlanceNet().to(memory_format=torch.channels_last).train()
+    net = GlanceNet().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     directions = nn.Parameter(torch.randn(kinds, WIDTH))
     parameters = [*net.parameters(), directions]
     optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
-    # Every kind equally often, but photos, which are one kind, as often as all documents together.
+    # Every kind equally often, but photos, one kind, as often as all documents together, and the hardest kind more.
     weight = torch.ones(kinds)
+    weight[drawn.DOCUMENTS.index(drawn.photo_of_text)] = 4
     weight[kinds - 1] = len(drawn.DOCUMENTS)
+    groups = torch.tensor([0] * len(drawn.DOCUMENTS) + [1] * len(drawn.OTHERS) + [2])
     chance = (weight / torch.bincount(labels, minlength=kinds))[labels]
     course: list[dict[str, float]] = []
     start, running = time.monotonic(), 0.0
@@ -116,9 +122,12 @@ def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple
         x = even_out(disturb(pictures[rows], generator)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             vectors = net(x)
-        loss = functional.cross_entropy(
-            config.scale * vectors @ functional.normalize(directions, dim=1).T, labels[rows], label_smoothing=0.05
-        )
+        cosines = vectors @ functional.normalize(directions, dim=1).T
+        margins = config.margin * functional.one_hot(labels[rows], kinds)
+        loss = functional.cross_entropy(config.scale * (cosines - margins), labels[rows])
+        # Which group a kind belongs to is what the router asks first: the sum of its kinds' probabilities counts too.
+        chances = (config.scale * cosines).softmax(dim=1) @ functional.one_hot(groups).float()
+        loss = loss - chances.gather(1, groups[labels[rows], None]).clamp(min=1e-6).log().mean()
         if not torch.isfinite(loss):
             raise RuntimeError(f"step {step}: the loss is {loss.item()}; lower the rate")
         optimiser.zero_grad()
@@ -135,7 +144,8 @@ def main(path: Path) -> None:
     """Draw, train, write the network and beside it how it was made."""
     config = Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     torch.set_num_threads(1)
-    stored = Path("runs/glance") / f"pictures-{config.seed}-{config.drawn_per_kind}-{config.photos}.pt"
+    drawing = hashlib.sha256(Path(drawn.__file__).read_bytes() + path.read_bytes()).hexdigest()[:12]
+    stored = Path("runs/glance") / f"pictures-{drawing}.pt"
     if not stored.is_file():
         stored.parent.mkdir(parents=True, exist_ok=True)
         torch.save(draw_pictures(config, training_data()), stored)
