@@ -4,7 +4,7 @@ Keeps what was said, queues turns on the engine, and looks after the user's bric
 terminals, and leaves the turn itself to `assistant/turn.py`.
 """
 
-import shutil
+import contextlib
 import tempfile
 import threading
 import uuid
@@ -25,8 +25,9 @@ from assistant.knowledge import Library, add_knowledge, without_passages
 from assistant.look import Attachment
 from assistant.registry import Bricks, Registry
 from assistant.route import Choices
-from assistant.turn import Exchange, Outcome, Request, Runner
+from assistant.turn import Exchange, Outcome, Request, Runner, Stopped
 from mattoni.errors import MattoniError
+from mattoni.files import remove_folder
 from mattoni.paths import brick_folders, data_folder
 from task_bricks.importing import import_skill
 
@@ -69,6 +70,10 @@ class Assistant:
         """What this process holds in memory now."""
         return int(psutil.Process().memory_info().rss)
 
+    def free_memory(self) -> None:
+        """Drop what was computed for idle conversations; their next turn computes it anew."""
+        self._on_engine(self._runner.memories.clear)
+
     # Asking
 
     def ask(
@@ -91,9 +96,9 @@ class Assistant:
             return self._engine.submit(uuid.uuid4().hex, lambda ticket: self._answer(request, ticket, None, None))
         with self._lock:
             self._refuse_while_running(conversation)
-            past = self._past(conversation)
+            past, unseen = self._past(conversation)
             question = self.store.add_question(conversation, text, attachments)
-            request = self._request(text, attachments, choices, sampling, past, conversation)
+            request = self._request(text, [*unseen, *attachments], choices, sampling, past, conversation)
             return self._queue(request, conversation, question)
 
     def answer_again(
@@ -109,8 +114,8 @@ class Assistant:
             question = self.store.drop_last_answer(conversation)
             if question is None:
                 raise MattoniError("There is no question to answer again: ask one first.")
-            attachments = [Attachment(a.name, self.store.content(a.digest)) for a in question.attachments]
-            past = self._past(conversation, before=question.id)
+            past, unseen = self._past(conversation, before=question.id)
+            attachments = [*unseen, *self._attachments(question)]
             request = self._request(question.text, attachments, choices, sampling, past, conversation, anyway=True)
             return self._queue(request, conversation, question.id)
 
@@ -185,7 +190,7 @@ class Assistant:
         digests = [b.digest for b in self.registry.scan().usable if b.folder == folder]
 
         def remove() -> None:
-            shutil.rmtree(folder)
+            remove_folder(folder)
             for digest in digests:
                 self._workshop.forget(digest)
                 self._library.forget(digest)
@@ -244,9 +249,14 @@ class Assistant:
         if self.running(conversation) is not None:
             raise MattoniError("The last question is still being answered: wait for it or stop it.")
 
-    def _past(self, conversation: str, before: int | None = None) -> tuple[Exchange, ...]:
-        """Earlier exchanges; ids of an answer hold only for the vocabulary they were made with."""
+    def _past(self, conversation: str, before: int | None = None) -> tuple[tuple[Exchange, ...], list[Attachment]]:
+        """Earlier exchanges, and the attachments that nobody has looked at yet.
+
+        A turn that was stopped early, or whose process was killed, has not looked at its attachments: they go with the
+        next message. Ids of an answer hold only for the vocabulary they were made with.
+        """
         exchanges: list[Exchange] = []
+        unseen: list[Attachment] = []
         question: StoredMessage | None = None
         for message in self.store.messages(conversation):
             if before is not None and message.id >= before:
@@ -257,8 +267,17 @@ class Assistant:
                 same = (message.segments or {}).get("vocabulary") == self.host.identity.vocabulary
                 ids = tuple(message.token_ids) if message.token_ids is not None and same else None
                 exchanges.append(Exchange(question.text, tuple(question.segments or ()), message.text, ids))
+                if question.segments is None and message.status == "stopped":
+                    # What is no longer there cannot be looked at; the next question must not fail for it.
+                    with contextlib.suppress(MattoniError):
+                        unseen.extend(self._attachments(question))
+                else:
+                    unseen = []
                 question = None
-        return tuple(exchanges)
+        return tuple(exchanges), unseen
+
+    def _attachments(self, question: StoredMessage) -> list[Attachment]:
+        return [Attachment(a.name, self.store.content(a.digest)) for a in question.attachments]
 
     def _answer(self, request: Request, ticket: Ticket, question: int | None, answer: int | None) -> Status:
         """Run a turn on the engine's thread and keep what it said, however it ends."""
@@ -275,6 +294,8 @@ class Assistant:
                 return "stopped"
             outcome = self._runner.run(request, self.bricks(), ticket, save)
             return outcome.status
+        except Stopped:
+            return "stopped"
         except MattoniError as problem:
             error = str(problem)
             raise

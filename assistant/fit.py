@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
-from knowledge_bricks.passages import split_text
+from knowledge_bricks.passages import Passage
 
 
 def first_kept(lengths: Sequence[int], room: int, after_drop: float = 0.75) -> int:
@@ -34,25 +32,19 @@ def fit_question(text: str, room: int, count: Callable[[str], int]) -> tuple[str
 
 
 def fit_text(
-    text: str,
-    question: str,
-    room: int,
-    count: Callable[[str], int],
-    embed: Callable[[list[str]], Tensor],
+    text: str, room: int, count: Callable[[str], int], ranked: Callable[[], Sequence[Passage]]
 ) -> tuple[str, bool]:
-    """A document's text within `room` tokens: all of it, or the passages nearest to the question in reading order.
+    """A document's text within `room` tokens: all of it, or the passages that come first in `ranked`, in reading order.
 
-    embed   texts → (n, width) unit vectors
-    returns the text, and whether passages were left out
+    ranked   the text's passages, those that the question asks for first; called only when they are needed
+    returns  the text, and whether passages were left out
     """
     if count(text) <= room:
         return text, False
-    passages = split_text(text)
-    scores = (embed(passages) @ embed([question or passages[0]])[0]).tolist()
-    kept: list[int] = []
-    for index in sorted(range(len(passages)), key=lambda i: scores[i], reverse=True):
-        size = count(passages[index]) + 2
+    kept: list[Passage] = []
+    for passage in ranked():
+        size = count(passage.text) + 2
         if size <= room:
-            kept.append(index)
+            kept.append(passage)
             room -= size
-    return "\n\n".join(passages[index] for index in sorted(kept)), True
+    return "\n\n".join(passage.text for passage in sorted(kept, key=lambda passage: passage.start)), True

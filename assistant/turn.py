@@ -3,6 +3,7 @@
 Called on the engine's thread only. Knows nothing of where conversations are kept or shown.
 """
 
+import hashlib
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,15 +20,17 @@ from assistant.engine import Status, Ticket
 from assistant.fit import first_kept, fit_question, fit_text
 from assistant.generation import Generation, KeyValues, Sampling, TextStream
 from assistant.host import Host
-from assistant.inject import Workshop
+from assistant.inject import Recent, Workshop
 from assistant.keyring import Keyrings
 from assistant.knowledge import Library, knowledge_block
 from assistant.look import Attachment, Document, Looked, Picture, document_text, look
 from assistant.picture_questions import PictureQuestions
-from assistant.prompt import Ids, Prompt, Segment, Text, Turn, build_prompt, encode_untrusted
+from assistant.prompt import Ids, Prompt, Segment, Soft, Text, Turn, build_prompt, encode_untrusted
 from assistant.registry import Brick, Bricks
 from assistant.route import Choices, Chosen, Plan, Question, SeenPicture, route
 from assistant.trace import Notice, Trace, UsedBrick
+from knowledge_bricks.documents import Documents, searched_text
+from knowledge_bricks.passages import DocumentText, PageText, Passage, split_document
 from mattoni.errors import MattoniError
 from modality_bricks.glance import Glance
 
@@ -35,13 +38,22 @@ from modality_bricks.glance import Glance
 _MEMORIES_BYTES = 256_000_000
 # Role markers and line ends that a template puts around one exchange; generous.
 _TEMPLATE_TOKENS = 24
+# The part of the room that passages of earlier documents may take in a later message: three or four of them.
+_RECALL_SHARE = 8
 
+# What an attachment became, as it is kept with its message: `name`, `brick`, and the digest of a `picture` or `document`.
+# `text`: all that was read of it. `shown`: what of that stood in the prompt, if not all. `recalled`: passages of an
+# earlier document.
 Part = dict[str, Any]
+
+
+class Stopped(Exception):
+    """The user stopped the turn while it was still looking at what was sent."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """An earlier question and its answer. `parts` is what its attachments became (see `Runner._parts_to_segments`)."""
+    """An earlier question and its answer; `parts` is what its attachments became."""
 
     question: str
     parts: tuple[Part, ...]
@@ -101,6 +113,7 @@ class Runner:
         self.host, self.workshop, self.library = host, workshop, library
         self.memories = Memories(_MEMORIES_BYTES)
         self._keyrings = Keyrings()
+        self._documents: Recent[Documents] = Recent(32)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -118,7 +131,10 @@ class Runner:
         return PictureQuestions.load()
 
     def run(self, request: Request, bricks: Bricks, ticket: Ticket, save: Callable[[], None]) -> Outcome:
-        """Answer one message into the ticket. `save` is called after each token that is shown."""
+        """Answer one message into the ticket. `save` is called after each token that is shown.
+
+        Raises Stopped when the ticket is stopped while attachments are being read.
+        """
         sampling = request.sampling
         seed = sampling.seed if sampling.seed is not None else secrets.randbelow(2**31)
         trace = Trace(host=self.host.name, device=str(self.host.device), seed=seed)
@@ -138,7 +154,7 @@ class Runner:
         with trace.stage("compose"):
             composition = self._compose(plan, bricks, trace)
         with trace.stage("prompt"):
-            prompt = self._prompt(request, parts, knowledge, bricks, composition, trace)
+            prompt, parts = self._prompt(request, parts, knowledge, bricks, composition, trace)
         return self._generate(request, prompt, composition, seed, trace, ticket, save, parts)
 
     # Route
@@ -174,13 +190,15 @@ class Runner:
         parts: list[Part] = []
         chosen = iter(plan.pictures)
         for item in looked.items:
+            if ticket.is_stopping:
+                raise Stopped
             ticket.enter(f"reading {item.name}")
             if isinstance(item, Picture):
                 brick = next(chosen)
                 if brick is not None:
                     parts.append(self._see_picture(item, brick, bricks.get(brick.name), trace))
             elif not request.choices.no_bricks:
-                parts.extend(self._read_document(item, request, bricks, trace))
+                parts.extend(self._read_document(item, request, bricks, trace, ticket))
             else:
                 trace.notices.append(Notice("refused", f"{item.name} was not read: bricks are off."))
         return parts
@@ -202,7 +220,9 @@ class Runner:
         trace.injections.append(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {brick.name}")
         return part
 
-    def _read_document(self, document: Document, request: Request, bricks: Bricks, trace: Trace) -> list[Part]:
+    def _read_document(
+        self, document: Document, request: Request, bricks: Bricks, trace: Trace, ticket: Ticket
+    ) -> list[Part]:
         readers = [
             brick
             for brick in bricks.usable
@@ -215,7 +235,12 @@ class Runner:
         reader = readers[0]
 
         with trace.stage("read"):
-            pages = list(document_text(document, lambda image: self.workshop.read_page(reader, image)))
+            pages = []
+            for page in document_text(document, lambda image: self.workshop.read_page(reader, image)):
+                # The texts of the pages so far are kept: asked again, reading goes on where it was stopped.
+                if ticket.is_stopping:
+                    raise Stopped
+                pages.append(page)
         text = "\n\n".join(page.text for page in pages if page.text.strip())
         by_ocr = sum(page.read for page in pages)
         reason = f"{document.name}: {len(pages)} page(s), {by_ocr} by OCR"
@@ -259,26 +284,30 @@ class Runner:
         bricks: Bricks,
         composition: Composition,
         trace: Trace,
-    ) -> Prompt:
-        """History and message inside the context: long documents give way first, then the oldest turns, whole."""
+    ) -> tuple[Prompt, list[Part]]:
+        """History and message inside the context: long documents give way first, then the oldest turns, whole.
+
+        Returns the prompt, and the message's parts as they stand in it: the next turn must find them the same.
+        """
         tokenizer = self.host.tokenizer
-
-        def count(text: str) -> int:
-            return len(encode_untrusted(tokenizer, text))
-
         room = self.host.context - composition.prefix_length - min(request.sampling.max_tokens, self.host.context // 4)
-        question, cut = fit_question(request.text, room // 2, count)
+        question, cut = fit_question(request.text, room // 2, self._count)
         if cut:
             trace.notices.append(
                 Notice("truncated", "The message is longer than the host can read: its middle was left out.")
             )
-        parts = self._fit_parts(parts, question, room // 2 - count(question), count, trace)
-        last = Turn("user", (*self._segments(parts, request, bricks), *_texts(knowledge, question)))
-        past = [
-            self._exchange(exchange, request, bricks) for exchange in request.past if exchange.answer or exchange.parts
-        ]
-        lengths = [_length(turns, tokenizer) for turns in [*past, [last]]]
-        first = first_kept(lengths, room)
+
+        def message(parts: Sequence[Part]) -> Turn:
+            return Turn("user", (*self._segments(parts, request, bricks, trace), *_texts(knowledge, question)))
+
+        taken = _length([message([part for part in parts if not part.get("text")])], tokenizer)
+        parts = self._fit_parts(parts, question, min(room // 2, room - taken), trace)
+        earlier = [exchange for exchange in request.past if exchange.answer or exchange.parts]
+        past = [self._exchange(exchange, request, bricks, trace) for exchange in earlier]
+        recall = room // _RECALL_SHARE if any(part.get("text") for e in earlier for part in e.parts) else 0
+        first = first_kept(
+            [_length(turns, tokenizer) for turns in past] + [_length([message(parts)], tokenizer) + recall], room
+        )
         if first:
             trace.notices.append(
                 Notice(
@@ -286,17 +315,35 @@ class Runner:
                     f"The conversation is longer than the host can read: its first {first} exchange(s) were left out.",
                 )
             )
-        return build_prompt(tokenizer, [turn for turns in past[first:] for turn in turns] + [last])
+        parts = [*self._recall(earlier, first, question, recall, trace), *parts]
+        return build_prompt(tokenizer, [turn for turns in past[first:] for turn in turns] + [message(parts)]), parts
 
-    def _fit_parts(
-        self, parts: Sequence[Part], question: str, room: int, count: Callable[[str], int], trace: Trace
-    ) -> list[Part]:
+    def _count(self, text: str) -> int:
+        return len(encode_untrusted(self.host.tokenizer, text))
+
+    def _ranked(self, part: Part, question: str) -> list[Passage]:
+        """The passages of a document, those that the question asks for first; their vectors are kept for later ones."""
+        text = part["text"]
+
+        def make() -> Documents:
+            passages = split_document(DocumentText(part["name"], (PageText(1, text),)))
+            return Documents(passages, self.embedder.embed([searched_text(passage) for passage in passages]))
+
+        documents = self._documents.get(hashlib.sha256(text.encode()).hexdigest(), make)
+        wanted = question or documents.passages[0].text
+        hits = documents.search(self.embedder.embed([wanted])[0], wanted, len(documents.passages))
+        return [hit.passage for hit in hits]
+
+    def _fit(self, part: Part, question: str, room: int) -> tuple[str, bool]:
+        return fit_text(part["text"], room, self._count, lambda: self._ranked(part, question))
+
+    def _fit_parts(self, parts: Sequence[Part], question: str, room: int, trace: Trace) -> list[Part]:
         """Texts of documents within `room` tokens together: whole, or the passages that the question asks for."""
         texts = [part for part in parts if part.get("text")]
         fitted = []
         for part in parts:
             if part.get("text"):
-                text, cut = fit_text(part["text"], question, room // len(texts), count, self.embedder.embed)
+                text, cut = self._fit(part, question, room // len(texts))
                 if cut:
                     trace.notices.append(
                         Notice(
@@ -304,32 +351,57 @@ class Runner:
                             f"{part['name']} is longer than the host can read: only what was asked for is used.",
                         )
                     )
-                part = {**part, "text": text}
+                    part = {**part, "shown": text}
             fitted.append(part)
         return fitted
 
-    def _exchange(self, exchange: Exchange, request: Request, bricks: Bricks) -> list[Turn]:
+    def _recall(self, earlier: Sequence[Exchange], first: int, question: str, room: int, trace: Trace) -> list[Part]:
+        """What this question asks of earlier documents that no longer stand in the prompt, or never stood there whole."""
+        whole: set[str] = set()
+        others: dict[str, Part] = {}
+        for index, exchange in enumerate(earlier):
+            for part in exchange.parts:
+                if part.get("text") and not part.get("recalled"):
+                    digest = part.get("document") or part["picture"]
+                    others[digest] = part
+                    if index >= first and "shown" not in part:
+                        whole.add(digest)
+        recalled = []
+        for digest, part in others.items():
+            if digest not in whole:
+                text, _ = self._fit(part, question, room // len(others))
+                recalled.append({"name": part["name"], "document": digest, "text": text, "recalled": True})
+                trace.injections.append(f"sequence: what was asked for of {part['name']}, sent earlier")
+        return recalled
+
+    def _exchange(self, exchange: Exchange, request: Request, bricks: Bricks, trace: Trace) -> list[Turn]:
         answer: Segment = Ids(exchange.token_ids) if exchange.token_ids is not None else Text(exchange.answer)
-        asked = (*self._segments(exchange.parts, request, bricks), *_texts("", exchange.question))
+        asked = (*self._segments(exchange.parts, request, bricks, trace), *_texts("", exchange.question))
         return [Turn("user", asked), Turn("assistant", (answer,))]
 
-    def _segments(self, parts: Sequence[Part], request: Request, bricks: Bricks) -> list[Segment]:
+    def _segments(self, parts: Sequence[Part], request: Request, bricks: Bricks, trace: Trace) -> list[Segment]:
         """Soft tokens and texts of a message's attachments, each followed by what parts it from the next."""
         segments: list[Segment] = []
         for part in parts:
             if "text" in part:
-                segments.append(Text(f"{part['text']}\n\n"))
+                text = part.get("shown", part["text"])
+                if text:
+                    segments.append(Text(f"{text}\n\n"))
                 continue
             try:
-                brick = bricks.get(part["brick"])
-            except MattoniError:
-                # The brick was removed since: the conversation goes on without its eyes.
+                segments.extend([self._soft(part, request, bricks), Text("\n")])
+            except MattoniError as problem:
+                # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.
+                notice = Notice("gone", f"{part['name']} from earlier was left out: {problem}")
+                if notice not in trace.notices:
+                    trace.notices.append(notice)
                 segments.append(Text(f"(picture {part['name']})\n"))
-                continue
-            digest = part["picture"]
-            soft = self.workshop.soft_tokens(brick, digest, lambda digest=digest: _reopened(request, digest))  # type: ignore[misc]
-            segments.extend([soft, Text("\n")])
         return segments
+
+    def _soft(self, part: Part, request: Request, bricks: Bricks) -> Soft:
+        """The soft tokens of a picture; one of an earlier message is opened again when nothing of it is kept."""
+        digest = part["picture"]
+        return self.workshop.soft_tokens(bricks.get(part["brick"]), digest, lambda: _reopened(request, digest))
 
     # Generate
 
@@ -415,5 +487,5 @@ def _reopened(request: Request, digest: str) -> Image.Image:
     looked = look([Attachment("earlier picture", request.content(digest))])
     pictures = [item for item in looked.items if isinstance(item, Picture)]
     if not pictures:
-        raise MattoniError("A picture from earlier in this conversation can no longer be opened: attach it again.")
+        raise MattoniError("it can no longer be opened; attach it again.")
     return pictures[0].image

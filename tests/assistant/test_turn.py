@@ -1,10 +1,17 @@
 """Whole turns on tiny models: what the host is given, turn after turn, and what the trace says of it."""
 
+import io
 import re
+import shutil
+import threading
 
+from PIL import Image
+
+from assistant.engine import Ticket
 from assistant.generation import Sampling
 from assistant.look import Attachment
 from assistant.route import Choices
+from mattoni.paths import data_folder
 from tests.assistant.conftest import QUERIES, done, png
 
 SHORT = Sampling(temperature=0, max_tokens=6)
@@ -48,3 +55,86 @@ def test_a_document_is_there_in_every_later_turn(assistant, prompts):
     for question in ("How hot?", "Are you sure?", "And in words?"):
         assert done(assistant.ask(question, [note] if question == "How hot?" else (), None, SHORT, talk)).error is None
     assert all("The kiln burns at 900 degrees." in prompt for prompt in prompts)
+
+
+def long_document() -> Attachment:
+    """Many times 8,192 of the tiny host's tokens; only one paragraph each knows of the kiln and of mortar."""
+    filler = [f"Paragraph {n} tells of the garden, where nothing at all has happened for years." for n in range(600)]
+    filler.insert(20, "The kiln burns bricks at a thousand degrees.")
+    filler.insert(520, "Mortar is water, sand and lime.")
+    return Attachment("long.txt", "\n\n".join(filler).encode())
+
+
+def last_question(prompt: str) -> str:
+    return prompt.rsplit("<|im_start|>user\n", 1)[1]
+
+
+def test_of_a_long_document_each_later_question_gets_its_own_passages(assistant, prompts):
+    """open-webui #3674, for documents that do not fit: the first question's passages do not answer the second."""
+    assistant.host.model.config.max_position_embeddings = 8192  # as the builtin host's
+    talk = assistant.store.new()
+    first = done(assistant.ask("At what degrees does the kiln burn bricks?", [long_document()], None, SHORT, talk))
+    assert [n.text for n in first.trace.notices if n.code == "truncated"] == [
+        "long.txt is longer than the host can read: only what was asked for is used."
+    ]
+    assert "a thousand degrees" in prompts[0] and "Mortar is" not in prompts[0]
+    second = done(assistant.ask("Is mortar water, sand and lime?", (), None, SHORT, talk))
+    assert second.error is None and "Mortar is water, sand and lime." in last_question(prompts[1])
+    assert "sequence: what was asked for of long.txt, sent earlier" in second.trace.injections
+    # The first exchange stands in the second prompt word for word, so its keys and values are used again.
+    assert prompts[1].startswith(prompts[0]) and second.trace.tokens["reused"] >= first.trace.tokens["prompt"]
+
+
+def test_a_document_of_a_turn_that_was_left_out_is_still_asked(assistant, prompts):
+    talk = assistant.store.new()
+    note = Attachment("note.txt", b"Mortar is water, sand and lime.")
+    done(assistant.ask("Read this.", [note], None, SHORT, talk))
+    for _ in range(4):
+        last = done(assistant.ask("brick " * 400, (), None, SHORT, talk))
+    assert any("were left out" in notice.text for notice in last.trace.notices)
+    assert "Read this." not in prompts[-1] and "Mortar is water, sand and lime." in prompts[-1]
+
+
+def test_a_picture_sent_with_a_stopped_question_goes_with_the_next_one(assistant, prompts):
+    """chat-ui #459: a stop loses nothing, also not what nobody had looked at yet."""
+    talk, go = assistant.store.new(), threading.Event()
+    holding = assistant._engine.submit("somebody else", lambda ticket: (go.wait(10), "done")[1])
+    stopped = assistant.ask("What is this?", [png()], EYES, SHORT, talk)
+    stopped.stop()
+    go.set()
+    assert done(holding) and done(stopped).status == "stopped" and prompts == []
+    ticket = done(assistant.ask("In one word, please.", (), EYES, SHORT, talk))
+    assert prompts[0].count("■") == QUERIES and [b.name for b in ticket.trace.bricks] == ["eyes"]
+    done(assistant.ask("And now?", (), EYES, SHORT, talk))
+    assert prompts[1].count("■") == QUERIES, "it is looked at once and stays where it was looked at"
+
+
+def test_a_stop_is_heard_between_the_pages_of_a_scan(assistant, monkeypatch):
+    talk = assistant.store.new()
+    read: list[int] = []
+    tickets: list[Ticket] = []
+
+    def slow(brick, image):
+        read.append(1)
+        tickets[0].stop()
+        return "a page"
+
+    monkeypatch.setattr(assistant._workshop, "read_page", slow)
+    ready = threading.Event()
+    assistant._engine.submit("holder", lambda ticket: (ready.wait(10), "done")[1])
+    scan = io.BytesIO()
+    page = Image.new("RGB", (100, 100), "white")
+    page.save(scan, "PDF", save_all=True, append_images=[page] * 7)
+    tickets.append(assistant.ask("What does it say?", [Attachment("scan.pdf", scan.getvalue())], None, SHORT, talk))
+    ready.set()
+    assert done(tickets[0]).status == "stopped" and len(read) == 1
+
+
+def test_a_picture_whose_brick_is_gone_is_left_out_with_a_notice_and_the_talk_goes_on(assistant, prompts):
+    talk = assistant.store.new()
+    done(assistant.ask("What is it?", [png()], EYES, SHORT, talk))
+    shutil.rmtree(data_folder() / "bricks" / "eyes")
+    ticket = done(assistant.ask("And now?", (), None, SHORT, talk))
+    assert ticket.error is None and "■" not in prompts[1] and "(picture orange.png)\nWhat is it?" in prompts[1]
+    (notice,) = [notice for notice in ticket.trace.notices if notice.code == "gone"]
+    assert notice.text.startswith("orange.png from earlier was left out: There is no brick called 'eyes' (installed: ")
