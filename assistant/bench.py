@@ -1,7 +1,7 @@
 """Measures turns on this machine: the way of a picture, decoding, a second turn, memory. Knows no targets.
 
-Everything goes through `Assistant.ask`, as a user's turn does. What is compared is measured by turns (ours, theirs, and
-again) and given as medians, so that a load that comes and goes falls on both.
+Everything goes through `Assistant.ask`, as a user's turn does. What is compared is measured alternately (ours, theirs,
+and again) and given as medians, so that a load that comes and goes falls on both.
 """
 
 import io
@@ -10,21 +10,20 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from assistant.assistant import Assistant
 from assistant.conversation import ConversationStore
 from assistant.engine import Ticket
 from assistant.generation import Sampling
 from assistant.look import Attachment
-from assistant.route import Choices
+from assistant.route import Choice, Choices
 from assistant.trace import Trace
 from mattoni.errors import MattoniError
 
@@ -40,20 +39,26 @@ def bench_turn(host: str = "builtin", device: str = "auto", repetitions: int = 7
     with tempfile.TemporaryDirectory() as scratch:
         assistant = Assistant.open(host, device, store=ConversationStore(Path(scratch)))
         try:
-            return {
-                "host": assistant.host.name,
-                "device": str(assistant.host.device),
-                "cpus": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "load": [round(load, 2) for load in os.getloadavg()],
-                "repetitions": repetitions,
-                "picture": picture_path(assistant, repetitions),
-                "decode": decoding(assistant, repetitions, tokens),
-                "second_turn": second_turn(assistant, repetitions),
-                "peak_memory_gb": round(peak_memory_bytes() / 1e9, 3),
-            }
+            return measure(assistant, repetitions, tokens)
         finally:
             assistant.close()
+
+
+def measure(assistant: Assistant, repetitions: int, tokens: int, page_pixels: int = 2048) -> dict[str, Any]:
+    """All figures of one assistant; the peak of memory is that of the process, whatever else it did before."""
+    return {
+        "host": assistant.host.name,
+        "device": str(assistant.host.device),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "repetitions": repetitions,
+        "picture": picture_path(assistant, repetitions),
+        "decode": decoding(assistant, repetitions, tokens),
+        "second_turn": second_turn(assistant, repetitions),
+        "document": read_page(assistant, page_pixels),
+        "peak_memory_gb": round(peak_memory_bytes() / 1e9, 3),
+    }
 
 
 def ask(assistant: Assistant, *arguments: Any, **named: Any) -> Trace:
@@ -169,7 +174,7 @@ def second_turn(assistant: Assistant, repetitions: int) -> dict[str, Any]:
         conversation = assistant.store.new()
         ask(assistant, f"{text}\n\nWhat is in the picture?", attachments, choices, sampling, conversation)
         reused.append(ask(assistant, "And what else is there?", (), choices, sampling, conversation))
-        forget_memories(assistant)
+        assistant.free_memory()
         anew.append(ended(assistant.answer_again(conversation, choices, sampling)))
     with_memory, without = (median(map(first_token_ms, traces)) for traces in (reused, anew))
     return {
@@ -188,10 +193,41 @@ def first_token_ms(trace: Trace) -> float:
     return sum(trace.ms.get(name, 0.0) for name in FIRST_TOKEN_STAGES)
 
 
-def forget_memories(assistant: Assistant) -> None:
-    """Drop the keys and values of all conversations. A user never needs it, so it is no method of the assistant."""
-    forget: Callable[[], None] = assistant._runner.memories.clear
-    assistant._on_engine(forget)
+def read_page(assistant: Assistant, side: int) -> dict[str, Any] | None:
+    """Seconds to read a page of print, `side` pixels each way, by OCR, and to its answer's first token; all skills on.
+
+    With it, all that a running assistant loads is in memory. None where no brick reads.
+    """
+    bricks = assistant.bricks().usable
+    reader = next((brick.name for brick in bricks if "reader" in brick.card.parts), None)
+    if reader is None:
+        return None
+    skills = {brick.name: Choice("on") for brick in bricks if brick.card.kind == "task"}
+    trace = ask(
+        assistant,
+        "What is warm?",
+        [printed_page(side)],
+        Choices(vision=reader, bricks=skills),
+        Sampling(temperature=0, max_tokens=4),
+    )
+    return {
+        "brick": reader,
+        "pixels": side**2,
+        "prompt_tokens": trace.tokens["prompt"],
+        "read_s": round(trace.ms["read"] / 1000, 2),
+        "first_token_s": round(first_token_ms(trace) / 1000, 2),
+        "skills": sorted(skills),
+    }
+
+
+def printed_page(side: int) -> Attachment:
+    """A square page of print; at 2048 pixels a side it has as many as are kept of a picture."""
+    page = Image.new("L", (side, side), "white")
+    text = "\n".join(f"{line}. {_SENTENCE.strip() * 3}" for line in range(1, 41))
+    ImageDraw.Draw(page).multiline_text((90, 60), text, "black", ImageFont.load_default(30), spacing=16)
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    return Attachment("page.png", buffer.getvalue())
 
 
 def peak_memory_bytes() -> int:
