@@ -1,28 +1,46 @@
-"""Picture augmentation as batched tensor operations, and the normalisation of this project's encoders. Training only."""
+"""Picture augmentation as batched tensor operations, and the normalisation of this project's encoders. Training only.
 
+Chance is an argument: a row of uniform numbers per picture, so that a picture is augmented alike in whichever slice of a
+batch it is.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Columns of chance that `random_crops` and `jitter` use.
+CROP_CHANCES, JITTER_CHANCES = 5, 4
 
-def random_crops(pixels: Tensor, size: int, area: tuple[float, float], generator: torch.Generator) -> Tensor:
+
+def chances(seed: int, step: int, rows: Sequence[int], columns: int) -> Tensor:
+    """Uniform numbers in [0, 1), a function of seed, step and row: (rows, columns)."""
+    drawn = [np.random.default_rng((seed, step, row)).random(columns, np.float32) for row in rows]
+    return torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, columns)
+
+
+def random_crops(pixels: Tensor, size: int, area: tuple[float, float], chance: Tensor) -> Tensor:
     """Random resized crops with random horizontal flips, bilinear, one affine sampling for the whole batch.
 
     Method: Inception-style crops (Szegedy et al. 2015, arXiv:1409.4842, section 6). Area fraction uniform in `area`,
     aspect ratio log-uniform in 3/4 to 4/3.
 
     pixels   (batch, height, width, 3), uint8
+    chance   (batch, CROP_CHANCES)
     returns  (batch, 3, size, size), float in [0, 1]
     """
     n = len(pixels)
     low, high = area
-    fraction = torch.rand(n, generator=generator) * (high - low) + low
-    ratio = torch.exp((torch.rand(n, generator=generator) * 2 - 1) * 0.28768)
+    area_chance, ratio_chance, x_chance, y_chance, flip_chance = chance.unbind(1)
+    fraction = area_chance * (high - low) + low
+    ratio = torch.exp((ratio_chance * 2 - 1) * 0.28768)
     width = (fraction * ratio).sqrt().clamp(max=1)
     height = (fraction / ratio).sqrt().clamp(max=1)
-    across = (torch.rand(n, generator=generator) * 2 - 1) * (1 - width)
-    down = (torch.rand(n, generator=generator) * 2 - 1) * (1 - height)
-    flip = (torch.rand(n, generator=generator) < 0.5).float() * -2 + 1
+    across = (x_chance * 2 - 1) * (1 - width)
+    down = (y_chance * 2 - 1) * (1 - height)
+    flip = (flip_chance < 0.5).float() * -2 + 1
     zero = torch.zeros(n)
     theta = torch.stack([width * flip, zero, across, zero, height, down], dim=1).view(n, 2, 3)
     grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
@@ -30,16 +48,20 @@ def random_crops(pixels: Tensor, size: int, area: tuple[float, float], generator
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def jitter(pictures: Tensor, generator: torch.Generator, strength: float = 0.3, grey: float = 0.06) -> Tensor:
-    """Random brightness, contrast and saturation (factors 1 ± strength); some pictures lose all colour. In [0, 1]."""
-    n = len(pictures)
-    brightness, contrast, saturation = 1 + strength * (torch.rand(3, n, 1, 1, 1, generator=generator) * 2 - 1)
-    saturation = torch.where(torch.rand(n, 1, 1, 1, generator=generator) < grey, torch.zeros(()), saturation)
+def jitter(pictures: Tensor, chance: Tensor, strength: float = 0.3, grey: float = 0.06) -> Tensor:
+    """Random brightness, contrast and saturation (factors 1 ± strength); some pictures lose all colour. In [0, 1].
+
+    chance  (batch, JITTER_CHANCES)
+    """
+    *factors, grey_chance = chance.view(*chance.shape, 1, 1, 1).unbind(1)
+    brightness, contrast, saturation = (1 + strength * (factor * 2 - 1) for factor in factors)
+    saturation = torch.where(grey_chance < grey, torch.zeros(()), saturation)
     pictures = pictures * brightness
     luminance = pictures.mean(1, keepdim=True)
     pictures = luminance + (pictures - luminance) * saturation
     middle = luminance.mean((2, 3), keepdim=True)
-    return (middle + (pictures - middle) * contrast).clamp(0, 1)  # type: ignore[no-any-return]
+    jittered: Tensor = (middle + (pictures - middle) * contrast).clamp(0, 1)
+    return jittered
 
 
 def enlarge(pixels: Tensor, size: int) -> Tensor:

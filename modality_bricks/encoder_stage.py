@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mattoni.files import replace_folder, write_text
-from modality_bricks.augment import enlarge, jitter, normalise, random_crops
+from modality_bricks.augment import CROP_CHANCES, JITTER_CHANCES, chances, enlarge, jitter, normalise, random_crops
 from modality_bricks.loop import Evaluation
 from modality_bricks.packs import Labels, Pixels
 from modality_bricks.words import content_vocabulary, word_targets
@@ -131,21 +131,24 @@ class EncoderStage:
 
     def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
         """Sums over the rows divided by their number, so that slices of a batch add up to the batch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step * 1009 + rows[0])
-        tiles = [i for i in rows if i < len(self.data.tiles)]
-        others = [i - len(self.data.tiles) for i in rows if i >= len(self.data.tiles)]
-        size = self.sizes[step]
-        parts, teacher_rows = (
-            [random_crops(torch.from_numpy(self.data.tiles[tiles]), size, self.area, generator)],
-            list(tiles),
-        )
+        first = len(self.data.tiles)
+        tiles, others = [i for i in rows if i < first], [i - first for i in rows if i >= first]
+        ordered = [*tiles, *(first + i for i in others)]
+        chance = chances(self.seed, step, ordered, CROP_CHANCES + JITTER_CHANCES + 1)
+        crop, shade, pick = chance.split([CROP_CHANCES, JITTER_CHANCES, 1], dim=1)
+        size, teacher_rows = self.sizes[step], list(tiles)
+        parts = []
+        if tiles:
+            squares = torch.from_numpy(self.data.tiles[tiles])
+            parts.append(random_crops(squares, size, self.area, crop[: len(tiles)]))
         if others:
             crops = self.data.crops.shape[1]
-            picked = torch.randint(crops, (len(others),), generator=generator).tolist()
-            parts.append(random_crops(torch.from_numpy(self.data.crops[others, picked]), size, self.area, generator))
+            picked = (pick[len(tiles) :, 0] * crops).long().tolist()
+            squares = torch.from_numpy(self.data.crops[others, picked])
+            parts.append(random_crops(squares, size, self.area, crop[len(tiles) :]))
             teacher_rows += [len(self.data.tiles) + i * crops + k for i, k in zip(others, picked, strict=True)]
         device = next(model.parameters()).device
-        pictures = normalise(jitter(torch.cat(parts), generator), MEAN, STD).to(device)
+        pictures = normalise(jitter(torch.cat(parts), shade), MEAN, STD).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             classes, words, guess = model(pictures)
         labels = torch.from_numpy(self.data.labels[tiles]).to(device)

@@ -1,6 +1,11 @@
 """Training a modality brick: the real path from three configs to a brick, resumption, and what stops it."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,3 +93,40 @@ def test_a_checkpoint_of_another_config_is_refused(make_configs):
         MattoniError, match=r"was made with other values of embedding, seed: give the config another run"
     ):
         entry.main([str(encoder)])
+
+
+def losses(run: str) -> list[float]:
+    records = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if "loss" in record]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(make_configs):
+    entry.main([str(path) for path in make_configs("one")])
+    # `accelerate-launch`: the `accelerate` command imports timm first thing, out of reach of the mend of torchvision.
+    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --main_process_port 0"
+    command = [sys.executable, *launch.split(), "--mixed_precision", "no", "--dynamo_backend", "no"]
+    paths = [str(path) for path in make_configs("two")]
+    root = Path(entry.__file__).parents[1]
+    done = subprocess.run(
+        [*command, "-m", "modality_bricks.train", *paths],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for stage in ("encoder", "words", "generate"):
+        one, two = losses(f"one/{stage}"), losses(f"two/{stage}")
+        assert len(one) == len(two) == 6
+        assert one == pytest.approx(two, rel=0.01), stage
+
+
+def test_batch_norms_are_refused_on_several_processes():
+    alone = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    several = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    assert entry.refuse_batch_statistics(model, alone) is model
+    with pytest.raises(MattoniError, match=r"batch norms, whose statistics would differ .* train it in one process"):
+        entry.refuse_batch_statistics(model, several)
