@@ -123,6 +123,9 @@ _OTHER_KINDS = (
     (b"{\\rtf", "is an RTF file, which is not read: save it as PDF or plain text."),
     (b"%!PS", "is a PostScript file, which is not read: save it as PDF."),
 )
+# A scan's own text counts from this many letters and digits on; archives and machines stamp less than that on each page.
+_STAMP_LETTERS = 150
+_SCAN_COVERS = 0.5
 # pdfium may be used by one thread at a time.
 _PDFIUM = threading.Lock()
 
@@ -294,7 +297,11 @@ def _pdf_pages(content: bytes, limits: Limits) -> tuple[tuple[Page, ...], list[_
 
 
 def _own_text(pdf: pdfium.PdfDocument, index: int) -> str | None:
-    """A page's own text; None when it has none, or only marks that its fonts do not map to letters."""
+    """A page's own text; None where it must be read from its picture instead.
+
+    That is a page without text, with nothing but marks that its fonts do not map to letters, or with a scan that bears
+    no more than a stamp or a page number of its own. A scan with a layer of text keeps that text.
+    """
     page = pdf[index]
     try:
         textpage = page.get_textpage()
@@ -302,12 +309,25 @@ def _own_text(pdf: pdfium.PdfDocument, index: int) -> str | None:
             text = textpage.get_text_bounded()
         finally:
             textpage.close()
+        text = _plain(text)
+        letters = sum(c.isalnum() for c in text)
+        unmapped = sum(c == "\ufffd" or unicodedata.category(c) == "Co" for c in text)
+        if letters <= unmapped or (letters < _STAMP_LETTERS and _is_scan(page)):
+            return None
+        return text
     finally:
         page.close()
-    text = _plain(text)
-    letters = sum(c.isalnum() for c in text)
-    unmapped = sum(c == "\ufffd" or unicodedata.category(c) == "Co" for c in text)
-    return text if letters > unmapped else None
+
+
+def _is_scan(page: pdfium.PdfPage) -> bool:
+    """Whether one picture covers most of the page."""
+    width, height = page.get_size()
+    for picture in page.get_objects(filter=[pdfium_raw.FPDF_PAGEOBJ_IMAGE]):
+        left, bottom, right, top = picture.get_bounds()
+        across, down = min(right, width) - max(left, 0), min(top, height) - max(bottom, 0)
+        if across > 0 and down > 0 and across * down > _SCAN_COVERS * width * height:
+            return True
+    return False
 
 
 def _render(content: bytes, index: int, kept_pixels: int, dpi: int = 200) -> Image.Image:

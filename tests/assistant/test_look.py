@@ -261,6 +261,29 @@ def test_a_scanned_page_is_rendered_for_ocr_and_only_when_asked() -> None:
     assert (text.number, text.read) == (1, True) and text.text.startswith("(25")
 
 
+@pytest.mark.parametrize(
+    ("words", "covers", "read"),
+    [
+        ("Archive copy, page 3", 1.0, True),
+        ("Archive copy, page 3", 0.3, False),
+        ("A layer of text under the scan, as scanners write it.\n" * 5, 1.0, False),
+    ],
+)
+def test_a_scan_with_a_stamp_is_read_and_a_page_with_text_is_taken_at_its_word(words, covers, read) -> None:
+    content = io.BytesIO()
+    figure = pyplot.figure(figsize=(4, 6))
+    figure.text(0.05, 0.5, words, fontsize=4)
+    axes = figure.add_axes((0, 0, 1, covers))
+    axes.imshow(np.zeros((30, 20, 3)), aspect="auto")
+    axes.axis("off")
+    with PdfPages(content) as pdf:
+        pdf.savefig(figure)
+    pyplot.close(figure)
+    (document,) = look([Attachment("page.pdf", content.getvalue())]).items
+    (page,) = document.pages
+    assert (page.text is None) == (page.image is not None) == read
+
+
 def test_a_huge_page_is_rendered_inside_the_limit() -> None:
     (document,) = look([Attachment("poster.pdf", scanned_pdf(red(size=(9000, 300))))]).items
     assert isinstance(document, Document)
