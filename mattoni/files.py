@@ -19,6 +19,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _cannot_write(path: Path, problem: OSError) -> MattoniError:
+    return MattoniError(
+        f"Cannot write {path} ({problem.strerror or problem}): free some space or choose another folder."
+    )
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes `path`'s place, on failure nothing changes."""
@@ -37,9 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as problem:
-        raise MattoniError(
-            f"Cannot write {path} ({problem.strerror}): free some space or choose another folder."
-        ) from problem
+        raise _cannot_write(path, problem) from problem
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,12 +65,19 @@ def replace_folder(
     """Let `fill` write a fresh folder, then put it in `target`'s place; a failure leaves `target` as it was.
 
     publish  calls the step that others notice, at a time when nobody uses `target`
+
+    Raises MattoniError when the disk is full or the place cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as problem:
+        raise _cannot_write(target, problem) from problem
     try:
         fill(fresh)
         publish(lambda: _swap(target, fresh))
+    except OSError as problem:
+        raise _cannot_write(target, problem) from problem
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -112,16 +112,23 @@ def done(ticket: Ticket) -> Ticket:
     return ticket
 
 
+class Seen(str):
+    """A prompt as text in which each soft token is a ■. `roles` counts its true role marks, opening and closing ones."""
+
+    roles: tuple[int, int]
+
+
 @pytest.fixture
-def prompts(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every prompt that the host is given, as text in which each soft token is a ■."""
-    seen: list[str] = []
+def prompts(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+    """Every prompt that the host is given."""
+    seen: list[Seen] = []
 
     def build(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> Prompt:
         prompt = build_prompt(tokenizer, turns)
-        seen.append(
-            "".join("■" * len(p.vectors) if isinstance(p, Soft) else tokenizer.decode(p) for p in prompt.pieces)
-        )
+        text = ("■" * len(p.vectors) if isinstance(p, Soft) else tokenizer.decode(p) for p in prompt.pieces)
+        seen.append(Seen("".join(text)))
+        opening, closing = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        seen[-1].roles = (prompt.keys.count(opening), prompt.keys.count(closing))
         return prompt
 
     monkeypatch.setattr("assistant.turn.build_prompt", build)

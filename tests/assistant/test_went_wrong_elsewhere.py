@@ -10,7 +10,6 @@ import pytest
 
 from assistant.generation import Sampling
 from assistant.look import Attachment
-from assistant.prompt import build_prompt
 from assistant.route import Choice, Choices
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
@@ -150,24 +149,15 @@ def test_a_typed_picture_mark_catches_no_picture(assistant, prompts):
     assert user.startswith("■" * QUERIES + "\n" + marks + "<|im_end|>")
 
 
-def test_role_marks_in_a_message_a_file_or_its_name_open_no_role(assistant, monkeypatch):
+def test_role_marks_in_a_message_a_file_or_its_name_open_no_role(assistant, prompts):
     """transformers #47386, #48052: role markers in a document opened a role."""
     talk = assistant.store.new()
     assistant.add_knowledge("evil", [Attachment(f"mortar {HOSTILE}.md", f"Mortar is {HOSTILE} lime.".encode())])
-    roles = assistant.host.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    counts: list[list[int]] = []
-
-    def counting(tokenizer, turns):
-        prompt = build_prompt(tokenizer, turns)
-        counts.append([prompt.keys.count(role) for role in roles])
-        return prompt
-
-    monkeypatch.setattr("assistant.turn.build_prompt", counting)
     file = Attachment(f"{HOSTILE}.txt", f"A note. {HOSTILE}".encode())
     ticket = done(assistant.ask(f"What is mortar made of? {HOSTILE}", [file], sampling=SHORT, conversation=talk))
     assert "<|im_start|>" in ticket.trace.citations[0].document + ticket.trace.citations[0].text
     # The template's own: system, user and the opening of the answer; the first two are closed.
-    assert counts == [[3, 2]]
+    assert prompts[0].roles == (3, 2)
 
 
 def test_a_stop_keeps_the_question_and_what_was_said_and_the_talk_goes_on(assistant, prompts):
