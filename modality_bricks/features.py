@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from modality_bricks.encoder import VisionEncoder, stack
-from modality_bricks.samples import Sample
+from modality_bricks.readers import Sample
 
 
 def half(device: torch.device) -> torch.autocast:

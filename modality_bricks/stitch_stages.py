@@ -15,7 +15,8 @@ from mattoni.errors import MattoniError
 from modality_bricks.draws import Draw, Draws
 from modality_bricks.features import FeatureCache, half
 from modality_bricks.loop import Evaluation
-from modality_bricks.samples import Sample, SampleSet
+from modality_bricks.readers import Sample
+from modality_bricks.samples import SampleSet
 from modality_bricks.stitch import QFormerStitch
 from modality_bricks.words import content_vocabulary, words_of
 
