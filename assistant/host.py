@@ -188,7 +188,7 @@ def convert_gguf(source: Path, target: Path) -> None:
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+    except Exception as problem:  # a reader of foreign bytes raises whatever it likes: struct.error, KeyError, …
         raise MattoniError(
             f"{source.name} is not a GGUF file that transformers can read: {_first_line(problem)}."
         ) from problem
@@ -217,8 +217,9 @@ def _resolve(source: str) -> tuple[str, str, dict[str, Any]]:
         return path.name, str(path), {}
     if source.count("/") == 1 and not path.is_absolute() and not source.startswith("."):
         return source, source, {}
+    hosts = ", ".join(name for name, known in catalogue().items() if known.use == "host")
     raise MattoniError(
-        f"There is no host '{source}': name a catalogue entry, a Hub id, a folder or a .gguf file that exists."
+        f"There is no host '{source}' (known: {hosts}): name one of these, a Hub id, or a folder or .gguf file that exists."
     )
 
 
@@ -266,11 +267,14 @@ def load_host(
         placement = _placement(path, place, kind, quantise)
         tokenizer = AutoTokenizer.from_pretrained(path, **{k: v for k, v in extra.items() if k == "gguf_file"})
         model = AutoModelForCausalLM.from_pretrained(path, dtype=kind, use_safetensors=True, **placement, **extra)
-    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+    except MattoniError:
+        raise
+    except Exception as problem:  # as in convert_gguf
         raise MattoniError(
             f"{name}: this host cannot be loaded ({_first_line(problem)}): check the id, the folder or the network."
         ) from problem
     if not placement:
+        # The stubs of transformers' wrapped `to` take no device.
         model.to(place)  # type: ignore[arg-type]
     # requires_grad_(False) stops learning, not dropout: eval() does that.
     model.requires_grad_(False).eval()
