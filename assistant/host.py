@@ -10,6 +10,7 @@ from typing import Any, Literal
 import mattoni.torchvision_ops  # noqa: F401
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -192,8 +193,11 @@ def convert_gguf(source: Path, target: Path) -> None:
         raise MattoniError(
             f"{source.name} is not a GGUF file that transformers can read: {_first_line(problem)}."
         ) from problem
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    try:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    except (OSError, SafetensorError) as problem:
+        raise MattoniError(f"Cannot write in {target.parent} ({_first_line(problem)}): free some space.") from problem
 
 
 def _first_line(problem: Exception) -> str:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import resource
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import mattoni.torchvision_ops  # noqa: F401
@@ -147,3 +149,14 @@ def write_adapter(folder: Path, host: Host, seed: int, spread: float = 0.3) -> P
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+@contextmanager
+def full_disk(longest_file: int = 400_000) -> Iterator[None]:
+    """No file can grow beyond `longest_file` bytes: what the operating system says of a disk that is full, nearly."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (longest_file, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -5,14 +5,11 @@ a taken port and scripts on the page are in `tests/ui`.
 """
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,7 +25,7 @@ from assistant.look import Attachment
 from assistant.route import Choices
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
-from tests.assistant.conftest import QUERIES, done, png, write_adapter
+from tests.assistant.conftest import QUERIES, done, full_disk, png, write_adapter
 from tests.assistant.test_look import LOCKED_PDF, encoded, pdf_of, red
 
 SHORT = Sampling(temperature=0, max_tokens=6)
@@ -204,17 +201,6 @@ def test_a_bad_lora_is_refused_in_one_sentence_and_nothing_of_it_stays(assistant
         assert done(assistant.ask("still there?", (), None, SHORT, talk)).error is None
     with pytest.raises(MattoniError, match="neither a folder nor a zip"):
         assistant.add_skill_file(Attachment("skill.zip", b"no zip"))
-
-
-@contextmanager
-def full_disk(longest_file: int = 400_000) -> Iterator[None]:
-    """No file can grow beyond `longest_file` bytes: what the operating system says of a disk that is full, nearly."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (longest_file, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_on_a_full_disk_the_talk_goes_on_in_memory_and_loses_nothing(assistant):

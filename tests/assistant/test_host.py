@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from assistant.composition import Gate, LowRank, Prefix, compose
 from assistant.generation import Sampling
-from assistant.host import Host, load_host, pick_device, pick_dtype
+from assistant.host import Host, convert_gguf, load_host, pick_device, pick_dtype
 from assistant.look import Attachment
 from assistant.route import Choice, Choices
 from mattoni.errors import MattoniError
-from tests.assistant.conftest import done, png, write_adapter
+from tests.assistant.conftest import done, full_disk, png, write_adapter
 
 IDS = torch.tensor([[1, 50, 60, 70, 80]])
 
@@ -95,6 +95,15 @@ def test_a_folder_and_a_gguf_file_of_the_same_weights_are_the_same_host(tiny_hos
     torch.testing.assert_close(logits(packed), logits(folder), rtol=0, atol=1e-5)
     assert packed.tokenizer.encode("A dog runs.") == folder.tokenizer.encode("A dog runs.")
     assert packed.tokenizer.chat_template == folder.tokenizer.chat_template
+
+
+def test_a_gguf_file_is_converted_whole_or_in_one_sentence(tiny_gguf, tiny_host, tmp_path):
+    for name in ("there", "full"):
+        (tmp_path / name).mkdir()
+    convert_gguf(tiny_gguf, tmp_path / "there")
+    assert load_host(str(tmp_path / "there"), "cpu").fingerprint == load_host(str(tiny_host), "cpu").fingerprint
+    with full_disk(2_000), pytest.raises(MattoniError, match=r"Cannot write in .* \(.*\): free some space\."):
+        convert_gguf(tiny_gguf, tmp_path / "full")
 
 
 def test_a_hub_id_is_loaded_from_what_was_fetched(tiny_host, tmp_path, monkeypatch):
