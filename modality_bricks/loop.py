@@ -92,7 +92,13 @@ def check_loss(value: float, step: int) -> None:
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Whole or not at all: a kill or a full disk while saving leaves the previous checkpoint."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as problem:
+            # torch covers the disk's error with one of its own.
+            if isinstance(problem.__context__, OSError):
+                raise problem.__context__ from problem
+            raise
 
 
 def draw_curve(log: Path, png: Path) -> None:
@@ -186,7 +192,8 @@ def train(
     progress = Progress()
     if checkpoint.exists():
         progress = load_checkpoint(checkpoint, stage, optimizer, config or {})
-        accelerator.print(f"resumed from {checkpoint} at step {progress.step}")
+        finished = f": this run is finished; remove {folder} to train anew" if progress.step >= stage.steps else ""
+        accelerator.print(f"resumed from {checkpoint} at step {progress.step}{finished}")
     try:
         _loop(stage, folder, settings, accelerator, config or {}, optimizer, progress)
     except KeyboardInterrupt:

@@ -306,7 +306,7 @@ class GenerateStage:
                 stop = min(start + 50, len(source.samples))
                 answers += self.answer(cache.get([(i, 0) for i in range(start, stop)]), question)
             kind = "named" if named else "captions"
-            shuffled = answers[1:] + answers[:1]
+            shuffled = answers_of_others(answers)
             value, beside = self._score(source.samples, answers), self._score(source.samples, shuffled)
             metrics |= {kind: value, f"{kind} shuffled": beside, f"{kind} distinct": len(set(answers)) / len(answers)}
             metrics[f"{kind} n"] = len(answers)
@@ -338,6 +338,15 @@ class GenerateStage:
             end = row.index(self.frame.end) if self.frame.end in row else len(row)
             texts.append(self.frame.text(row[:end]).strip())
         return texts
+
+
+def answers_of_others(answers: Sequence[str]) -> list[str]:
+    """For each picture the answer to another one, drawn at random: neighbours in a folder show the same thing."""
+    order = np.random.default_rng(0).permutation(len(answers))
+    shuffled = list(answers)
+    for mine, other in zip(order, np.roll(order, 1), strict=True):
+        shuffled[mine] = answers[other]
+    return shuffled
 
 
 def names_it(answer: str, synonyms: Sequence[str], first: int = 12) -> bool:

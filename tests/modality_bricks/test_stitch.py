@@ -8,7 +8,7 @@ import torch
 from mattoni.errors import MattoniError
 from modality_bricks.encoder import load_encoder
 from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, save_stitch
-from modality_bricks.stitch_stages import names_it
+from modality_bricks.stitch_stages import answers_of_others, names_it
 
 
 def tiny_stitch() -> tuple[QFormerStitch, torch.Tensor]:
@@ -73,3 +73,12 @@ def test_a_synonym_counts_as_whole_words_in_the_first_twelve() -> None:
     assert names_it("A golden retriever.", ("golden retriever",))
     assert not names_it("A boxer.", ("ox",))
     assert not names_it("one two three four five six seven eight nine ten eleven twelve goldfish", ("goldfish",))
+
+
+def test_shuffled_answers_are_all_there_and_none_is_at_its_own_picture():
+    answers = [f"{n}" for n in range(20)]
+    shuffled = answers_of_others(answers)
+    assert sorted(shuffled) == sorted(answers)
+    assert all(own != other for own, other in zip(answers, shuffled, strict=True))
+    # Not merely the next ones: sorted by name, neighbours show the same thing.
+    assert sum(abs(int(own) - int(other)) == 1 for own, other in zip(answers, shuffled, strict=True)) < 10

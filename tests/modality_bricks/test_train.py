@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from mattoni.errors import MattoniError
 from mattoni.keys import save_keys
 from mattoni.paths import data_folder
 from modality_bricks import loop
+from modality_bricks.encoder_stage import EncoderStage
 from modality_bricks.stitch import load_stitch
 
 
@@ -130,3 +132,71 @@ def test_batch_norms_are_refused_on_several_processes():
     assert entry.refuse_batch_statistics(model, alone) is model
     with pytest.raises(MattoniError, match=r"batch norms, whose statistics would differ .* train it in one process"):
         entry.refuse_batch_statistics(model, several)
+
+
+def test_a_nan_stops_before_the_weights_are_touched(make_configs, monkeypatch):
+    real = EncoderStage.loss
+
+    def broken(stage, model, rows, step):
+        return real(stage, model, rows, step) * (float("nan") if step == 3 else 1)
+
+    monkeypatch.setattr(EncoderStage, "loss", broken)
+    with pytest.raises(MattoniError, match=r"The loss is nan at step 3: lower the learning rate"):
+        entry.main([str(make_configs()[0])])
+    assert all(w.isfinite().all() for w in weights("runs/encoder").values())
+
+
+def test_an_infinite_gradient_stops_before_the_weights_are_touched(make_configs, monkeypatch):
+    real = EncoderStage.loss
+
+    def broken(stage, model, rows, step):
+        loss = real(stage, model, rows, step)
+        # The square root has an infinite slope at zero: the loss is finite, its gradient is not.
+        return loss + (loss - loss.detach()).abs().sqrt() if step == 3 else loss
+
+    monkeypatch.setattr(EncoderStage, "loss", broken)
+    with pytest.raises(MattoniError, match=r"The gradient is nan at step 3: lower the learning rate"):
+        entry.main([str(make_configs()[0])])
+    assert all(w.isfinite().all() for w in weights("runs/encoder").values())
+
+
+def test_a_loss_that_starts_at_zero_stops(make_configs, monkeypatch):
+    real = EncoderStage.loss
+    monkeypatch.setattr(EncoderStage, "loss", lambda *arguments: real(*arguments) * 0)
+    with pytest.raises(MattoniError, match="The loss starts at 0: the labels are empty, or the answer is part of"):
+        entry.main([str(make_configs()[0])])
+
+
+def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(make_configs, monkeypatch):
+    encoder, *_ = make_configs()
+    real = EncoderStage.loss
+
+    def interrupted(stage, model, rows, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        return real(stage, model, rows, step)
+
+    monkeypatch.setattr(EncoderStage, "loss", interrupted)
+    with pytest.raises(MattoniError, match=r"Stopped after step 4: the same command goes on from the last checkpoint"):
+        entry.main([str(encoder)])
+    assert torch.load("runs/encoder/checkpoint.pt", weights_only=True)["step"] == 4
+    monkeypatch.setattr(EncoderStage, "loss", real)
+    entry.main([str(encoder)])
+    assert torch.load("runs/encoder/checkpoint.pt", weights_only=True)["step"] == 6
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    loop.save_checkpoint(path, {"weights": torch.ones(10)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # What a full disk does to a write: it fails halfway.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(
+            MattoniError, match=r"Cannot write .*checkpoint.pt .*: free some space or choose another folder"
+        ):
+            loop.save_checkpoint(path, {"weights": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.equal(torch.load(path, weights_only=True)["weights"], torch.ones(10))
+    assert list(tmp_path.iterdir()) == [path]
