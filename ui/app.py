@@ -1,5 +1,7 @@
 """The chat page: draws, forwards what the user does, shows errors. Streamlit runs this file for every session."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -43,6 +45,8 @@ def main() -> None:
         conversation = _ask(back, conversation, chosen.question, _attached(chosen), asking) or conversation
     _draw_sentences(back)
     _draw_conversation(back, conversation, asking, has_stop=bool(sent) and stop_means_stop())
+    if back.assistant is None and not back.problem:
+        _await_host(back)
 
 
 def _open_conversation(store: ConversationStore) -> str | None:
@@ -104,7 +108,9 @@ def _drop_uploads(files: list[Any]) -> None:
 
 
 def _draw_sentences(back: Backend) -> None:
-    """What went wrong, one sentence each; the page goes on."""
+    """What went wrong or was done, one sentence each; the page goes on."""
+    if news := st.session_state.pop("news", None):
+        st.toast(plain(news, 300), icon=":material/check:")
     if sentence := st.session_state.pop("sentence", None):
         st.error(plain(sentence, 600), icon=":material/error:")
     if back.store.problem:
@@ -112,16 +118,19 @@ def _draw_sentences(back: Backend) -> None:
     if back.problem:
         st.error(plain(back.problem, 600), icon=":material/error:")
         st.button("Start the host again", on_click=back.start, icon=":material/refresh:")
-    elif back.assistant is None:
-        _await_host(back)
 
 
-@st.fragment(run_every=0.5)
 def _await_host(back: Backend) -> None:
-    """A line while the host loads; the page is drawn again when it is there."""
-    if back.assistant is not None or back.problem:
-        st.rerun()
-    st.caption(":material/progress_activity: Starting the host…")
+    """A line while the host loads; the page is drawn again when it is there.
+
+    The script waits, instead of a fragment that runs anew twice a second: a busy page makes the imports of the thread that
+    loads the host queue for the interpreter's lock, and the start takes minutes on a busy machine.
+    """
+    line = st.empty()
+    started = time.monotonic()
+    while not back.wait(1.0):
+        line.caption(f":material/progress_activity: Starting the host… {time.monotonic() - started:.0f} s")
+    st.rerun()
 
 
 def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str, Any], has_stop: bool) -> None:
@@ -192,25 +201,29 @@ def _draw_welcome(back: Backend) -> None:
     def choose(example: Example) -> None:
         st.session_state["example"] = example
 
-    columns = st.columns(2)
-    for place, example in enumerate(EXAMPLES):
-        with (
-            columns[place % 2],
-            st.container(
-                border=True, horizontal=True, vertical_alignment="center", wrap=False, key=f"example-{example.key}"
-            ),
-        ):
-            if content := example.content():
-                st.image(content, width=56, alt="")
-            st.button(
-                example.question,
-                key=f"try-{example.key}",
-                type="tertiary",
-                width="stretch",
-                disabled=back.assistant is None,
-                on_click=choose,
-                args=(example,),
-            )
+    # Row by row, so that a phone, which stacks the columns, keeps the order.
+    for first in range(0, len(EXAMPLES), 2):
+        for column, example in zip(st.columns(2), EXAMPLES[first : first + 2], strict=False):
+            with column:
+                _draw_example(example, choose, disabled=back.assistant is None)
+
+
+def _draw_example(example: Example, choose: Callable[[Example], None], disabled: bool) -> None:
+    with st.container(
+        border=True, horizontal=True, vertical_alignment="center", wrap=False, key=f"example-{example.key}"
+    ):
+        if content := example.content():
+            st.image(content, width=56, alt="")
+        st.button(
+            example.question,
+            key=f"try-{example.key}",
+            type="tertiary",
+            width="stretch",
+            wrap=True,
+            disabled=disabled,
+            on_click=choose,
+            args=(example,),
+        )
 
 
 main()

@@ -1,5 +1,6 @@
 """Shows what a turn really used: chips, notices, sources, scores, milliseconds. Knows only a trace's JSON."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -69,9 +70,9 @@ def draw_trace(trace: dict[str, Any], key: str) -> None:
     panel = st.expander("How this answer came about", key=f"trace-{key}", type="compact", on_change="rerun")
     if not panel.open:
         return
-    with panel, st.container(border=True):
+    with panel, st.container(border=True, gap="small"):
         for brick in trace.get("bricks", []):
-            st.markdown(
+            st.caption(
                 f"{icon(brick['kind'])} **{plain(brick['name'])}** version {brick['version']}, "
                 f"weight {brick['weight']:.2g}: {plain(brick['reason'], 300)}"
             )
@@ -79,11 +80,13 @@ def draw_trace(trace: dict[str, Any], key: str) -> None:
             st.caption("How near each brick came; the mark is its threshold.")
             st.html(_chart(_scores(trace["candidates"])))
         if trace.get("ms"):
-            st.caption("Milliseconds per stage")
+            st.caption(f"Milliseconds per stage, {sum(trace['ms'].values()):,.0f} together")
             st.html(_chart(_stages(trace["ms"])))
-        for line in _figures(trace):
-            st.caption(line)
-        st.json(trace, expanded=False)
+        st.caption("  \n".join(_figures(trace)))
+        st.download_button(
+            "Save as JSON", json.dumps(trace, ensure_ascii=False, indent=1), f"trace-{key}.json", "application/json",
+            key=f"save-{key}", icon=":material/download:", type="tertiary", on_click="ignore",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,9 @@ def _scores(candidates: Sequence[dict[str, Any]]) -> list[Bar]:
 
 def _stages(ms: dict[str, float]) -> list[Bar]:
     longest = max(ms.values()) or 1.0
-    bars = [
+    return [
         Bar(stage, f"{value:,.0f}" if value >= 10 else f"{value:.1f}", value / longest) for stage, value in ms.items()
     ]
-    return [*bars, Bar("together", f"{sum(ms.values()):,.0f}", 0.0)]
 
 
 def _chart(bars: Sequence[Bar]) -> str:

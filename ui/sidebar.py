@@ -14,6 +14,8 @@ from ui.style import ICON
 from ui.text import plain
 
 if TYPE_CHECKING:
+    from assistant.assistant import Assistant
+    from assistant.card import BrickCard
     from assistant.generation import Sampling
     from assistant.route import Choice, Choices
 
@@ -211,13 +213,12 @@ def _draw_add_skill(assistant: Any) -> None:
                     _added(lambda: _add_skill(assistant, upload, identity))
 
 
-def _add_skill(assistant: Any, upload: Any, identity: str) -> None:
+def _add_skill(assistant: "Assistant", upload: Any, identity: str) -> "BrickCard":
     if upload is not None:
-        assistant.add_skill_file(Attachment(upload.name, upload.getvalue()))
-    elif identity.strip():
-        assistant.add_skill(identity.strip())
-    else:
-        raise MattoniError("There is nothing to add: choose a zip file or name a Hub id.")
+        return assistant.add_skill_file(Attachment(upload.name, upload.getvalue()))
+    if identity.strip():
+        return assistant.add_skill(identity.strip())
+    raise MattoniError("There is nothing to add: choose a zip file or name a Hub id.")
 
 
 def _draw_add_knowledge(assistant: Any) -> None:
@@ -232,9 +233,13 @@ def _draw_add_knowledge(assistant: Any) -> None:
                     _added(lambda: assistant.add_knowledge(name.strip(), sent))
 
 
-def _added(action: Callable[[], Any]) -> None:
-    """Run it, say what went wrong if it did, and draw the page again with the new brick."""
-    guarded(action)()
+def _added(action: Callable[[], "BrickCard"]) -> None:
+    """Run it, say what came of it, and draw the page again with the new brick."""
+
+    def add() -> None:
+        st.session_state["news"] = f"{action().title} was added."
+
+    guarded(add)()
     st.rerun()
 
 
@@ -270,10 +275,13 @@ def draw_host(assistant: Any) -> None:
     """Which model answers, where, and the memory it holds."""
     host = assistant.host
     with st.expander("Host and memory", icon=":material/memory:", key="host"):
-        st.markdown(f"**{plain(host.name)}**")
-        st.caption(f"{str(host.device).upper()}, {str(host.dtype).removeprefix('torch.')}")
-        st.caption(f"Reads {host.context:,} tokens at once")
-        st.caption(f"{assistant.memory_bytes / 1e9:.1f} GB of memory in use")
+        facts = (
+            f"**{plain(host.name)}**",
+            f"on {str(host.device).upper()} in {str(host.dtype).removeprefix('torch.')}",
+            f"reads {host.context:,} tokens at once",
+            f"{assistant.memory_bytes / 1e9:.1f} GB of memory in use",
+        )
+        st.caption("  \n".join(facts))
 
 
 def draw_heading(words: str) -> None:

@@ -34,7 +34,7 @@ _CSS = """
 /* room for the conversation, also on a phone */
 [data-testid="stMainBlockContainer"] { padding-top: 4.5rem; padding-bottom: 2rem; }
 [data-testid="stBottomBlockContainer"] { padding-bottom: 1.5rem; }
-[data-testid="stSidebarHeader"] { height: auto; padding: 1.25rem 1.25rem .75rem 1.25rem; align-items: center; }
+[data-testid="stSidebarHeader"] { height: auto; padding-top: 1.25rem; padding-bottom: .75rem; align-items: center; }
 /* the name beside the sign */
 [data-testid="stLogoSpacer"], [data-testid="stSidebarHeader"] { margin-bottom: .25rem; }
 [data-testid="stSidebarHeader"] > div:first-child, [data-testid="stSidebarHeader"] > a { display: flex; }
@@ -47,7 +47,7 @@ _CSS = """
 /* a question stands on the right, as a bubble without a face */
 [class*="st-key-question-"] [data-testid="stChatMessage"] { max-width: 85%; width: fit-content; margin-left: auto;
   padding: .6rem .9rem; border-radius: 1rem 1rem .25rem 1rem;
-  background: color-mix(in srgb, #c4502f 10%, transparent); }
+  background: color-mix(in srgb, #c4502f 14%, transparent); }
 [class*="st-key-question-"] [data-testid="stChatMessageAvatarUser"] { display: none; }
 [class*="st-key-question-"] [data-testid="stChatMessageContent"] { margin: 0; }
 [class*="st-key-question-"] img { border-radius: .5rem; max-height: 16rem; width: auto; max-width: 100%; }
@@ -60,10 +60,10 @@ _CSS = """
 [class*="st-key-actions-"] button:hover, [class*="st-key-edit-"] button:hover { opacity: 1; }
 /* the list of conversations: one line each, scrolled when long */
 .st-key-talks { max-height: 15rem; overflow-y: auto; }
-[class*="st-key-talk-"] button { justify-content: flex-start; text-align: left; padding: .1rem .5rem;
+[class*="st-key-open-"] button { justify-content: flex-start; text-align: left; padding: .1rem .5rem;
   min-height: 2rem; }
-[class*="st-key-talk-"] button > div { width: 100%; overflow: hidden; justify-content: flex-start; }
-[class*="st-key-talk-"] button p { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+[class*="st-key-open-"] button > div { width: 100%; overflow: hidden; justify-content: flex-start; }
+[class*="st-key-open-"] button p { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 /* examples: the whole card is the button */
 [class*="st-key-example-"] { position: relative; min-height: 5.5rem; padding: .8rem; }
 [class*="st-key-example-"]:hover { border-color: color-mix(in srgb, #c4502f 60%, transparent); }
