@@ -18,6 +18,15 @@ from transformers import PreTrainedTokenizerBase
 from assistant.host import Host
 from mattoni.errors import MattoniError
 
+# Between a document's text and a question about it: without it a small host adds up what it reads, or tells it all again
+# (docs/experiments.md, "What is the total?").
+ASK_TEXT = "Answer this question from the text above, in a few words:\n\n"
+
+
+def asks(message: str) -> bool:
+    """Whether a message is a question, not an order such as "Translate this"."""
+    return "?" in message
+
 
 @dataclass(frozen=True)
 class Text:

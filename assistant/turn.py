@@ -25,7 +25,7 @@ from assistant.keyring import Keyrings
 from assistant.knowledge import Library, knowledge_block
 from assistant.look import Attachment, Document, Looked, Picture, document_text, look
 from assistant.picture_questions import PictureQuestions
-from assistant.prompt import Ids, Prompt, Segment, Soft, Text, Turn, build_prompt, encode_untrusted
+from assistant.prompt import ASK_TEXT, Ids, Prompt, Segment, Soft, Text, Turn, asks, build_prompt, encode_untrusted
 from assistant.registry import Brick, Bricks
 from assistant.route import Choices, Chosen, Plan, Question, SeenPicture, route
 from assistant.trace import Notice, Trace, UsedBrick
@@ -43,7 +43,7 @@ _RECALL_SHARE = 8
 
 # What an attachment became, as it is kept with its message: `name`, `brick`, and the digest of a `picture` or `document`.
 # `text`: all that was read of it. `shown`: what of that stood in the prompt, if not all. `recalled`: passages of an
-# earlier document.
+# earlier document. `asked`: the question behind it came with an instruction.
 Part = dict[str, Any]
 
 
@@ -298,7 +298,8 @@ class Runner:
             )
 
         def message(parts: Sequence[Part]) -> Turn:
-            return Turn("user", (*self._segments(parts, request, bricks, trace), *_texts(knowledge, question)))
+            lead = knowledge or _instruction(parts)
+            return Turn("user", (*self._segments(parts, request, bricks, trace), *_texts(lead, question)))
 
         taken = _length([message([part for part in parts if not part.get("text")])], tokenizer)
         parts = self._fit_parts(parts, question, min(room // 2, room - taken), trace)
@@ -316,6 +317,11 @@ class Runner:
                 )
             )
         parts = [*self._recall(earlier, first, question, recall, trace), *parts]
+        # A skill brings the wording that it was trained on, knowledge its own instruction; beside a picture that is seen,
+        # not read, the question may be about either.
+        sees = any("picture" in part and "text" not in part for part in parts)
+        if asks(question) and not (composition.deltas or knowledge or sees):
+            parts = [{**part, "asked": True} if part.get("text") else part for part in parts]
         return build_prompt(tokenizer, [turn for turns in past[first:] for turn in turns] + [message(parts)]), parts
 
     def _count(self, text: str) -> int:
@@ -376,7 +382,10 @@ class Runner:
 
     def _exchange(self, exchange: Exchange, request: Request, bricks: Bricks, trace: Trace) -> list[Turn]:
         answer: Segment = Ids(exchange.token_ids) if exchange.token_ids is not None else Text(exchange.answer)
-        asked = (*self._segments(exchange.parts, request, bricks, trace), *_texts("", exchange.question))
+        asked = (
+            *self._segments(exchange.parts, request, bricks, trace),
+            *_texts(_instruction(exchange.parts), exchange.question),
+        )
         return [Turn("user", asked), Turn("assistant", (answer,))]
 
     def _segments(self, parts: Sequence[Part], request: Request, bricks: Bricks, trace: Trace) -> list[Segment]:
@@ -446,6 +455,11 @@ def message_pieces(text: str) -> list[str]:
     """What of a message is compared with the skills' keys: all of it, then its paragraphs' first and last."""
     paragraphs = [p for p in (p.strip() for p in text.split("\n")) if p]
     return list(dict.fromkeys([text, *paragraphs[:1], *paragraphs[-1:]]))
+
+
+def _instruction(parts: Sequence[Part]) -> str:
+    """What stands between documents and a question about them."""
+    return ASK_TEXT if any(part.get("asked") for part in parts) else ""
 
 
 def _texts(knowledge: str, question: str) -> list[Text]:

@@ -138,3 +138,20 @@ def test_a_picture_whose_brick_is_gone_is_left_out_with_a_notice_and_the_talk_go
     assert ticket.error is None and "■" not in prompts[1] and "(picture orange.png)\nWhat is it?" in prompts[1]
     (notice,) = [notice for notice in ticket.trace.notices if notice.code == "gone"]
     assert notice.text.startswith("orange.png from earlier was left out: There is no brick called 'eyes' (installed: ")
+
+
+def test_a_question_about_a_document_comes_with_an_instruction_and_an_order_or_a_chat_does_not(assistant, prompts):
+    note = Attachment("note.txt", b"The kiln burns at 900 degrees.")
+    talk = assistant.store.new()
+    for text, files in [("How hot?", [note]), ("Sing!", ()), ("And why?", ()), ("Sum this up.", [note])]:
+        assert done(assistant.ask(text, files, None, SHORT, talk)).error is None
+    asked = "900 degrees.\n\nAnswer this question from the text above, in a few words:\n\nHow hot?"
+    assert all(asked in prompt for prompt in prompts), "every later turn finds it the same, and with it its cache"
+    assert prompts[-1].count("Answer this question") == 1
+    assert "degrees.\n\nSum this up.<|im_end|>" in prompts[-1]
+
+
+def test_beside_a_picture_that_is_seen_no_instruction_points_to_the_text(assistant, prompts):
+    note = Attachment("note.txt", b"The kiln burns at 900 degrees.")
+    assert done(assistant.ask("What is in the picture?", [png(), note], EYES, SHORT)).error is None
+    assert "900 degrees" in prompts[0] and "Answer this question" not in prompts[0]
