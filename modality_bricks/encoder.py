@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mattoni.torchvision_ops  # noqa: F401  (before open_clip)
 
@@ -34,8 +35,8 @@ class VisionEncoder(nn.Module):
         # requires_grad_(False) stops learning, not dropout or batch statistics: without eval() one picture gives two answers.
         self.requires_grad_(False).eval()
         parameter = next(self.parameters())
-        size = open_clip.image_size_of(model) if hasattr(open_clip, "image_size_of") else self.visual.image_size
-        self.size: int = int(size[0] if isinstance(size, (tuple, list)) else size)  # type: ignore[arg-type]
+        size: Any = self.visual.image_size
+        self.size: int = int(size[0] if isinstance(size, (tuple, list)) else size)
         probe = torch.zeros(1, 3, self.size, self.size, device=parameter.device, dtype=parameter.dtype)
         self.tokens, self.width = self.features(probe).shape[1:]
 
@@ -57,10 +58,12 @@ class VisionEncoder(nn.Module):
         """
         parameter = next(self.parameters())
         batch = batch.to(parameter.device, parameter.dtype)
-        out = self.visual.forward_intermediates(batch, indices=STAGES, output_fmt="NCHW")  # type: ignore[operator]
+        visual: Any = self.visual  # each tower is a class of its own with this method
+        out = visual.forward_intermediates(batch, indices=STAGES, output_fmt="NCHW")
         maps: list[Tensor] = out["image_intermediates"]
-        grid = maps[-1].shape[-2:]
-        patches = torch.cat([F.adaptive_avg_pool2d(m, grid) for m in maps], dim=1).flatten(2).transpose(1, 2)  # type: ignore[arg-type]
+        rows, columns = maps[-1].shape[-2:]
+        grid = (rows, columns)
+        patches = torch.cat([F.adaptive_avg_pool2d(m, grid) for m in maps], dim=1).flatten(2).transpose(1, 2)
         pooled: Tensor = out["image_features"]
         width = max(patches.shape[-1], pooled.shape[-1])
         return torch.cat([_widen(patches, width), _widen(pooled.unsqueeze(1), width)], dim=1)

@@ -111,9 +111,9 @@ class EncoderStage:
         self.use_teacher(data.teacher)
         width = 1 if data.teacher is None else data.teacher.shape[1]
         classes = int(data.labels.max()) + 1
-        self.model: nn.Module = EncoderModel(config, classes, max(1, len(vocabulary)), width).to(  # type: ignore[call-overload]
-            memory_format=torch.channels_last
-        )
+        self.model: nn.Module = EncoderModel(config, classes, max(1, len(vocabulary)), width)
+        # Module.to takes it; torch's overloads leave it out.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def use_teacher(self, features: NDArray[np.float16] | None) -> None:
         """Learn from these features, each dimension at zero mean and unit deviation."""

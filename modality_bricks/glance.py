@@ -98,4 +98,5 @@ class Glance:
         if not pictures:
             return torch.empty(0, WIDTH)
         squares = np.stack([grey_square(picture.convert("RGB")) for picture in pictures])
-        return self._net(even_out(torch.from_numpy(squares).unsqueeze(1)))  # type: ignore[no-any-return]
+        vectors: Tensor = self._net(even_out(torch.from_numpy(squares).unsqueeze(1)))
+        return vectors

@@ -235,7 +235,7 @@ def web_page(rng: Random, material: Material) -> Image.Image:
     draw = ImageDraw.Draw(page)
     font, small = _any_font(rng, int(rng.integers(13, 20))), _any_font(rng, int(rng.integers(9, 14)))
     heading = _any_font(rng, int(rng.integers(22, 44)))
-    accent: Colour = tuple(int(v) for v in rng.integers(0, 256, 3))  # type: ignore[assignment]
+    accent: Colour = tuple(int(v) for v in rng.integers(0, 256, 3))  # type: ignore[assignment]  # three of them
     bar = int(rng.integers(24, 70))
     draw.rectangle((0, 0, size[0], bar), fill=accent if rng.random() < 0.6 else paper)
     draw.text((12, bar / 4), _words(rng, material, 6), font=font, fill=ink)
@@ -431,7 +431,7 @@ def _curve(rng: Random, size: tuple[int, int]) -> list[tuple[float, float]]:
     x, y = rng.uniform(0.2, 0.8, 2)
     scale = rng.uniform(0.05, 0.35)
     radius = scale * (1 + sum(rng.normal(0, 0.25) * np.cos(k * t + rng.uniform(0, 6)) for k in range(1, 5)))
-    return [((x + r * np.cos(a)) * size[0], (y + r * np.sin(a)) * size[1]) for r, a in zip(radius, t, strict=True)]  # type: ignore[arg-type]
+    return [((x + r * np.cos(a)) * size[0], (y + r * np.sin(a)) * size[1]) for r, a in zip(radius, t, strict=True)]  # type: ignore[arg-type]  # a sum of arrays is an array
 
 
 def line_drawing(rng: Random, material: Material) -> Image.Image:

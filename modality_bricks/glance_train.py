@@ -103,7 +103,7 @@ def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple
     """Gives the network, ready for use, and the course of the loss."""
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    net = GlanceNet().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    net = GlanceNet().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # left out of its overloads
     directions = nn.Parameter(torch.randn(kinds, WIDTH))
     parameters = [*net.parameters(), directions]
     optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)

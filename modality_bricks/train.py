@@ -102,7 +102,8 @@ def refuse_batch_statistics(model: nn.Module, accelerator: Accelerator) -> nn.Mo
             "This encoder has batch norms, whose statistics would differ from process to process on CPUs: train it in one "
             "process, or choose an architecture without them (such as resnetv2_50x1_bit)."
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+    synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return synchronised
 
 
 def run_encoder(recipe: EncoderRecipe, find: Callable[[str], Path], accelerator: Accelerator) -> dict[str, Any]:
