@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from modality_bricks.encoder import VisionEncoder, stack
-from modality_bricks.readers import Sample
+from modality_bricks.samples import SampleSet
 
 
 def half(device: torch.device) -> torch.autocast:
@@ -39,13 +39,14 @@ def view_of(picture: Image.Image, key: str, view: int) -> Image.Image:
 class FeatureCache:
     """Rows of (tokens, width) in float16 on disk, filled lazily; safe to kill, as a row is marked after it is written."""
 
-    def __init__(self, folder: Path, samples: Sequence[Sample], views: int, encoder: VisionEncoder) -> None:
+    def __init__(self, folder: Path, source: SampleSet, encoder: VisionEncoder) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        samples, views = source.samples, source.views
         self.samples, self.views, self.encoder = samples, views, encoder
         digest = hashlib.sha256()
         for value in encoder.state_dict().values():
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        digest.update(f"{views} {len(samples)} {[s.key for s in samples]}".encode())
+        digest.update(f"{source.origin} {views} {len(samples)} {[s.key for s in samples]}".encode())
         name = digest.hexdigest()[:16]
         rows = len(samples) * views
         shape = (rows, encoder.tokens, encoder.width)

@@ -1,5 +1,6 @@
 """What a stitch learns from: pictures with names, captions or conversations. Training only; knows no host and no encoder."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,8 +41,9 @@ class Source(BaseModel):
 
 @dataclass(frozen=True)
 class SampleSet:
-    """All samples of one source."""
+    """All samples of one source; `origin` stands for the files that they come from."""
 
+    origin: str
     samples: Sequence[Sample]
     share: float
     views: int
@@ -81,7 +83,18 @@ def read_source(source: Source, find: Callable[[str], Path], seed: int = 0) -> S
         raise MattoniError(
             f"data: {', '.join(source.files)} holds no samples of format {source.format}: check the format."
         )
-    return SampleSet(samples, source.share, source.views)
+    pictures = [images / sample.key for sample in samples] if images else []
+    return SampleSet(origin_of([*paths, *pictures]), samples, source.share, source.views)
+
+
+def origin_of(paths: Sequence[Path]) -> str:
+    """A digest of which files these are, folders with all that is in them: path, size and time of the last change."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            state = file.stat()
+            digest.update(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _tiles(paths: Sequence[Path], classes: list[dict[str, Any]]) -> list[Sample]:

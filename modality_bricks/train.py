@@ -50,10 +50,11 @@ def finder(config: Path) -> Callable[[str], Path]:
         for folder in (config.parent, Path.cwd()):
             if (folder / name).exists():
                 return folder / name
-        path = training_data() / name
-        if not path.exists():
-            raise MattoniError(f"{config.name}: there is no {name}, neither beside the config nor in MATTONI_DATA.")
-        return path
+        if "MATTONI_DATA" in os.environ and (training_data() / name).exists():
+            return training_data() / name
+        raise MattoniError(
+            f"{config.name}: there is no {name}, neither beside the config, nor here, nor in MATTONI_DATA."
+        )
 
     return find
 
@@ -148,7 +149,7 @@ def read_split(
     """Samples with feature caches."""
     encoder = load_encoder(recipe.encoder, device)
     sets: list[SampleSet] = [read_source(source, find, recipe.seed) for source in sources]
-    return Split(sets, [FeatureCache(Path(recipe.cache), s.samples, s.views, encoder) for s in sets])
+    return Split(sets, [FeatureCache(Path(recipe.cache), s, encoder) for s in sets])
 
 
 def new_stitch(recipe: WordsRecipe, split: Split, spelling: Spelling, embedding: torch.Tensor) -> QFormerStitch:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 import modality_bricks.train as entry
 from assistant.card import Routes, describe_files, read_card, write_card
@@ -19,7 +20,10 @@ from mattoni.errors import MattoniError
 from mattoni.keys import save_keys
 from mattoni.paths import data_folder
 from modality_bricks import loop
-from modality_bricks.encoder_stage import EncoderStage
+from modality_bricks.encoder import load_encoder
+from modality_bricks.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
+from modality_bricks.features import FeatureCache
+from modality_bricks.samples import Source, read_source
 from modality_bricks.stitch import load_stitch
 
 
@@ -200,3 +204,19 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert torch.equal(torch.load(path, weights_only=True)["weights"], torch.ones(10))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pictures_of_equal_names_do_not_share_features(tmp_path):
+    config = model_config("test_convnext", 32, 16)
+    save_encoder(EncoderModel(config, 1, 1, 1), config, tmp_path / "encoder")
+    encoder = load_encoder(tmp_path / "encoder")
+    for colour in ("red", "blue"):
+        (tmp_path / colour / "field").mkdir(parents=True)
+        Image.new("RGB", (8, 8), colour).save(tmp_path / colour / "field" / "1.png")
+    red, blue = (
+        FeatureCache(
+            tmp_path / "cache", read_source(Source(format="folder", files=(c,)), lambda name: tmp_path / name), encoder
+        ).get([(0, 0)])
+        for c in ("red", "blue")
+    )
+    assert not torch.equal(red, blue)
