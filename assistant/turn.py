@@ -241,6 +241,8 @@ class Runner:
                 if ticket.is_stopping:
                     raise Stopped
                 pages.append(page)
+                if page.read and page.number < len(document.pages):
+                    ticket.enter(f"reading {document.name}, page {page.number + 1} of {len(document.pages)}")
         text = "\n\n".join(page.text for page in pages if page.text.strip())
         by_ocr = sum(page.read for page in pages)
         reason = f"{document.name}: {len(pages)} page(s), {by_ocr} by OCR"

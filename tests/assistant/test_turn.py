@@ -111,12 +111,13 @@ def test_a_picture_sent_with_a_stopped_question_goes_with_the_next_one(assistant
 
 def test_a_stop_is_heard_between_the_pages_of_a_scan(assistant, monkeypatch):
     talk = assistant.store.new()
-    read: list[int] = []
+    read: list[str] = []
     tickets: list[Ticket] = []
 
     def slow(brick, image):
-        read.append(1)
-        tickets[0].stop()
+        read.append(tickets[0].stage)
+        if len(read) == 2:
+            tickets[0].stop()
         return "a page"
 
     monkeypatch.setattr(assistant._workshop, "read_page", slow)
@@ -127,7 +128,8 @@ def test_a_stop_is_heard_between_the_pages_of_a_scan(assistant, monkeypatch):
     page.save(scan, "PDF", save_all=True, append_images=[page] * 7)
     tickets.append(assistant.ask("What does it say?", [Attachment("scan.pdf", scan.getvalue())], None, SHORT, talk))
     ready.set()
-    assert done(tickets[0]).status == "stopped" and len(read) == 1
+    assert done(tickets[0]).status == "stopped"
+    assert read == ["reading scan.pdf", "reading scan.pdf, page 2 of 8"]
 
 
 def test_a_picture_whose_brick_is_gone_is_left_out_with_a_notice_and_the_talk_goes_on(assistant, prompts):
