@@ -86,8 +86,14 @@ def _draw_conversation(
             args=(conversation.id,),
         )
         if is_current:
-            with st.popover("", icon=":material/more_horiz:", type="tertiary", key=f"more-{conversation.id}"):
-                _draw_conversation_menu(store, conversation, go, stop)
+            menu = st.popover(
+                "", icon=":material/more_horiz:", type="tertiary", key=f"more-{conversation.id}", on_change="rerun"
+            )
+            # Only while it is open: its exports are made when it is drawn. Made at the click they are gone (404) when
+            # another run of the page comes between the click and the download.
+            if menu.open:
+                with menu:
+                    _draw_conversation_menu(store, conversation, go, stop)
 
 
 def _draw_conversation_menu(
@@ -111,11 +117,11 @@ def _draw_conversation_menu(
     st.text_input("Title", value=conversation.title, key=title_key, on_change=rename, max_chars=200)
     name = "".join(c if c.isalnum() else "-" for c in conversation.title).strip("-")[:40] or "conversation"
     st.download_button(
-        "Export as Markdown", lambda: store.export_markdown(identity), f"{name}.md", "text/markdown",
+        "Export as Markdown", store.export_markdown(identity), f"{name}.md", "text/markdown",
         key=f"markdown-{identity}", icon=":material/download:", on_click="ignore", width="stretch",
     )  # fmt: skip
     st.download_button(
-        "Export as JSON", lambda: store.export_json(identity), f"{name}.json", "application/json",
+        "Export as JSON", store.export_json(identity), f"{name}.json", "application/json",
         key=f"json-{identity}", icon=":material/download:", on_click="ignore", width="stretch",
     )  # fmt: skip
     st.button(

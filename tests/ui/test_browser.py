@@ -172,13 +172,30 @@ def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_relo
     assert page.get_by_text(LONG).count() >= 1 and partial.text.split("\n")[0][:30] in page.content()
 
 
+def test_a_conversation_is_renamed_exported_and_deleted_from_its_menu(open_page, real_home):
+    page = open_page()
+    ask(page, "Name a colour.")
+    wait_for_answers(page, 1)
+    talk = conversation_of(page)
+    page.locator(f".st-key-more-{talk} button").click()
+    with page.expect_download() as download:
+        page.get_by_text("Export as Markdown").click()
+    assert "Name a colour." in Path(download.value.path()).read_text()
+    page.get_by_label("Title").fill("Colours")
+    page.get_by_label("Title").press("Enter")
+    playwright.expect(page.locator(f".st-key-open-{talk}")).to_have_text("Colours")
+    page.get_by_text("Delete for good").click()
+    page.get_by_text("What would you like to look at?").wait_for()
+    assert store_of(real_home).conversation(talk) is None
+
+
 def test_a_reload_and_a_click_in_the_middle_leave_the_answer_running_and_a_second_tab_sees_it(open_page, real_home):
     page = open_page()
     ask(page, LONG)
     page.get_by_text("answering", exact=False).wait_for()
     talk = conversation_of(page)
     page.get_by_text("Generation", exact=True).click()
-    page.get_by_test_id("stSidebar").get_by_text("Host", exact=True).click()
+    page.get_by_test_id("stSidebar").get_by_text("Host and memory", exact=True).click()
     page.reload()
     # Attached again: it has no stop mode of its own submission, so the page offers a button.
     page.locator(".st-key-stop button").wait_for()

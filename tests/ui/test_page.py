@@ -30,6 +30,12 @@ def ask(page: AppTest, text: str) -> AppTest:
     return page.run()
 
 
+def open_menu(page: AppTest, conversation: str) -> AppTest:
+    """Open the menu beside the conversation's title."""
+    page.session_state[f"more-{conversation}"] = True
+    return page.run()
+
+
 def png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), "orange").save(buffer, "PNG")
@@ -110,13 +116,14 @@ def test_an_edited_question_drops_what_followed(open_page):
 def test_conversations_are_listed_renamed_searched_and_deleted(open_page):
     page = ask(open_page(), "about bricks")
     talk = conversation_of(page)
+    open_menu(page, talk)
     page.text_input(key=f"title-{talk}").set_value("Kiln talk").run()
     assert open_store().conversation(talk).title == "Kiln talk"
     page.text_input(key="search").set_value("nothing like it").run()
     assert any("Nothing found" in caption.value for caption in page.caption)
     page.text_input(key="search").set_value("KILN").run()
     assert page.button(key=f"open-{talk}").label == "Kiln talk"
-    page.button(key=f"delete-{talk}").click().run()
+    open_menu(page, talk).button(key=f"delete-{talk}").click().run()
     assert open_store().conversations() == [] and "c" not in page.query_params
     assert no_errors(page)
 
