@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import modality_bricks.train as entry
 from assistant.card import Routes, describe_files, read_card, write_card
+from assistant.cli import app
 from assistant.host import load_host
 from assistant.registry import Brick, check_brick
 from mattoni.errors import MattoniError
@@ -89,6 +91,41 @@ def test_a_killed_run_ends_with_the_same_weights(make_configs, monkeypatch):
         assert all(torch.equal(whole[name], parts[name]) for name in whole), stage
         best = [torch.load(Path(run) / stage / "best.pt", weights_only=True) for run in ("whole", "parts")]
         assert all(torch.equal(best[0][name], best[1][name]) for name in best[0]), stage
+
+
+@pytest.mark.slow
+def test_a_process_killed_by_the_system_goes_on(make_configs):
+    entry.main([str(make_configs("whole", encoder={"phases": [{"size": 32, "epochs": 4}]})[0])])
+    path = make_configs("parts", encoder={"phases": [{"size": 32, "epochs": 4}]})[0]
+    command = [sys.executable, "-m", "modality_bricks.train", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(entry.__file__).parents[1])}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("step 7/36") for line in process.stdout)
+        process.kill()
+    assert 6 <= torch.load("parts/encoder/checkpoint.pt", weights_only=True)["step"] < 36
+    entry.main([str(path)])
+    whole, parts = weights("whole/encoder"), weights("parts/encoder")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_the_command_line_trains_too(make_configs):
+    result = CliRunner().invoke(app, ["train", "modality", str(make_configs()[0])])
+    assert result.exit_code == 0, result.output
+    assert "step 6/6" in result.output and "min left" in result.output and "done: " in result.output
+
+
+def test_a_config_or_file_that_is_missing_is_named(make_configs):
+    with pytest.raises(MattoniError, match=r"There is no config gone.yaml: name a YAML file, such as .*tutorial-words"):
+        entry.main(["gone.yaml"])
+    path = make_configs(encoder={"data": {"folder": "gone"}})[0]
+    with pytest.raises(MattoniError, match=r"encoder.yaml: there is no gone, neither beside the config, nor here"):
+        entry.main([str(path)])
+    path = make_configs(encoder={"optimize": {}})[0]
+    with pytest.raises(
+        MattoniError, match=r"encoder.yaml: encoder.optimize: Extra inputs are not permitted; correct it"
+    ):
+        entry.main([str(path)])
 
 
 def test_a_checkpoint_of_another_config_is_refused(make_configs):
