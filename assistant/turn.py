@@ -29,8 +29,8 @@ from assistant.prompt import ASK_TEXT, Ids, Prompt, Segment, Soft, Text, Turn, a
 from assistant.registry import Brick, Bricks
 from assistant.route import Choices, Chosen, Plan, Question, SeenPicture, route
 from assistant.trace import Notice, Trace, UsedBrick
-from knowledge_bricks.documents import Documents, searched_text
-from knowledge_bricks.passages import DocumentText, PageText, Passage, split_document
+from knowledge_bricks.documents import Documents, Hit, answer_threshold, searched_text
+from knowledge_bricks.passages import DocumentText, PageText, split_document
 from mattoni.errors import MattoniError
 from modality_bricks.glance import Glance
 
@@ -45,6 +45,9 @@ _RECALL_SHARE = 8
 # `text`: all that was read of it. `shown`: what of that stood in the prompt, if not all. `recalled`: passages of an
 # earlier document. `asked`: the question behind it came with an instruction.
 Part = dict[str, Any]
+
+# "None is attached" would be wrong where one was, and could not be opened.
+_NOTHING_LEFT = Notice("no-picture", "So there is no picture to look at, and the question was not answered.")
 
 
 class Stopped(Exception):
@@ -145,7 +148,10 @@ class Runner:
         trace.notices.extend(looked.notices)
         with trace.stage("route"):
             plan = self._route(request, looked, bricks)
-        trace.notices.extend(plan.notices)
+        refused = any(notice.code == "refused" for notice in looked.notices)
+        trace.notices.extend(
+            _NOTHING_LEFT if refused and notice.code == "no-picture" else notice for notice in plan.notices
+        )
         trace.candidates.extend(plan.candidates)
         parts = self._see(request, looked, plan, bricks, trace, ticket)
         if self._misses_its_picture(request, plan):
@@ -329,7 +335,7 @@ class Runner:
     def _count(self, text: str) -> int:
         return len(encode_untrusted(self.host.tokenizer, text))
 
-    def _ranked(self, part: Part, question: str) -> list[Passage]:
+    def _hits(self, part: Part, question: str) -> list[Hit]:
         """The passages of a document, those that the question asks for first; their vectors are kept for later ones."""
         text = part["text"]
 
@@ -339,11 +345,10 @@ class Runner:
 
         documents = self._documents.get(hashlib.sha256(text.encode()).hexdigest(), make)
         wanted = question or documents.passages[0].text
-        hits = documents.search(self.embedder.embed([wanted])[0], wanted, len(documents.passages))
-        return [hit.passage for hit in hits]
+        return documents.search(self.embedder.embed([wanted])[0], wanted, len(documents.passages))
 
     def _fit(self, part: Part, question: str, room: int) -> tuple[str, bool]:
-        return fit_text(part["text"], room, self._count, lambda: self._ranked(part, question))
+        return fit_text(part["text"], room, self._count, lambda: [hit.passage for hit in self._hits(part, question)])
 
     def _fit_parts(self, parts: Sequence[Part], question: str, room: int, trace: Trace) -> list[Part]:
         """Texts of documents within `room` tokens together: whole, or the passages that the question asks for."""
@@ -364,7 +369,10 @@ class Runner:
         return fitted
 
     def _recall(self, earlier: Sequence[Exchange], first: int, question: str, room: int, trace: Trace) -> list[Part]:
-        """What this question asks of earlier documents that no longer stand in the prompt, or never stood there whole."""
+        """What this question asks of earlier documents that no longer stand in the prompt, or never stood there whole.
+
+        Nothing, where it asks nothing of them: as in a knowledge brick, the best passage has to be near enough.
+        """
         whole: set[str] = set()
         others: dict[str, Part] = {}
         for index, exchange in enumerate(earlier):
@@ -376,7 +384,8 @@ class Runner:
                         whole.add(digest)
         recalled = []
         for digest, part in others.items():
-            if digest not in whole:
+            hits = self._hits(part, question) if digest not in whole else []
+            if hits and hits[0].score >= answer_threshold(len(hits)):
                 text, _ = self._fit(part, question, room // len(others))
                 recalled.append({"name": part["name"], "document": digest, "text": text, "recalled": True})
                 trace.injections.append(f"sequence: what was asked for of {part['name']}, sent earlier")

@@ -10,6 +10,7 @@ from PIL import Image
 from assistant.engine import Ticket
 from assistant.generation import Sampling
 from assistant.look import Attachment
+from assistant.picture_questions import PictureQuestions
 from assistant.route import Choices
 from mattoni.paths import data_folder
 from tests.assistant.conftest import QUERIES, done, png
@@ -46,6 +47,16 @@ def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_t
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         assert prompt.count("<|im_start|>assistant") == len(questions)
     assert len(assistant.store.messages(talk)) == 24, "what the host no longer reads is still kept"
+
+
+def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices(assistant, monkeypatch):
+    monkeypatch.setattr(PictureQuestions, "asks", lambda self, depths: True)
+    ticket = done(assistant.ask("What is in the picture?", [Attachment("cut.png", png().content[:40])], EYES, SHORT))
+    assert (ticket.status, ticket.text) == ("done", "")
+    assert [notice.text for notice in ticket.trace.notices] == [
+        "cut.png is damaged and cannot be opened: save it again or send another copy.",
+        "So there is no picture to look at, and the question was not answered.",
+    ]
 
 
 def test_a_document_is_there_in_every_later_turn(assistant, prompts):
@@ -89,10 +100,11 @@ def test_a_document_of_a_turn_that_was_left_out_is_still_asked(assistant, prompt
     talk = assistant.store.new()
     note = Attachment("note.txt", b"Mortar is water, sand and lime.")
     done(assistant.ask("Read this.", [note], None, SHORT, talk))
-    for _ in range(4):
-        last = done(assistant.ask("brick " * 400, (), None, SHORT, talk))
+    for question in ["brick " * 400] * 4 + ["Is mortar water, sand and lime?"]:
+        last = done(assistant.ask(question, (), None, SHORT, talk))
     assert any("were left out" in notice.text for notice in last.trace.notices)
-    assert "Read this." not in prompts[-1] and "Mortar is water, sand and lime." in prompts[-1]
+    assert "Read this." not in prompts[-1] and "Mortar is water, sand and lime." in last_question(prompts[-1])
+    assert "Mortar" not in last_question(prompts[-2]), "a message that asks nothing of it gets nothing of it"
 
 
 def test_a_picture_sent_with_a_stopped_question_goes_with_the_next_one(assistant, prompts):
