@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -51,19 +51,45 @@ for name, group in (
 
 Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture to send; may be repeated.")]
 Files = Annotated[list[Path] | None, typer.Option("--file", help="A document to send (PDF, text, HTML); repeatable.")]
-Vision = Annotated[str | None, typer.Option(help="The image brick for every picture; default: the router chooses.")]
-Skills = Annotated[
-    list[str] | None, typer.Option("--skill", help="Switch a skill on: NAME or NAME=STRENGTH; 0 is off.")
-]
-Knowledge = Annotated[list[str] | None, typer.Option("--knowledge", help="Look things up in this brick; repeatable.")]
-NoBricks = Annotated[bool, typer.Option("--no-bricks", help="The bare host.")]
-HostName = Annotated[str, typer.Option("--host", help="A catalogue name, Hub id, folder or GGUF file.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0: always the likeliest word.")]
-TopP = Annotated[float, typer.Option(min=0.01, max=1, help="Draw among the likeliest words that make up this share.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Same seed, same answer.")]
+
+_BRICKS = "Bricks (left alone, the router chooses)"
+Vision = Annotated[str | None, typer.Option(help="The image brick for every picture.", rich_help_panel=_BRICKS)]
+Skills = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skill", help="Switch a skill on: NAME or NAME=STRENGTH; 0 is off. Repeatable.", rich_help_panel=_BRICKS
+    ),
+]
+Knowledge = Annotated[
+    list[str] | None,
+    typer.Option("--knowledge", help="Look things up in this brick. Repeatable.", rich_help_panel=_BRICKS),
+]
+NoBricks = Annotated[bool, typer.Option("--no-bricks", help="The host alone.", rich_help_panel=_BRICKS)]
+
+_GENERATION = "Generation"
+Temperature = Annotated[float, typer.Option(min=0, help="0: always the likeliest word.", rich_help_panel=_GENERATION)]
+TopP = Annotated[
+    float,
+    typer.Option(
+        min=0.01, max=1, help="Draw among the likeliest words that make up this share.", rich_help_panel=_GENERATION
+    ),
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.", rich_help_panel=_GENERATION)]
+Seed = Annotated[int | None, typer.Option(min=0, help="Same seed, same answer.", rich_help_panel=_GENERATION)]
+
+_HOST = "Host"
+HostName = Annotated[
+    str,
+    typer.Option(
+        "--host", help="The language model: a catalogue name, Hub id, folder or GGUF file.", rich_help_panel=_HOST
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.", rich_help_panel=_HOST)]
+Dtype = Annotated[str, typer.Option(help="auto (bfloat16), bfloat16, float16, float32.", rich_help_panel=_HOST)]
+Quantise = Annotated[
+    Literal["4bit"] | None, typer.Option(help="4bit: a quarter of the memory, on CUDA only.", rich_help_panel=_HOST)
+]
 
 
 @app.callback()
@@ -125,12 +151,15 @@ def ask(
     seed: Seed = None,
     host: HostName = "builtin",
     device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Ask one question and print the answer as it comes."""
     choices = choices_of(vision, skill, knowledge, no_bricks)
-    sampling = sampling_of(temperature, top_p, max_tokens, seed)
     attachments = read_attachments([*(image or ()), *(file or ())])
-    with opened(host, device) as assistant:
+    check_names(choices)
+    sampling = sampling_of(temperature, top_p, max_tokens, seed)
+    with opened(host, device, dtype, quantise) as assistant:
         ticket = assistant.ask(question, attachments, choices, sampling)
         if as_json:
             finish(ticket)
@@ -152,11 +181,14 @@ def chat(
     seed: Seed = None,
     host: HostName = "builtin",
     device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Talk in the terminal. Ctrl-C stops an answer, Ctrl-D ends; the page shows the conversation too."""
     choices = choices_of(vision, skill, knowledge, no_bricks)
+    check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
-    with opened(host, device) as assistant:
+    with opened(host, device, dtype, quantise) as assistant:
         print(CHAT_HELP)
         conversation: str | None = None
         waiting: list[Attachment] = []
@@ -196,12 +228,14 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="If it is taken, the next free one.")] = 8501,
     host: HostName = "builtin",
     device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Serve the chat page for a browser, on this machine only unless --address says otherwise."""
     if is_address(host):
         raise MattoniError(f"--host names the language model: to listen on {host}, use --address {host}.")
     # Named, not imported: the page stands above this package, and only whoever starts it needs to know it.
-    import_module("ui.launch").launch(address, port, host, device)
+    import_module("ui.launch").launch(address, port, host, device, dtype, quantise)
 
 
 def is_address(text: str) -> bool:
@@ -232,6 +266,13 @@ def choices_of(
     return Choices(vision=vision, bricks=bricks, no_bricks=no_bricks)
 
 
+def check_names(choices: "Choices") -> None:
+    """Raise MattoniError when a brick of that name is not there: before a host is loaded."""
+    bricks = scanned()
+    for name in [*([choices.vision] if choices.vision else []), *choices.bricks]:
+        bricks.get(name)
+
+
 def sampling_of(temperature: float, top_p: float, max_tokens: int, seed: int | None) -> "Sampling":
     """The generation options. Raises MattoniError where one is out of range."""
     from pydantic import ValidationError
@@ -260,7 +301,9 @@ def read_attachments(paths: Sequence[Path]) -> "list[Attachment]":
 
 
 @contextmanager
-def opened(host: str, device: str) -> "Iterator[Assistant]":
+def opened(
+    host: str = "builtin", device: str = "auto", dtype: str = "auto", quantise: Literal["4bit"] | None = None
+) -> "Iterator[Assistant]":
     """The assistant, ready to be asked; closed in the end."""
     from rich.console import Console
 
@@ -270,7 +313,7 @@ def opened(host: str, device: str) -> "Iterator[Assistant]":
         from assistant.assistant import Assistant
 
         logging.disable_progress_bar()
-        assistant = Assistant.open(host, device)
+        assistant = Assistant.open(host, device, dtype, quantise)
     try:
         yield assistant
     finally:
@@ -417,7 +460,7 @@ def bricks_add(
     host: HostName = "builtin",
 ) -> None:
     """Bring in a skill that was trained elsewhere."""
-    with opened(host, "auto") as assistant:
+    with opened(host) as assistant:
         card = assistant.add_skill(source, name)
     print(f'{card.name} is here: mattoni ask --skill {card.name} "…"')
 
@@ -437,7 +480,7 @@ def scanned(host: Any = None) -> Any:
 
 
 def remove(name: str) -> None:
-    with opened("builtin", "auto") as assistant:
+    with opened() as assistant:
         assistant.remove_brick(name)
     print(f"{name} is gone.")
 
@@ -455,7 +498,7 @@ def knowledge_add(
 ) -> None:
     """Make a knowledge brick from documents, or update one."""
     attachments = read_attachments(files)
-    with opened("builtin", "auto") as assistant:
+    with opened() as assistant:
         card = assistant.add_knowledge(name, attachments, update)
     print(f"{card.name}, version {card.version}: {card.summary}")
 
@@ -515,17 +558,20 @@ def evaluate(
     max_tokens: MaxTokens = 128,
     host: HostName = "builtin",
     device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Ask every row of a file, greedily, and print the scores as one JSON object."""
     from assistant.evaluation import Reply, read_rows, replies, report, shuffled_pictures, write_lines
 
     choices = choices_of(vision, skill, knowledge, no_bricks)
-    sampling = sampling_of(0.0, 1.0, max_tokens, 0)
     asked_rows = read_rows(rows, limit)
+    check_names(choices)
+    sampling = sampling_of(0.0, 1.0, max_tokens, 0)
     if shuffle_images:
         asked_rows = shuffled_pictures(asked_rows)
     start = time.monotonic()
-    with opened(host, device) as assistant:
+    with opened(host, device, dtype, quantise) as assistant:
 
         def answer(text: str, attachments: "tuple[Attachment, ...]") -> Reply:
             ticket = assistant.ask(text, attachments, choices, sampling)

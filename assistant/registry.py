@@ -6,13 +6,16 @@ are computed once per state of a folder (names, sizes, times).
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from assistant.card import CARD, BrickCard, HostIdentity, brick_digest, check_files, read_card
-from assistant.host import Host
 from mattoni.errors import MattoniError
+
+if TYPE_CHECKING:
+    from assistant.host import Host
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -106,7 +109,7 @@ class Registry:
         # By folder: its stamp when it was checked, and what came of it. Host-independent, so that hosts can share it.
         self._checked: dict[Path, tuple[object, Brick | Refused]] = {}
 
-    def scan(self, host: Host | HostIdentity | None = None) -> Bricks:
+    def scan(self, host: "Host | HostIdentity | None" = None) -> Bricks:
         """All bricks as they are now; with a host, those made for another one are refused."""
         found: dict[str, Brick | Refused] = {}
         for parent in self._folders:
@@ -149,10 +152,10 @@ def check_brick(folder: Path) -> Brick | Refused:
     return Brick(folder, card, brick_digest(card))
 
 
-def _fit(entry: Brick | Refused, host: Host | HostIdentity | None) -> Brick | Refused:
+def _fit(entry: Brick | Refused, host: "Host | HostIdentity | None") -> Brick | Refused:
     if isinstance(entry, Refused) or host is None or entry.card.host is None:
         return entry
-    mine, wanted = (host.identity if isinstance(host, Host) else host), entry.card.host
+    mine, wanted = (host if isinstance(host, HostIdentity | None) else host.identity), entry.card.host
     if mine.fingerprint == wanted.fingerprint:
         return entry
     if all(getattr(mine, f) == getattr(wanted, f) for f in ("model_type", "hidden_size", "layers", "vocabulary")):

@@ -1,7 +1,7 @@
 """Starts the assistant once for all sessions, beside the page. Knows nothing of what is drawn."""
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from assistant.assistant import Assistant
 
 HOST = "builtin"  # the host that this process answers with
-DEVICE = "auto"
+LOADING: dict[str, Any] = {}  # how it is loaded: device, dtype, quantise
 
 
 class Backend:
@@ -48,7 +48,7 @@ class Backend:
         from assistant.assistant import Assistant
 
         try:
-            self.assistant = Assistant.open(HOST, DEVICE)
+            self.assistant = Assistant.open(HOST, **LOADING)
         except MattoniError as problem:
             self.problem = str(problem)
 
@@ -56,10 +56,10 @@ class Backend:
 _prepared: Backend | None = None
 
 
-def prepare(host: str, device: str) -> None:
+def prepare(host: str, device: str, dtype: str, quantise: str | None) -> None:
     """Begin to load a host before there is a page; `backend()` then finds it under way."""
-    global HOST, DEVICE, _prepared
-    HOST, DEVICE = host, device
+    global HOST, LOADING, _prepared
+    HOST, LOADING = host, {"device": device, "dtype": dtype, "quantise": quantise}
     _prepared = Backend()
 
 

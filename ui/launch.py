@@ -4,6 +4,7 @@ import errno
 import socket
 import sys
 from pathlib import Path
+from typing import Literal
 
 from mattoni.errors import MattoniError
 from ui.style import THEME
@@ -60,11 +61,18 @@ def options(address: str, port: int) -> dict[str, str]:
     }
 
 
-def launch(address: str = "127.0.0.1", port: int = DEFAULT_PORT, host: str = "builtin", device: str = "auto") -> None:
+def launch(
+    address: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    host: str = "builtin",
+    device: str = "auto",
+    dtype: str = "auto",
+    quantise: Literal["4bit"] | None = None,
+) -> None:
     """Serve the page until interrupted; says where, and which port was taken.
 
     address   where the server listens
-    host      the model that answers: a catalogue name, Hub id, folder or GGUF file
+    host      the model that answers, and how it is loaded: as for `assistant.host.load_host`
     """
     found = free_port(address, port)
     if found != port:
@@ -77,7 +85,7 @@ def launch(address: str = "127.0.0.1", port: int = DEFAULT_PORT, host: str = "bu
 
     from ui.backend import prepare
 
-    prepare(host, device)
+    prepare(host, device, dtype, quantise)
     page = Path(__file__).with_name("app.py")
     flags = [f"--{name}={value}" for name, value in options(address, found).items()]
     sys.argv = ["streamlit", "run", str(page), *flags]

@@ -219,3 +219,8 @@ def test_documents_are_added_cited_and_removed(mattoni, real_cache, tmp_path):
     assert [citation["document"] for citation in trace["citations"]] == ["mattoni.txt"]
     assert mattoni("knowledge", "remove", "kilns")[0] == 0
     assert not list((real_cache / "data").rglob("kilns*"))
+
+
+def test_an_address_is_no_host_for_the_page(mattoni):
+    status, _, told = mattoni("ui", "--host", "0.0.0.0")
+    assert status == 1 and told == "--host names the language model: to listen on 0.0.0.0, use --address 0.0.0.0.\n"
