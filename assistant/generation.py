@@ -39,12 +39,9 @@ class KeyValues:
     @property
     def memory_bytes(self) -> int:
         """Bytes that the keys and values take."""
-        return sum(
-            t.numel() * t.element_size()  # type: ignore[misc]
-            for layer in self.cache.layers
-            for t in (layer.keys, layer.values)  # type: ignore[union-attr]
-            if isinstance(t, Tensor)
-        )
+        # A layer that has read nothing yet has neither.
+        held = [getattr(layer, name, None) for layer in self.cache.layers for name in ("keys", "values")]
+        return sum(t.nbytes for t in held if isinstance(t, Tensor))
 
 
 def common_prefix(old: list[int | tuple[str, int]], new: list[int | tuple[str, int]]) -> int:
@@ -135,6 +132,7 @@ def sampler(sampling: Sampling, seed: int, device: torch.device) -> Callable[[Te
     warp = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)])
 
     def choose(logits: Tensor) -> int:
+        # transformers asks for torch.LongTensor and FloatTensor, which are no types of what torch's functions return.
         scores = warp(torch.empty(1, 0, dtype=torch.long), logits.float().unsqueeze(0))  # type: ignore[arg-type]
         return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))
 

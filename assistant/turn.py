@@ -440,7 +440,7 @@ class Runner:
         generation = Generation(
             self.host, prompt, composition, request.sampling, seed, memory, stopped=lambda: ticket.is_stopping
         )
-        stream = TextStream(lambda ids: self.host.tokenizer.decode(ids, skip_special_tokens=True))  # type: ignore[arg-type, return-value]
+        stream = TextStream(lambda ids: str(self.host.tokenizer.decode(ids, skip_special_tokens=True)))
         ticket.enter("answering")
         trace.tokens.update(prompt=len(prompt), reused=generation.reused)
         tokens = iter(generation)
