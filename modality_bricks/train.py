@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from assistant.host import Host
 
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
+CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 def finder(config: Path) -> Callable[[str], Path]:
@@ -291,12 +292,25 @@ def depends_on(recipe: EncoderRecipe | WordsRecipe | GenerateRecipe) -> dict[str
     return recipe.model_dump(mode="json", exclude=free | {"cache"})
 
 
+def shipped_or_own(config: Path) -> Path:
+    """A bare name that is no file here means one of the configs that come with Mattoni."""
+    shipped = CONFIGS / config.name
+    return shipped if config.parent == Path() and not config.exists() and shipped.is_file() else config
+
+
+def shown(config: Path) -> str:
+    """The config's path for the card: nothing of this machine's folders."""
+    if config.resolve().parent == CONFIGS:
+        return f"modality_bricks/configs/{config.name}"
+    return config.name if config.is_absolute() or ".." in config.parts else config.as_posix()
+
+
 def write_result(
     recipe: EncoderRecipe | WordsRecipe | GenerateRecipe, config: Path, outcome: dict[str, Any], where: str
 ) -> dict[str, Any]:
     """`RUN/result.json`: the full config with its hash, the figures, the hours."""
     result = {
-        "command": f"python -m modality_bricks.train {os.path.relpath(config)}",
+        "command": f"python -m modality_bricks.train {shown(config)}",
         "config": recipe.model_dump(mode="json"),
         "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
         "seed": recipe.seed,
@@ -416,10 +430,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stages of some configs, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m modality_bricks.train", description=__doc__)
     parser.add_argument(
-        "configs", type=Path, nargs="+", help="YAML files, such as those in modality_bricks/configs, in their order"
+        "configs", type=Path, nargs="+", help="YAML files in their order; a bare name may be one that came with Mattoni"
     )
     for config in parser.parse_args(arguments).configs:
-        run_config(config)
+        run_config(shipped_or_own(config))
 
 
 if __name__ == "__main__":

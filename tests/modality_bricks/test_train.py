@@ -25,6 +25,7 @@ from modality_bricks import loop
 from modality_bricks.encoder import load_encoder
 from modality_bricks.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
 from modality_bricks.features import FeatureCache
+from modality_bricks.recipe import read_recipe
 from modality_bricks.samples import Source, read_source
 from modality_bricks.stitch import load_stitch
 
@@ -113,6 +114,20 @@ def test_the_command_line_trains_too(make_configs):
     result = CliRunner().invoke(app, ["train", "modality", str(make_configs()[0])])
     assert result.exit_code == 0, result.output
     assert "step 6/6" in result.output and "min left" in result.output and "done: " in result.output
+
+
+def test_a_bare_name_finds_a_config_that_came_with_mattoni(make_configs, tmp_path):
+    tutorial = entry.shipped_or_own(Path("tutorial-words.yaml"))
+    assert tutorial.is_file() and entry.shown(tutorial) == "modality_bricks/configs/tutorial-words.yaml"
+    own = make_configs()[0]
+    assert entry.shipped_or_own(own) == own and entry.shown(own) == "encoder.yaml"
+
+
+def test_the_shipped_configs_can_be_read():
+    stages = [path for path in entry.CONFIGS.glob("*.yaml") if path.name != "glance.yaml"]
+    assert len(stages) >= 6
+    for path in stages:
+        read_recipe(path)
 
 
 def test_a_config_or_file_that_is_missing_is_named(make_configs):
