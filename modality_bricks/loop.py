@@ -1,7 +1,8 @@
 """The training loop of every stage: steps, checkpoints, exact resume, progress, curves. Knows nothing of what is trained.
 
 All randomness of a step is a function of (seed, step), so a run that was killed goes on bit for bit from its checkpoint, and
-several processes that share a global batch see the same samples as one.
+several processes that share a global batch see the same samples as one. No loss here compares the samples of a batch with
+one another, so there are no negatives to gather.
 """
 
 import json
