@@ -103,13 +103,14 @@ class Bar:
 def _scores(candidates: Sequence[dict[str, Any]]) -> list[Bar]:
     """The best first, the threshold as the mark; grey where it was not reached."""
     subjects = {candidate["subject"] for candidate in candidates}
-    widest = max(1.0, *(max(c["score"], c["threshold"]) for c in candidates))
+    values = [c[key] for c in candidates for key in ("score", "threshold")]
+    low, high = min(0.0, *values), max(1.0, *values)
     return [
         Bar(
             name=c["name"] if len(subjects) == 1 else f"{c['name']} · {c['subject']}",
             value=f"{c['score']:.2f} {'≥' if c['score'] >= c['threshold'] else '<'} {c['threshold']:.2f}",
-            share=max(c["score"], 0.0) / widest,
-            mark=max(c["threshold"], 0.0) / widest,
+            share=(c["score"] - low) / (high - low),
+            mark=(c["threshold"] - low) / (high - low),
             is_quiet=c["score"] < c["threshold"],
         )
         for c in sorted(candidates, key=lambda c: -c["score"])
