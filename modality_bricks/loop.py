@@ -11,6 +11,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, Protocol, TypedDict
 
 import torch
@@ -162,7 +163,10 @@ class Progress:
 
 def load_checkpoint(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Progress:
     """Put model and optimizer where the checkpoint was. Raises MattoniError if it belongs to another run."""
-    saved = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as problem:
+        raise MattoniError(f"{path} is damaged: remove {path.parent} to start anew.") from problem
     # Checkpoints from before configs were kept in them have none.
     before = saved.get("config", config)
     changed = sorted(name for name in before.keys() | config.keys() if before.get(name) != config.get(name))

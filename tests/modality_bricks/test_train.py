@@ -153,6 +153,14 @@ def test_a_checkpoint_of_another_config_is_refused(make_configs):
         entry.main([str(encoder)])
 
 
+def test_a_damaged_checkpoint_is_refused(make_configs):
+    Path("runs/encoder").mkdir(parents=True)
+    for content in (b"", b"PK\x03\x04 half a file"):
+        Path("runs/encoder/checkpoint.pt").write_bytes(content)
+        with pytest.raises(MattoniError, match=r"checkpoint.pt is damaged: remove .*encoder to start anew"):
+            entry.main([str(make_configs()[0])])
+
+
 def losses(run: str) -> list[float]:
     records = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
     return [record["loss"] for record in records if "loss" in record]
