@@ -25,7 +25,8 @@ from assistant.knowledge import Library, add_knowledge, without_passages
 from assistant.look import Attachment
 from assistant.registry import Bricks, Registry
 from assistant.route import Choices
-from assistant.turn import Exchange, Outcome, Request, Runner, Stopped
+from assistant.turn import Outcome, Runner
+from assistant.writing import Exchange, Request, Stopped
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
 from mattoni.paths import brick_folders, data_folder

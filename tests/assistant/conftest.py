@@ -133,7 +133,7 @@ def prompts(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[Seen]
         seen[-1].roles = (prompt.keys.count(opening), prompt.keys.count(closing))
         return prompt
 
-    monkeypatch.setattr("assistant.turn.build_prompt", build)
+    monkeypatch.setattr("assistant.writing.build_prompt", build)
     return seen
 
 

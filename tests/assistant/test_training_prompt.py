@@ -1,6 +1,6 @@
 """What a stitch is trained on and what the assistant asks are one prompt."""
 
-import assistant.turn as turn
+import assistant.writing as writing
 from assistant.generation import Sampling
 from assistant.prompt import Prompt, Soft, build_prompt
 from assistant.route import Choices
@@ -17,7 +17,7 @@ def test_the_prompt_of_training_has_the_token_ids_of_the_prompt_of_a_turn(assist
         seen.append(build_prompt(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(turn, "build_prompt", keep)
+    monkeypatch.setattr(writing, "build_prompt", keep)
     frame = chat_frame(assistant.host)
     for question in QUESTIONS:
         ticket = done(assistant.ask(question, [png()], Choices(vision="eyes"), Sampling(max_tokens=2)))

@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 
+import pytest
 from PIL import Image
 
 from assistant.engine import Ticket
@@ -12,6 +13,7 @@ from assistant.generation import Sampling
 from assistant.look import Attachment
 from assistant.picture_questions import PictureQuestions
 from assistant.route import Choices
+from assistant.writing import Archive, Stopped
 from mattoni.paths import data_folder
 from tests.assistant.conftest import QUERIES, done, png
 
@@ -142,6 +144,15 @@ def test_a_stop_is_heard_between_the_pages_of_a_scan(assistant, monkeypatch):
     ready.set()
     assert done(tickets[0]).status == "stopped"
     assert read == ["reading scan.pdf", "reading scan.pdf, page 2 of 8"]
+
+
+def test_a_stop_is_heard_while_a_long_document_is_searched(assistant):
+    archive, looks = Archive(lambda: assistant._runner.embedder), []
+    part = {"name": "long.txt", "text": long_document().content.decode()}
+    with pytest.raises(Stopped):
+        archive.search(part, "Is mortar lime?", lambda: bool(looks.append(1) or len(looks) > 2))
+    assert len(looks) == 3
+    assert "Mortar is" in archive.search(part, "Is mortar lime?", lambda: False)[0].passage.text
 
 
 def test_a_picture_whose_brick_is_gone_is_left_out_with_a_notice_and_the_talk_goes_on(assistant, prompts):
