@@ -1,4 +1,4 @@
-"""Takes the picture of the page that the README shows: `python -m ui.screenshot docs/screenshot.png`.
+"""Takes the picture of the page that the README shows: `python -m ui.screenshot_dev docs/screenshot.png`.
 
 Starts the page on the real host and bricks with conversations of its own, asks in Debian's chromium, and saves what
 there is to see. Needs the dev extra (Playwright) and `/usr/bin/chromium`.
