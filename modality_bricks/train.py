@@ -408,7 +408,9 @@ def run_config(config: Path) -> None:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=recipe.device == "cpu", kwargs_handlers=[unused])
+    # Launched as one of several processes where there is no GPU, accelerate has to be told that this is meant.
+    alone = "LOCAL_RANK" not in os.environ or torch.cuda.is_available()
+    accelerator = Accelerator(cpu=recipe.device == "cpu" or not alone, kwargs_handlers=[unused])
     find = finder(config)
     match recipe:
         case EncoderRecipe():

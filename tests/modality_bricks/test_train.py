@@ -170,7 +170,8 @@ def losses(run: str) -> list[float]:
 def test_two_processes_have_the_loss_curve_of_one(make_configs):
     entry.main([str(path) for path in make_configs("one")])
     # `accelerate-launch`: the `accelerate` command imports timm first thing, out of reach of the mend of torchvision.
-    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --main_process_port 0"
+    # With --cpu it starts one process only; --multi_gpu starts two, which meet over gloo where there is no GPU.
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
     command = [sys.executable, *launch.split(), "--mixed_precision", "no", "--dynamo_backend", "no"]
     paths = [str(path) for path in make_configs("two")]
     root = Path(entry.__file__).parents[1]
@@ -186,6 +187,7 @@ def test_two_processes_have_the_loss_curve_of_one(make_configs):
     for stage in ("encoder", "words", "generate"):
         one, two = losses(f"one/{stage}"), losses(f"two/{stage}")
         assert len(one) == len(two) == 6
+        assert "2 thread(s)" in json.loads((Path("two") / stage / "result.json").read_text())["hardware"]
         assert one == pytest.approx(two, rel=0.01), stage
 
 
