@@ -2,7 +2,7 @@
 
 from assistant.registry import Brick, Bricks
 from assistant.route import KeyedBrick, Keyring
-from mattoni.keys import load_keys
+from mattoni.keys import load_counter_keys, load_keys
 
 
 class Keyrings:
@@ -23,5 +23,7 @@ def keyed(brick: Brick) -> KeyedBrick:
     # A knowledge brick's keys are its passages: it searches them itself.
     if card.routes is None or card.kind == "knowledge":
         return KeyedBrick(card.name, card.kind)
-    keys = load_keys(brick.folder / card.routes.keys)
-    return KeyedBrick(card.name, card.kind, card.routes.space, keys, card.routes.threshold)
+    path = brick.folder / card.routes.keys
+    return KeyedBrick(
+        card.name, card.kind, card.routes.space, load_keys(path), card.routes.threshold, load_counter_keys(path)
+    )

@@ -3,8 +3,9 @@
     python -m assistant.make_router questions                  which messages ask about a picture
     python -m assistant.make_router keys                       the keys of the shipped bricks `photo` and `document`
     python -m assistant.make_router brick FOLDER PICTURES      the keys of any image brick, from example pictures
+    python -m assistant.make_router skill FOLDER RECIPE        the keys of a skill, from its training recipe
 
-The keys of a skill are made by its training (`mattoni train task`).
+The keys of a skill are first made by its training (`mattoni train task`); nothing is trained here.
 """
 
 import json
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from assistant.card import BrickCard, Routes, describe_files, read_card, write_card
+from assistant.card import Routes, describe_files, read_card, write_card
 from assistant.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.embedder import Embedder
 from assistant.keyring import Keyrings
@@ -29,6 +30,8 @@ from mattoni.keys import make_keys, save_keys
 from mattoni.paths import brick_folders, shipped_models, training_data
 from modality_bricks import glance_pictures as drawn
 from modality_bricks.glance import Glance
+from task_bricks.recipe import read_recipe
+from task_bricks.routing import make_skill_keys
 
 FOLDS = 5
 KEYS = "keys.safetensors"
@@ -122,14 +125,16 @@ def example_vectors(glance: Glance, data: Path, each: int = 60, photos: int = 30
     return {"photo": embed(large + tiny), "document": embed(pages), "neither": embed(draw(drawn.OTHERS))}
 
 
-def write_keys(folder: Path, keys: Tensor, threshold: float) -> BrickCard:
-    """Put keys into a brick's folder and the way to them on its card."""
-    card = read_card(folder)
+def write_keys(folder: Path, keys: Tensor, threshold: float) -> None:
+    """Put the `glance` keys of an image brick into its folder and the way to them on its card."""
     save_keys(keys, folder / KEYS)
-    routes = Routes(space="glance", keys=KEYS, threshold=round(threshold, 4))
-    card = card.model_copy(update={"routes": routes, "files": describe_files(folder)})
-    write_card(card, folder)
-    return card
+    write_routes(folder, Routes(space="glance", keys=KEYS, threshold=round(threshold, 4)))
+
+
+def write_routes(folder: Path, routes: Routes) -> None:
+    """Put the way to new keys, and their hash, on a brick's card."""
+    card = read_card(folder)
+    write_card(card.model_copy(update={"routes": routes, "files": describe_files(folder)}), folder)
 
 
 def make_shipped_keys() -> dict[str, float]:
@@ -160,6 +165,19 @@ def make_brick_keys(folder: Path, pictures: Path) -> dict[str, float]:
     return {folder.name: threshold}
 
 
+def make_skill_brick_keys(folder: Path, recipe_path: Path) -> dict[str, float]:
+    """Keys of a skill by its training recipe, without training it."""
+    recipe = read_recipe(recipe_path)
+    made = make_skill_keys(recipe, recipe_path.parent, training_data(), Embedder(fetch(BUILTIN_EMBEDDER)).embed)
+    routes = Routes.model_validate(made.save(folder))
+    card = read_card(folder)
+    if recipe.routing is not None and isinstance(card.training.get("recipe"), dict):
+        card.training["recipe"]["routing"] = recipe.routing.model_dump(mode="json")
+        write_card(card, folder)
+    write_routes(folder, routes)
+    return {folder.name: routes.threshold}
+
+
 def main(arguments: list[str]) -> None:
     """Run one of the commands in the docstring of this module."""
     torch.set_num_threads(1)
@@ -170,6 +188,8 @@ def main(arguments: list[str]) -> None:
             print(json.dumps(make_shipped_keys()))
         case ["brick", folder, pictures]:
             print(json.dumps(make_brick_keys(Path(folder), Path(pictures))))
+        case ["skill", folder, recipe]:
+            print(json.dumps(make_skill_brick_keys(Path(folder), Path(recipe))))
         case _:
             print(__doc__)
 

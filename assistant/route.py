@@ -2,7 +2,8 @@
 
 Knows nothing of pictures, models or files: whoever calls it has embedded the pictures in the `glance` space and the
 message in the `text` space. Routing is maximum inner product search (MIPS) over the bricks' keys: a brick's score is
-the largest inner product of its keys with the vector, and it may be chosen when the score reaches its threshold.
+the largest inner product of its keys with the vector, and it may be chosen when the score reaches its threshold. A brick
+may bring counter-keys, which say what is near and not for it (`mattoni.keys`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from assistant.trace import Candidate, Notice
 from mattoni.errors import MattoniError
+from mattoni.keys import scores
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,12 @@ class KeyedBrick:
     space: Literal["glance", "text"] | None = None
     keys: Tensor | None = None  # (n, width), unit rows
     threshold: float = 1.0
+    counter: Tensor | None = None  # (m, width), unit rows: what lies near and is not for the brick
 
     def score(self, vectors: Tensor) -> float:
-        """The largest inner product of the keys with `vectors` (n, width)."""
+        """The best score of `vectors` (n, width); negative when counter-keys are nearer to all of them."""
         assert self.keys is not None
-        return float((vectors.to(self.keys) @ self.keys.T).max())
+        return float(scores(vectors.to(self.keys), self.keys, self.counter).max())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Keys: the few vectors that say what a brick is good at, and how near a message or picture must come.
 
-Works in any space of unit vectors (`glance` for pictures, `text` for messages) and knows nothing of bricks. Every
+A brick may have counter-keys too: vectors of what lies near and is not for it ("Translate to French" beside "Translate to
+German"). They point to no brick; a vector that is nearer to one of them is not the brick's. Works in any space of unit vectors (`glance` for pictures, `text` for messages) and knows nothing of bricks. Every
 brick's build calls `make_keys` with the vectors of its own examples and of what it is not for; nothing else has to
 change for the router to find the brick.
 """
@@ -8,7 +9,7 @@ change for the router to find the brick.
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -28,18 +29,49 @@ def make_keys(own: Tensor, others: Tensor, most: int = 16, seed: int = 0) -> tup
     Keys are spherical k-means centres (Dhillon & Modha 2001), one per four examples at most. The threshold is chosen on
     scores of examples that the keys were not made from (five folds), where own misses and others' hits are fewest.
     """
+    keys, _, threshold = make_contrasted_keys(own, others, most, 0, seed)
+    return keys, threshold
+
+
+def make_contrasted_keys(
+    own: Tensor, others: Tensor, most: int = 16, most_counter: int = 48, seed: int = 0
+) -> tuple[Tensor, Tensor, float]:
+    """As `make_keys`, with counter-keys that stand for `others`: (keys, at most `most_counter` counter-keys, threshold).
+
+    With counter-keys the threshold only has to keep out what is like neither: it is the score that all but 2 % of the
+    held-out examples reach, of those that are nearer to a key than to any counter-key.
+    """
     if len(own) < FOLDS:
         raise MattoniError(f"Keys need at least {FOLDS} examples of what the brick is for, not {len(own)}: add some.")
     count = max(1, min(most, len(own) // 4))
+    counters = min(most_counter, len(others) // 4)
+    counter = spherical_kmeans(others, counters, seed) if counters else others[:0]
     order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
     own_scores, other_scores = [], []
     for fold in range(FOLDS):
         held_out = torch.zeros(len(own), dtype=torch.bool)
         held_out[order[fold::FOLDS]] = True
         keys = spherical_kmeans(own[~held_out], count, seed)
-        own_scores.append(nearest(own[held_out], keys))
+        own_scores.append(scores(own[held_out], keys, counter))
         other_scores.append(nearest(others, keys))
-    return spherical_kmeans(own, count, seed), best_threshold(torch.cat(own_scores), torch.cat(other_scores))
+    mine, theirs = torch.cat(own_scores), torch.cat(other_scores)
+    if counters:
+        mine, theirs = mine[mine >= 0], theirs[:0]
+    if not len(mine):
+        raise MattoniError("The examples of what the brick is for are all nearer to what it is not for: add others.")
+    return spherical_kmeans(own, count, seed), counter, best_threshold(mine, theirs)
+
+
+def scores(vectors: Tensor, keys: Tensor, counter: Tensor | None = None) -> Tensor:
+    """How well each vector fits: (n, width) -> (n,).
+
+    The largest inner product with a key; where a counter-key is nearer, by how much it is (a negative number).
+    """
+    own = nearest(vectors, keys)
+    if counter is None or not len(counter):
+        return own
+    lead = own - nearest(vectors, counter)
+    return torch.where(lead >= 0, own, lead)
 
 
 def nearest(vectors: Tensor, keys: Tensor) -> Tensor:
@@ -79,16 +111,34 @@ def spherical_kmeans(vectors: Tensor, count: int, seed: int = 0, steps: int = 20
     return centres
 
 
-def save_keys(keys: Tensor, path: Path) -> None:
-    """Write `keys.safetensors`."""
-    write_bytes(path, save({"keys": keys.float().contiguous()}))
+def save_keys(keys: Tensor, path: Path, counter: Tensor | None = None) -> None:
+    """Write `keys.safetensors`; counter-keys, where there are any, beside the keys."""
+    tensors = {"keys": keys.float().contiguous()}
+    if counter is not None and len(counter):
+        tensors["counter"] = counter.float().contiguous()
+    write_bytes(path, save(tensors))
 
 
 def load_keys(path: Path) -> Tensor:
-    """Read `keys.safetensors`. Raises MattoniError unless it holds a matrix of finite unit rows."""
+    """The keys in `keys.safetensors`. Raises MattoniError unless they are a matrix of finite unit rows."""
+    return _load(path, "keys")
+
+
+def load_counter_keys(path: Path) -> Tensor | None:
+    """The counter-keys in `keys.safetensors`; None: it has none. Raises MattoniError as `load_keys` does."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            if "counter" not in tensors.keys():
+                return None
+    except (OSError, SafetensorError):
+        pass  # `_load` says what is wrong
+    return _load(path, "counter")
+
+
+def _load(path: Path, name: str) -> Tensor:
     where = f"{path.parent.name}/{path.name}"
     try:
-        keys = load_file(path)["keys"].float()
+        keys = load_file(path)[name].float()
     except (OSError, SafetensorError, KeyError) as problem:
         raise MattoniError(f"{where} holds no keys or is damaged: make or copy them again.") from problem
     if keys.dim() != 2 or not len(keys) or not torch.isfinite(keys).all():

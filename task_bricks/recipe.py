@@ -4,7 +4,16 @@ import difflib
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from mattoni.errors import MattoniError
 
@@ -29,13 +38,24 @@ class LoRASize(_Part):
     rslora: bool = False
 
 
+class OtherTask(_Part):
+    """A task that the skill is not for: its rows, and the wordings of split `train` in a file of wordings by task."""
+
+    task: str
+    data: str
+    wordings: str
+    rows_per_wording: PositiveInt = 8
+
+
 class Routing(_Part):
-    """What the routing keys are made from. `messages`, `near_misses` lie beside the recipe, `others` with the data."""
+    """What the routing keys are made from. `messages`, `near_misses` lie beside the recipe, all else with the data."""
 
     messages: str
     near_misses: str
     others: list[str]
-    most_keys: PositiveInt = 48
+    other_tasks: list[OtherTask] = []
+    most_keys: PositiveInt = 16
+    most_counter_keys: NonNegativeInt = 48
 
 
 class DataSource(_Part):

@@ -7,7 +7,7 @@ and it goes on where it was.
 import argparse
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,15 @@ import mattoni.torchvision_ops  # noqa: F401
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of, write_text
-from mattoni.keys import make_keys, save_keys
 from mattoni.paths import cache_folder, data_folder, training_data
 from task_bricks.lora import CONFIG, WEIGHTS, check_fits, read_lora
-from task_bricks.messages import read_messages, read_texts
 from task_bricks.readme import write_readme
 from task_bricks.recipe import Recipe, read_recipe
 from task_bricks.report import format_samples
+from task_bricks.routing import KEYS, Embed, SkillKeys, make_skill_keys
 from task_bricks.rows import Row, read_rows, read_wordings
 from task_bricks.steps import Coder
 from task_bricks.training import Learner, Task, Trained, answers_of, train
@@ -35,8 +33,6 @@ from task_bricks.training import Learner, Task, Trained, answers_of, train
 if TYPE_CHECKING:
     from assistant.card import HostIdentity
     from assistant.host import Host
-
-Embed = Callable[[list[str]], Tensor]
 
 
 def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_source: str) -> Path:
@@ -50,7 +46,7 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     recipe = read_recipe(recipe_path)
     task = _read_task(recipe, training_data())
     # Before the long part: a missing list or embedder is found at once.
-    keys = _routing_keys(recipe, recipe_path, training_data(), _embedder()) if recipe.routing else None
+    keys = make_skill_keys(recipe, recipe_path.parent, training_data(), _embedder()) if recipe.routing else None
     host = load_host(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
@@ -130,17 +126,6 @@ def _embedder() -> Embed:
     return Embedder(fetch(BUILTIN_EMBEDDER)).embed
 
 
-def _routing_keys(recipe: Recipe, recipe_path: Path, data: Path, embed: Embed) -> tuple[Tensor, float]:
-    """Keys and threshold from the recipe's messages, against everyday ones and near misses."""
-    assert recipe.routing is not None
-    routing = recipe.routing
-    own = read_messages(recipe_path.parent / routing.messages)
-    others = read_messages(recipe_path.parent / routing.near_misses)
-    for name in routing.others:
-        others += read_texts(data / name)
-    return make_keys(embed(own), embed(others), routing.most_keys, recipe.seed)
-
-
 def _metric(recipe: Recipe, task: Task, answers: Sequence[str], bare: Sequence[str]) -> dict[str, Any]:
     """The metric on all dev rows, with the bare host's beside it, as the card has it."""
     split = Path(recipe.dev).stem
@@ -199,7 +184,7 @@ def _write_brick(
     folder: Path,
     recipe: Recipe,
     card: dict[str, Any],
-    keys: tuple[Tensor, float] | None,
+    keys: SkillKeys | None,
     learner: Learner,
     samples: str,
 ) -> None:
@@ -209,9 +194,8 @@ def _write_brick(
     tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(folder / WEIGHTS).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     if keys is not None:
-        save_keys(keys[0], folder / "keys.safetensors")
-        card = {**card, "routes": {"space": "text", "keys": "keys.safetensors", "threshold": round(keys[1], 4)}}
-    files = [folder / name for name in (CONFIG, WEIGHTS, "keys.safetensors") if (folder / name).is_file()]
+        card = {**card, "routes": keys.save(folder)}
+    files = [folder / name for name in (CONFIG, WEIGHTS, KEYS) if (folder / name).is_file()]
     listed = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}
     write_text(
         folder / "brick.yaml", yaml.safe_dump({**card, "files": listed}, sort_keys=False, allow_unicode=True, width=100)

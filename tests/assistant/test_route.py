@@ -42,6 +42,13 @@ def test_a_brick_added_later_is_found_by_its_keys_alone():
     assert names(route(Question((picture(0, 0.1, 1, 0),)), Keyring((*KEYRING.bricks, chart)), Choices())) == ["chart"]
 
 
+def test_a_skill_is_not_chosen_for_a_message_that_its_counter_keys_are_nearer_to():
+    german = KeyedBrick("english-german", "task", "text", E[:1], 0.5, counter=E[2:3])
+    for_french, for_german = torch.tensor([[0.6, 0.0, 0.8, 0.0]]), torch.tensor([[0.8, 0.0, 0.6, 0.0]])
+    assert route(Question(texts=for_french), Keyring((german,)), Choices()).skills == ()
+    assert [s.name for s in route(Question(texts=for_german), Keyring((german,)), Choices()).skills] == [german.name]
+
+
 def test_a_picture_that_is_like_nothing_known_is_looked_at_all_the_same_and_a_notice_says_so():
     plan = route(Question((picture(0.1, 0.2, 0, 1),)), KEYRING, Choices())
     assert names(plan) == ["document"]

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from mattoni.errors import MattoniError
-from mattoni.keys import best_threshold, load_keys, make_keys, nearest, save_keys, spherical_kmeans
+from mattoni.keys import (
+    best_threshold,
+    load_counter_keys,
+    load_keys,
+    make_contrasted_keys,
+    make_keys,
+    nearest,
+    save_keys,
+    scores,
+    spherical_kmeans,
+)
 
 
 def cloud(direction: int, n: int, seed: int) -> torch.Tensor:
@@ -30,6 +40,21 @@ def test_without_others_the_threshold_lets_the_own_examples_in():
     assert (nearest(cloud(0, 50, 0), keys) >= threshold).float().mean() > 0.9
 
 
+def test_counter_keys_keep_out_what_lies_beside_the_own_examples():
+    near = torch.nn.functional.normalize(cloud(0, 60, 2) + 0.7 * cloud(1, 60, 3), dim=1)
+    keys, counter, threshold = make_contrasted_keys(cloud(0, 60, 0), torch.cat([near, cloud(2, 60, 4)]))
+    fresh = torch.nn.functional.normalize(cloud(0, 60, 5) + 0.7 * cloud(1, 60, 6), dim=1)
+    assert (scores(cloud(0, 60, 7), keys, counter) >= threshold).float().mean() > 0.9
+    assert (scores(fresh, keys, counter) >= threshold).float().mean() < 0.05
+    assert (nearest(fresh, keys) >= threshold).float().mean() > 0.5  # the keys alone would let them in
+
+
+def test_a_vector_that_is_nearer_to_a_counter_key_scores_below_zero_by_how_much():
+    keys, counter = torch.eye(3)[:1], torch.eye(3)[1:2]
+    vectors = torch.tensor([[0.8, 0.6, 0.0], [0.6, 0.8, 0.0]])
+    torch.testing.assert_close(scores(vectors, keys, counter), torch.tensor([0.8, -0.2]))
+
+
 def test_the_threshold_lies_in_the_middle_of_the_gap():
     assert best_threshold(torch.tensor([0.8, 0.9]), torch.tensor([0.1, 0.4])) == pytest.approx(0.6)
 
@@ -47,6 +72,13 @@ def test_too_few_examples_are_refused_in_words():
 def test_keys_survive_the_file(tmp_path):
     save_keys(torch.eye(3), tmp_path / "keys.safetensors")
     assert torch.equal(load_keys(tmp_path / "keys.safetensors"), torch.eye(3))
+    assert load_counter_keys(tmp_path / "keys.safetensors") is None
+
+
+def test_counter_keys_survive_the_file(tmp_path):
+    save_keys(torch.eye(3)[:1], tmp_path / "keys.safetensors", torch.eye(3)[1:])
+    assert torch.equal(load_keys(tmp_path / "keys.safetensors"), torch.eye(3)[:1])
+    assert torch.equal(load_counter_keys(tmp_path / "keys.safetensors"), torch.eye(3)[1:])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""What a skill's routing keys are made from: training wordings and training rows, never those kept for measuring."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mattoni.errors import MattoniError
+from task_bricks.recipe import Recipe, read_recipe
+from task_bricks.routing import make_skill_keys, other_tasks
+
+WORDINGS = {"french": [{"text": "into french", "split": "train"}, {"text": "DEV WORDING", "split": "dev"}]}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """The shipped recipe with one other task, of three rows."""
+    rows = [{"id": str(n), "instruction": "x", "input": f"row {n}", "answers": ["y"]} for n in range(3)]
+    (tmp_path / "french.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "wordings.json").write_text(json.dumps(WORDINGS))
+    settings = yaml.safe_load(Path("task_bricks/recipes/english-german.yaml").read_text())
+    settings["routing"]["other_tasks"] = [{"task": "french", "data": "french.jsonl", "wordings": "wordings.json"}]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    return read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_other_tasks_are_asked_for_in_their_training_wordings_alone_and_with_rows(recipe, tmp_path):
+    messages = other_tasks(recipe, tmp_path)
+    assert messages[0] == "into french" and len(messages) == 4
+    assert all("into french" in message and "row" in message for message in messages[1:])
+
+
+def test_the_same_messages_come_every_time(recipe, tmp_path):
+    assert other_tasks(recipe, tmp_path) == other_tasks(recipe, tmp_path)
+
+
+def test_a_recipe_without_routing_is_refused_in_words(recipe, tmp_path):
+    bare = recipe.model_copy(update={"routing": None})
+    with pytest.raises(MattoniError, match="has no 'routing'"):
+        make_skill_keys(bare, tmp_path, tmp_path, embed=lambda texts: pytest.fail("nothing to embed"))
