@@ -154,18 +154,23 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str
         st.session_state["editing"] = message
 
     can_change = ticket is None and back.assistant is not None
+    place = None
     for message in messages:
         if message.role == "user":
             draw_question(back.store, message, edit if can_change else None)
             if can_change and st.session_state.get("editing") == message.id:
                 _edit_dialog(back, message, asking)
-        elif message.status != "running":
+        elif message.status == "running":
+            # Where the finished answer will stand: it then takes this one's place instead of appearing beside it.
+            place = st.container()
+        else:
             draw_answer(message, again if can_change and message.id > last_question else None)
     if can_change and messages[-1].role == "user":
         st.button("Answer", icon=":material/refresh:", on_click=again, key="answer-missing")
     _watch(back, conversation, back.store.stamp(conversation))
     if ticket is not None:
-        follow(ticket, has_stop)
+        with place or st.container():
+            follow(ticket, has_stop)
 
 
 @st.fragment(run_every=1.5)

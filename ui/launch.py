@@ -1,6 +1,7 @@
 """Starts the page's server. Knows nothing of what the page shows."""
 
 import errno
+import logging
 import socket
 import sys
 from pathlib import Path
@@ -61,6 +62,11 @@ def options(address: str, port: int) -> dict[str, str]:
     }
 
 
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Not a page that was closed while it connected: Streamlit 1.67 closes it once more, and logs what that raises."""
+    return not (record.exc_info and type(record.exc_info[1]).__name__ == "WebSocketDisconnected")
+
+
 def launch(
     address: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
@@ -85,6 +91,7 @@ def launch(
 
     from ui.backend import prepare
 
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
     prepare(host, device, dtype, quantise)
     page = Path(__file__).with_name("app.py")
     flags = [f"--{name}={value}" for name, value in options(address, found).items()]
