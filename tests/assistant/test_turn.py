@@ -6,7 +6,9 @@ import shutil
 import threading
 
 import pytest
+import torch
 from PIL import Image
+from transformers import DynamicCache
 
 from assistant.engine import Ticket
 from assistant.generation import Sampling
@@ -180,3 +182,24 @@ def test_beside_a_picture_that_is_seen_no_instruction_points_to_the_text(assista
     note = Attachment("note.txt", b"The kiln burns at 900 degrees.")
     assert done(assistant.ask("What is in the picture?", [png(), note], EYES, SHORT)).error is None
     assert "900 degrees" in prompts[0] and "Answer this question" not in prompts[0]
+
+
+def test_with_no_brick_every_logit_of_a_turn_is_the_bare_hosts_bit_for_bit(assistant):
+    host, ours = assistant.host, []
+    # Whatever was composed before must have left nothing behind.
+    assert done(assistant.ask("What is it?", [png()], EYES, SHORT)).error is None
+    with_hook = host.model.lm_head.register_forward_hook(lambda module, inputs, logits: ours.append(logits.clone()))
+    talk = assistant.store.new()
+    ticket = done(assistant.ask("What is mortar?", (), Choices(no_bricks=True), SHORT, talk))
+    with_hook.remove()
+    assert ticket.trace.bricks == [] and ticket.trace.injections == []
+    messages = [{"role": "user", "content": "What is mortar?"}]
+    text = host.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    read = torch.tensor([host.tokenizer.encode(text, add_special_tokens=False)])
+    bare, cache = [], DynamicCache()
+    with torch.inference_mode():
+        for token in [*assistant.store.messages(talk)[-1].token_ids, None]:
+            bare.append(host.model(input_ids=read, past_key_values=cache, use_cache=True, logits_to_keep=1).logits)
+            read = torch.tensor([[token]]) if token is not None else read
+    assert len(ours) > SHORT.max_tokens // 2
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(ours, bare[: len(ours)], strict=True))
