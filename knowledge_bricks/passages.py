@@ -62,11 +62,6 @@ def passage_spans(text: str) -> list[Span]:
     return list(_joined(span for paragraph in _paragraphs(text) for span in _pieces(text, paragraph)))
 
 
-def split_text(text: str) -> list[str]:
-    """The passages of a text that nobody will cite."""
-    return [text[start:end] for start, end in passage_spans(text)]
-
-
 def _trimmed(text: str, start: int, end: int) -> Span:
     """The span without white space at its ends."""
     inner = text[start:end]

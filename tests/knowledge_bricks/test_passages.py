@@ -3,11 +3,16 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowledge_bricks.passages import LONGEST, DocumentText, PageText, passage_spans, split_document, split_text
+from knowledge_bricks.passages import LONGEST, DocumentText, PageText, passage_spans, split_document
 
 WORDS = st.text(alphabet="abc.!? \n-#éЖ", max_size=40)
 TEXTS = st.lists(WORDS, max_size=120).map("".join)
 SENTENCE = "The mason laid brick upon brick, and the wall grew straight and high until the evening came. "
+
+
+def texts_of(text: str) -> list[str]:
+    """The passages of a document of one page."""
+    return [passage.text for passage in split_document(DocumentText("a", (PageText(1, text),)))]
 
 
 @given(text=TEXTS)
@@ -36,7 +41,7 @@ def test_a_passage_points_at_its_own_text(pages):
 def test_a_paragraph_that_fits_is_one_passage():
     paragraphs = [SENTENCE * 6, SENTENCE * 8, SENTENCE * 5]
     text = "\n\n".join(paragraphs)
-    assert split_text(text) == [p.strip() for p in paragraphs]
+    assert texts_of(text) == [p.strip() for p in paragraphs]
 
 
 def test_a_heading_stays_with_the_paragraph_below_it():
@@ -47,8 +52,8 @@ def test_a_heading_stays_with_the_paragraph_below_it():
 def test_a_long_paragraph_is_cut_between_sentences_and_each_piece_repeats_the_sentence_before():
     sentences = [f"Sentence {n} tells of wall number {n}, how high it grew and who laid it." for n in range(40)]
     text = " ".join(sentences)
-    numbers = [[int(n) for n in re.findall(r"Sentence (\d+)", passage)] for passage in split_text(text)]
-    assert all(passage.endswith("who laid it.") for passage in split_text(text))
+    numbers = [[int(n) for n in re.findall(r"Sentence (\d+)", passage)] for passage in texts_of(text)]
+    assert all(passage.endswith("who laid it.") for passage in texts_of(text))
     assert len(numbers) > 2
     assert all(after[0] == before[-1] for before, after in zip(numbers, numbers[1:], strict=False))
     assert max(map(len, numbers)) - min(map(len, numbers)) <= 3
