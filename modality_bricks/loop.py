@@ -105,13 +105,12 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 def draw_curve(log: Path, png: Path) -> None:
     """Loss and dev metrics over steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    figure = Figure(figsize=(11, 4))
+    axes = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.06, right=0.98, wspace=0.15)
     losses = [(r["step"], r["loss"]) for r in rows if "loss" in r]
     axes[0].plot([s for s, _ in losses], [v for _, v in losses])
     axes[0].set(xlabel="step", title="training loss")
@@ -121,9 +120,7 @@ def draw_curve(log: Path, png: Path) -> None:
     axes[1].set(xlabel="step", title="dev")
     if evaluations:
         axes[1].legend(fontsize=7)
-    figure.tight_layout()
     figure.savefig(png, dpi=90)
-    pyplot.close(figure)
 
 
 class Log:
