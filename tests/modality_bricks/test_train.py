@@ -226,6 +226,13 @@ def test_an_infinite_gradient_stops_before_the_weights_are_touched(make_configs,
     assert all(w.isfinite().all() for w in weights("runs/encoder").values())
 
 
+def test_a_picture_that_cannot_be_opened_stops_with_its_name(make_configs, tmp_path):
+    Path("broken/thing").mkdir(parents=True)
+    Path("broken/thing/1.png").write_bytes(b"no picture")
+    with pytest.raises(MattoniError, match=r"data: thing/1.png: its picture cannot be opened: replace it or remove"):
+        entry.main([str(make_configs(encoder={"data": {"folder": "broken"}})[0])])
+
+
 def test_a_loss_that_starts_at_zero_stops(make_configs, monkeypatch):
     real = EncoderStage.loss
     monkeypatch.setattr(EncoderStage, "loss", lambda *arguments: real(*arguments) * 0)
