@@ -32,19 +32,22 @@ def fit_question(text: str, room: int, count: Callable[[str], int]) -> tuple[str
 
 
 def fit_text(
-    text: str, room: int, count: Callable[[str], int], ranked: Callable[[], Sequence[Passage]]
+    text: str, room: int, count: Callable[[str], int], ranked: Callable[[], Sequence[Passage]], passages_room: int
 ) -> tuple[str, bool]:
-    """A document's text within `room` tokens: all of it, or the passages that come first in `ranked`, in reading order.
+    """A document's text within `room` tokens: all of it, or the passages that come first in `ranked`, the first one last.
 
-    ranked   the text's passages, those that the question asks for first; called only when they are needed
-    returns  the text, and whether passages were left out
+    ranked         the text's passages, those that the question asks for first; called only when they are needed
+    passages_room  tokens that they may take together
+    returns        the text, and whether passages were left out
     """
     if count(text) <= room:
         return text, False
     kept: list[Passage] = []
     for passage in ranked():
         size = count(passage.text) + 2
-        if size <= room:
+        if size <= passages_room:
             kept.append(passage)
-            room -= size
-    return "\n\n".join(passage.text for passage in sorted(kept, key=lambda passage: passage.start)), True
+            passages_room -= size
+    # As with knowledge, the best passage stands next to the question.
+    ordered = [*sorted(kept[1:], key=lambda passage: passage.start), *kept[:1]]
+    return "\n\n".join(passage.text for passage in ordered), True

@@ -30,6 +30,9 @@ from mattoni.errors import MattoniError
 _TEMPLATE_TOKENS = 24
 # The part of the room that passages of earlier documents may take in a later message: three or four of them.
 _RECALL_SHARE = 8
+# The part of a document's room that its passages may take for a question when it does not fit: as much as in a later
+# message. Among 4,000 tokens of passages the builtin host did not find what it found among 1,000.
+_PASSAGES_SHARE = 4
 
 # What an attachment became, as it is kept with its message: `name`, `brick`, and the digest of a `picture` or `document`.
 # `text`: all that was read of it. `shown`: what of that stood in the prompt, if not all. `recalled`: passages of an
@@ -152,21 +155,23 @@ class Writer:
     def _count(self, text: str) -> int:
         return len(encode_untrusted(self.host.tokenizer, text))
 
-    def _fit(self, part: Part, question: str, room: int) -> tuple[str, bool]:
+    def _fit(self, part: Part, question: str, room: int, passages_room: int) -> tuple[str, bool]:
         return fit_text(
             part["text"],
             room,
             self._count,
             lambda: [hit.passage for hit in self.archive.search(part, question, self.stopping)],
+            passages_room,
         )
 
     def _fit_parts(self, parts: Sequence[Part], question: str, room: int) -> list[Part]:
         """Texts of documents within `room` tokens together: whole, or the passages that the question asks for."""
         texts = [part for part in parts if part.get("text")]
+        passages_room = room // _PASSAGES_SHARE if asks(question) else room
         fitted = []
         for part in parts:
             if part.get("text"):
-                text, cut = self._fit(part, question, room // len(texts))
+                text, cut = self._fit(part, question, room // len(texts), passages_room // len(texts))
                 if cut:
                     self.trace.notices.append(
                         Notice(
@@ -196,7 +201,7 @@ class Writer:
         for digest, part in others.items():
             hits = self.archive.search(part, question, self.stopping) if digest not in whole else []
             if hits and hits[0].score >= answer_threshold(len(hits)):
-                text, _ = self._fit(part, question, room // len(others))
+                text, _ = self._fit(part, question, room // len(others), room // len(others))
                 recalled.append({"name": part["name"], "document": digest, "text": text, "recalled": True})
                 self.trace.injections.append(f"sequence: what was asked for of {part['name']}, sent earlier")
         return recalled

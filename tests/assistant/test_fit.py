@@ -37,16 +37,16 @@ def test_a_message_keeps_its_beginning_and_its_end():
     assert fit_question("short", 300, len) == ("short", False)
 
 
-def test_a_text_is_whole_or_its_best_passages_in_reading_order():
+def test_a_text_is_whole_or_its_best_passages_in_reading_order_and_the_very_best_behind_them():
     text = "\n\n".join(f"Paragraph {n}. " + "brick " * 60 for n in range(10))
     passages = split_document(DocumentText("a", (PageText(1, text),)))
     asked: list[int] = []
 
     def ranked():
         asked.append(1)
-        return [passages[7], passages[2], passages[5], passages[0]]
+        return [passages[5], passages[7], passages[2], passages[0]]
 
-    assert fit_text(text, len(text), len, ranked) == (text, False) and not asked
-    fitted, cut = fit_text(text, 2 * len(passages[7].text) + 10, len, ranked)
-    assert cut and fitted == f"{passages[2].text}\n\n{passages[7].text}"
-    assert fit_text(text, 0, len, ranked) == ("", True)
+    assert fit_text(text, len(text), len, ranked, 0) == (text, False) and not asked
+    fitted, cut = fit_text(text, 10, len, ranked, 3 * len(passages[7].text) + 10)
+    assert cut and fitted == f"{passages[2].text}\n\n{passages[7].text}\n\n{passages[5].text}"
+    assert fit_text(text, 0, len, ranked, 0) == ("", True)
