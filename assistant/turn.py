@@ -109,9 +109,12 @@ class Runner:
         )
         trace.candidates.extend(plan.candidates)
         parts = self._see(request, looked, plan, bricks, trace, ticket)
-        if self._misses_its_picture(request, plan):
-            return Outcome("done", tuple(parts), ())
         knowledge = self._look_up(request, plan, bricks, trace)
+        if trace.citations:
+            # Passages that answer the message outweigh its sounding like a question about a picture.
+            trace.notices = [notice for notice in trace.notices if notice.code != "no-picture"]
+        elif self._misses_its_picture(request, plan):
+            return Outcome("done", tuple(parts), ())
         with trace.stage("compose"):
             composition = self._compose(plan, bricks, trace)
         with trace.stage("prompt"):

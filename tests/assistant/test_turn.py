@@ -63,6 +63,14 @@ def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices
     ]
 
 
+def test_passages_that_answer_a_message_outweigh_its_sounding_like_one_about_a_picture(assistant, monkeypatch):
+    monkeypatch.setattr(PictureQuestions, "asks", lambda self, depths: True)
+    assistant.add_knowledge("masonry", [Attachment("mortar.md", b"Mortar is made of sand, lime and water.")])
+    ticket = done(assistant.ask("What is mortar made of?", sampling=SHORT))
+    assert ticket.trace.tokens["new"] > 0 and "no-picture" not in [notice.code for notice in ticket.trace.notices]
+    assert [citation.document for citation in ticket.trace.citations] == ["mortar.md"]
+
+
 def test_a_document_is_there_in_every_later_turn(assistant, prompts):
     """open-webui #3674: documents were used on the first message only."""
     talk = assistant.store.new()

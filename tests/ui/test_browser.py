@@ -163,6 +163,8 @@ def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_relo
     ask(page, "The man is reading a book.")
     wait_for_answers(page, 3)
     finished_answers(page).last.click()
+    page.get_by_text("Save as JSON").wait_for()
+    assert "english-german" in page.locator(".mattoni-bars").first.inner_text()
     shoot(page, "light")
 
     before = [(m.role, m.text, m.status) for m in store_of(real_home).messages(talk)]
@@ -222,6 +224,7 @@ def test_it_looks_right_in_the_dark(open_page):
     page.get_by_test_id("stMainBlockContainer").get_by_text("What is the total?").click()
     wait_for_answers(page, 1)
     finished_answers(page).click()
+    page.get_by_text("Save as JSON").wait_for()
     shoot(page, "dark")
     background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     assert max(int(part) for part in re.findall(r"\d+", background)[:3]) < 64
