@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mattoni.errors import MattoniError
 from mattoni.paths import shipped_models
 
-SIDE = 128  # pixels; as fine as most of the training photos are, so that sharpness does not tell photos from pages
+SIDE = 96  # pixels; coarser than the training photos, so that sharpness does not tell photos from pages
 WIDTH = 64
 FILE = "glance.safetensors"
 
@@ -26,39 +26,40 @@ FILE = "glance.safetensors"
 class _Block(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut (He et al. 2016)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(_convolution(width, width, 3, 1), nn.ReLU(), _convolution(width, width, 3, 1))
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        shortcut = [nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width)] if stride > 1 else []
+        self.downsample = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.body(x))
-
-
-def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-    )
+        body = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(body + self.downsample(x))
 
 
 class GlanceNet(nn.Module):
-    """A plain convolutional network: (n, 1, SIDE, SIDE), evened out, to (n, WIDTH) unit rows."""
+    """The first half of a ResNet-18 on grey pictures: (n, 1, SIDE, SIDE), evened out, to (n, WIDTH) unit rows.
+
+    Its parts have the names that timm gives them, so that it can start from an encoder of a photo brick.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            _convolution(1, 24, 5, 2), nn.ReLU(),
-            _convolution(24, 40, 3, 2), nn.ReLU(),
-            _convolution(40, 64, 3, 2), nn.ReLU(), _Block(64),
-            _convolution(64, 96, 3, 2), nn.ReLU(),
-        )  # fmt: skip
-        # The mean says what most of the picture is like, the maximum what is somewhere in it.
-        self.project = nn.Linear(2 * 96, WIDTH)
+        self.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(_Block(64, 64, 1), _Block(64, 64, 1))
+        self.layer2 = nn.Sequential(_Block(64, 128, 2), _Block(128, 128, 1))
+        # The mean says what most of the picture is like, the maximum what is somewhere in it; of both depths.
+        self.project = nn.Linear(2 * (64 + 128), WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)
-        pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
-        return nn.functional.normalize(self.project(pooled).float(), dim=1)
+        fine = self.layer1(nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1))
+        coarse = self.layer2(fine)
+        pooled = [pool for maps in (fine, coarse) for pool in (maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3)))]
+        return nn.functional.normalize(self.project(torch.cat(pooled, dim=1)).float(), dim=1)
 
 
 def even_out(pixels: Tensor) -> Tensor:
@@ -98,5 +99,4 @@ class Glance:
         if not pictures:
             return torch.empty(0, WIDTH)
         squares = np.stack([grey_square(picture.convert("RGB")) for picture in pictures])
-        vectors: Tensor = self._net(even_out(torch.from_numpy(squares).unsqueeze(1)))
-        return vectors
+        return self._net(even_out(torch.from_numpy(squares).unsqueeze(1)))  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""Trains the network of the `glance` space from scratch: python -m modality_bricks.glance_train CONFIG.yaml
+"""Trains the network of the `glance` space: python -m modality_bricks.glance_train CONFIG.yaml
 
-It learns to tell many kinds of picture apart (a cosine classifier with a margin: Wang et al. 2018, arXiv:1801.09414),
+It starts from the first layers of our own photo encoder and learns to tell many kinds of picture apart (a cosine classifier with a margin: Wang et al. 2018, arXiv:1801.09414),
 with crops, blur, sharpening, low resolution, noise, contrast and inversion on all kinds alike, so that none of these
 tells a photo from a page. The classifier is thrown away; the unit vectors in front of it are the space.
 """
@@ -16,16 +16,16 @@ import numpy as np
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mattoni.files import write_bytes, write_text
+from mattoni.files import sha256_of, write_bytes, write_text
 from mattoni.paths import training_data
 from modality_bricks import glance_pictures as drawn
 from modality_bricks.glance import FILE, SIDE, WIDTH, GlanceNet, even_out, grey_square
 
-STORED = 192  # pixels a side of the stored pictures, so that crops have something to show
+STORED = 128  # pixels a side of the stored pictures, so that crops have something to show
 
 
 class Config(BaseModel):
@@ -39,6 +39,8 @@ class Config(BaseModel):
     tiny_photos: PositiveInt
     steps: PositiveInt
     batch: PositiveInt
+    start_from: Path
+    trunk_rate: PositiveFloat
     rate: PositiveFloat
     weight_decay: float
     scale: PositiveFloat
@@ -99,14 +101,31 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return x.clamp(0, 255)
 
 
+def start_from(path: Path, net: GlanceNet) -> None:
+    """Give the convolutions an open_clip encoder's weights; the colours of its first layer are added up."""
+    prefix = "visual.trunk."
+    weights = {name.removeprefix(prefix): tensor.float() for name, tensor in load_file(path).items()}
+    weights["conv1.weight"] = weights["conv1.weight"].sum(dim=1, keepdim=True)
+    own = net.state_dict()
+    missing = [name for name in own if not name.startswith("project") and name not in weights]
+    if missing:
+        raise RuntimeError(f"{path} is no ResNet-18 encoder: it lacks {missing[0]}")
+    net.load_state_dict({name: own[name] if name.startswith("project") else weights[name] for name in own})
+
+
 def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple[GlanceNet, list[dict[str, float]]]:
     """Gives the network, ready for use, and the course of the loss."""
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    net = GlanceNet().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # left out of its overloads
+    net = GlanceNet().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    start_from(config.start_from, net)
     directions = nn.Parameter(torch.randn(kinds, WIDTH))
-    parameters = [*net.parameters(), directions]
-    optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
+    head = [*net.project.parameters(), directions]
+    trunk = [tensor for name, tensor in net.named_parameters() if not name.startswith("project")]
+    rates = [config.rate, config.trunk_rate]
+    optimiser = torch.optim.AdamW(
+        [{"params": head}, {"params": trunk}], lr=config.rate, weight_decay=config.weight_decay
+    )
     # Every kind equally often, but photos, one kind, as often as all documents together, and the hardest kind more.
     weight = torch.ones(kinds)
     weight[drawn.DOCUMENTS.index(drawn.photo_of_text)] = 4
@@ -116,8 +135,9 @@ def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple
     course: list[dict[str, float]] = []
     start, running = time.monotonic(), 0.0
     for step in range(config.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = config.rate * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / config.steps)) / 2
+        course_of_rate = min(1, (step + 1) / 30) * (1 + math.cos(math.pi * step / config.steps)) / 2
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * course_of_rate
         rows = torch.multinomial(chance, config.batch, generator=generator)
         x = even_out(disturb(pictures[rows], generator)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
@@ -134,7 +154,7 @@ def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple
         loss.backward()
         optimiser.step()
         running += (loss.item() - running) / min(step + 1, 50)
-        if (step + 1) % 100 == 0:
+        if (step + 1) % 20 == 0:
             course.append({"step": step + 1, "loss": round(running, 4)})
             print(f"step {step + 1}  loss {running:.3f}  {time.monotonic() - start:.0f} s", flush=True)
     return net.eval(), course
@@ -144,7 +164,10 @@ def main(path: Path) -> None:
     """Draw, train, write the network and beside it how it was made."""
     config = Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     torch.set_num_threads(1)
-    drawing = hashlib.sha256(Path(drawn.__file__).read_bytes() + path.read_bytes()).hexdigest()[:12]
+    counts = repr(
+        (STORED, config.seed, config.drawn_per_kind, config.photos, config.photos_of_text, config.tiny_photos)
+    )
+    drawing = hashlib.sha256(Path(drawn.__file__).read_bytes() + counts.encode()).hexdigest()[:12]
     stored = Path("runs/glance") / f"pictures-{drawing}.pt"
     if not stored.is_file():
         stored.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +175,14 @@ def main(path: Path) -> None:
     pictures, labels, kinds = torch.load(stored)
     net, course = train(config, pictures, labels, len(kinds))
     write_bytes(config.output / FILE, save({name: t.contiguous() for name, t in net.state_dict().items()}))
-    made = {"config": config.model_dump(mode="json"), "pictures": len(pictures), "kinds": kinds, "course": course}
+    start = sha256_of(config.start_from)
+    made = {
+        "config": config.model_dump(mode="json"),
+        "start_sha256": start,
+        "pictures": len(pictures),
+        "kinds": kinds,
+        "course": course,
+    }
     write_text(config.output / "training.json", json.dumps(made, indent=1))
 
 
