@@ -23,7 +23,7 @@ EXAMPLES = (
     Example("photo", "What is in the picture?", "orange.jpg"),
     Example("receipt", "What is the total?", "receipt.png"),
     Example("screenshot", "What does the message say?", "screenshot.png"),
-    Example("translation", "Translate to German: The train to the sea leaves in ten minutes."),
+    Example("translation", "Translate to German: Two children are playing in the snow."),
     Example("text", "Explain in two sentences why the sky is blue."),
     Example("list", "Name three things that one can build from bricks."),
 )
