@@ -109,16 +109,7 @@ class Assistant:
         sampling: Sampling | None = None,
     ) -> Ticket:
         """Drop the last answer and answer its question anew, also one that seemed to miss its picture."""
-        self.check(choices or Choices())
-        with self._lock:
-            self._refuse_while_running(conversation)
-            question = self.store.drop_last_answer(conversation)
-            if question is None:
-                raise MattoniError("There is no question to answer again: ask one first.")
-            past, unseen = self._past(conversation, before=question.id)
-            attachments = [*unseen, *self._attachments(question)]
-            request = self._request(question.text, attachments, choices, sampling, past, conversation, anyway=True)
-            return self._queue(request, conversation, question.id)
+        return self._answer_last(conversation, choices, sampling, anyway=True)
 
     def edit_question(
         self,
@@ -132,7 +123,21 @@ class Assistant:
         with self._lock:
             self._refuse_while_running(conversation)
             self.store.edit_question(question, text)
-            return self.answer_again(conversation, choices, sampling)
+            return self._answer_last(conversation, choices, sampling, anyway=False)
+
+    def _answer_last(
+        self, conversation: str, choices: Choices | None, sampling: Sampling | None, anyway: bool
+    ) -> Ticket:
+        self.check(choices or Choices())
+        with self._lock:
+            self._refuse_while_running(conversation)
+            question = self.store.drop_last_answer(conversation)
+            if question is None:
+                raise MattoniError("There is no question to answer again: ask one first.")
+            past, unseen = self._past(conversation, before=question.id)
+            attachments = [*unseen, *self._attachments(question)]
+            request = self._request(question.text, attachments, choices, sampling, past, conversation, anyway)
+            return self._queue(request, conversation, question.id)
 
     def running(self, conversation: str) -> Ticket | None:
         """The ticket of the conversation's unfinished turn, if there is one."""

@@ -148,7 +148,8 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str
     def again() -> None:
         assert back.assistant is not None
         assistant = back.assistant
-        sidebar.guarded(lambda: assistant.answer_again(conversation, **asking))()
+        how = sidebar.anew(asking) if messages[-1].text and messages[-1].role == "assistant" else asking
+        sidebar.guarded(lambda: assistant.answer_again(conversation, **how))()
 
     def edit(message: int) -> None:
         st.session_state["editing"] = message

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from assistant.route import Choice, Choices
 
 _SHOWN = 25
+OTHER_ANSWER = 0.5  # the temperature of "Answer again" where the chosen one is 0
 _STATES: tuple[Literal["auto", "on", "off"], ...] = ("auto", "on", "off")
 
 
@@ -299,3 +300,9 @@ def draw_heading(words: str) -> None:
 def draw_head() -> None:
     """The sign of the product; its name stands beside it (ui.style)."""
     st.logo(str(ICON), size="large")
+
+
+def anew(asking: dict[str, Any]) -> dict[str, Any]:
+    """The same, but with some chance: the likeliest answer to the same question is the one that was not wanted."""
+    sampling: Sampling = asking["sampling"]
+    return asking | {"sampling": sampling.model_copy(update={"temperature": sampling.temperature or OTHER_ANSWER})}

@@ -7,8 +7,10 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from assistant.conversation import open_store
+from assistant.generation import Sampling
 from tests.ui.conftest import PAGE
 from ui.backend import backend
+from ui.sidebar import OTHER_ANSWER, anew
 
 
 def conversation_of(page: AppTest) -> str:
@@ -100,6 +102,13 @@ def test_answer_again_replaces_the_answer_only(open_page):
     after = open_store().messages(conversation_of(page))
     assert [m.text for m in after if m.role == "user"] == ["one"]
     assert len(after) == 2 and after[-1].id != before[-1].id and after[-1].status == "done"
+
+
+def test_another_answer_is_not_the_likeliest_one_again():
+    page = {"choices": None, "sampling": Sampling(temperature=0.0)}
+    assert anew(page)["sampling"].temperature == OTHER_ANSWER
+    page["sampling"] = Sampling(temperature=1.0)
+    assert anew(page) == page
 
 
 def test_an_edited_question_drops_what_followed(open_page):
