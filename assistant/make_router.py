@@ -35,7 +35,7 @@ from task_bricks.routing import make_skill_keys
 
 FOLDS = 5
 KEYS = "keys.safetensors"
-MOST_KEYS = 48
+MOST_KEYS = 16
 # Chosen by cross-validation on the messages of models/router (docs/experiments.md).
 PENALTY = 1e-4
 # Questions of DAQUAR are many and alike, chat messages many and easy: the written messages count most.

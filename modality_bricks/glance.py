@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mattoni.errors import MattoniError
 from mattoni.paths import shipped_models
 
-SIDE = 96  # pixels; coarser than the training photos, so that sharpness does not tell photos from pages
+SIDE = 128  # pixels; coarser than the training photos, so that sharpness does not tell photos from pages
 WIDTH = 64
 FILE = "glance.safetensors"
 
@@ -41,7 +41,7 @@ class _Block(nn.Module):
 
 
 class GlanceNet(nn.Module):
-    """The first half of a ResNet-18 on grey pictures: (n, 1, SIDE, SIDE), evened out, to (n, WIDTH) unit rows.
+    """The first three of a ResNet-18's four stages on grey pictures: (n, 1, SIDE, SIDE), evened out, to (n, WIDTH) unit rows.
 
     Its parts have the names that timm gives them, so that it can start from an encoder of a photo brick.
     """
@@ -52,13 +52,15 @@ class GlanceNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.layer1 = nn.Sequential(_Block(64, 64, 1), _Block(64, 64, 1))
         self.layer2 = nn.Sequential(_Block(64, 128, 2), _Block(128, 128, 1))
-        # The mean says what most of the picture is like, the maximum what is somewhere in it; of both depths.
-        self.project = nn.Linear(2 * (64 + 128), WIDTH)
+        self.layer3 = nn.Sequential(_Block(128, 256, 2), _Block(256, 256, 1))
+        # The mean says what most of the picture is like, the maximum what is somewhere in it; of every depth.
+        self.project = nn.Linear(2 * (64 + 128 + 256), WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         fine = self.layer1(nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1))
-        coarse = self.layer2(fine)
-        pooled = [pool for maps in (fine, coarse) for pool in (maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3)))]
+        middle = self.layer2(fine)
+        depths = (fine, middle, self.layer3(middle))
+        pooled = [pool for maps in depths for pool in (maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3)))]
         return nn.functional.normalize(self.project(torch.cat(pooled, dim=1)).float(), dim=1)
 
 
@@ -99,4 +101,6 @@ class Glance:
         if not pictures:
             return torch.empty(0, WIDTH)
         squares = np.stack([grey_square(picture.convert("RGB")) for picture in pictures])
-        return self._net(even_out(torch.from_numpy(squares).unsqueeze(1)))  # type: ignore[no-any-return]
+        pixels = even_out(torch.from_numpy(squares).unsqueeze(1))
+        # A mirrored picture is of the same kind; the mean of both is nearer to its kind than either.
+        return nn.functional.normalize(self._net(pixels) + self._net(pixels.flip(3)), dim=1)

@@ -1,6 +1,6 @@
 """Trains the network of the `glance` space: python -m modality_bricks.glance_train CONFIG.yaml
 
-It starts from the first layers of our own photo encoder and learns to tell many kinds of picture apart (a cosine classifier with a margin: Wang et al. 2018, arXiv:1801.09414),
+It starts from the first three stages of our own photo encoder and learns to tell many kinds of picture apart (a cosine classifier with a margin: Wang et al. 2018, arXiv:1801.09414),
 with crops, blur, sharpening, low resolution, noise, contrast and inversion on all kinds alike, so that none of these
 tells a photo from a page. The classifier is thrown away; the unit vectors in front of it are the space.
 """
@@ -126,10 +126,10 @@ def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple
     optimiser = torch.optim.AdamW(
         [{"params": head}, {"params": trunk}], lr=config.rate, weight_decay=config.weight_decay
     )
-    # Every kind equally often, but photos, one kind, as often as all documents together, and the hardest kind more.
+    # Every kind equally often, but the hardest kind more, and photos, one kind, as often as all documents together.
     weight = torch.ones(kinds)
-    weight[drawn.DOCUMENTS.index(drawn.photo_of_text)] = 4
-    weight[kinds - 1] = len(drawn.DOCUMENTS)
+    weight[drawn.DOCUMENTS.index(drawn.photo_of_text)] = 6
+    weight[kinds - 1] = weight[: len(drawn.DOCUMENTS)].sum()
     groups = torch.tensor([0] * len(drawn.DOCUMENTS) + [1] * len(drawn.OTHERS) + [2])
     chance = (weight / torch.bincount(labels, minlength=kinds))[labels]
     course: list[dict[str, float]] = []
@@ -174,7 +174,9 @@ def main(path: Path) -> None:
         torch.save(draw_pictures(config, training_data()), stored)
     pictures, labels, kinds = torch.load(stored)
     net, course = train(config, pictures, labels, len(kinds))
-    write_bytes(config.output / FILE, save({name: t.contiguous() for name, t in net.state_dict().items()}))
+    # Convolutions in half precision: half the file.
+    weights = {name: t.half() if t.ndim > 1 else t for name, t in net.state_dict().items()}
+    write_bytes(config.output / FILE, save({name: t.contiguous() for name, t in weights.items()}))
     start = sha256_of(config.start_from)
     made = {
         "config": config.model_dump(mode="json"),
