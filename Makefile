@@ -13,7 +13,7 @@ setup: $(VENV)/.stamp
 chat: setup
 	@$(BIN)/mattoni ui
 
-test: $(VENV)/.stamp-dev browser
+test: check browser
 	@$(BIN)/mattoni models pull
 	$(BIN)/python -m pytest -m ""
 
