@@ -29,14 +29,31 @@ def follow(ticket: Any, has_stop: bool) -> None:
         if not has_stop:
             st.button("Stop", key="stop", icon=":material/stop_circle:", type="tertiary", on_click=ticket.stop)
         try:
+            drawn, progress, due = "", "", 0.0
             while not ticket.wait(_TICK_S):
-                words.markdown(text.answer(ticket.text) + " ▍" if ticket.text else "")
-                line.caption(_progress(ticket))
+                _notice_a_stop()
+                if progress != _progress(ticket):
+                    progress = _progress(ticket)
+                    line.caption(progress)
+                if drawn != ticket.text and time.monotonic() >= due:
+                    drawn = ticket.text
+                    words.markdown(text.answer(drawn) + " ▍")
+                    due = time.monotonic() + _pause(len(drawn))
         except StopException:
             if stop_means_stop() and _page_is_open():
                 ticket.stop()
             raise
     st.rerun()
+
+
+def _pause(length: int) -> float:
+    """Seconds until so many characters are drawn anew: the browser lays out all of an answer each time."""
+    return 0.2 + length / 5000
+
+
+def _notice_a_stop() -> None:
+    """Raise StopException when this script is to stop: Streamlit looks at every use of the session's state."""
+    "stop" in st.session_state  # noqa: B015
 
 
 def _progress(ticket: Any) -> str:

@@ -1,12 +1,13 @@
 """The page's server: on this machine only unless told otherwise, and on the next port when the wanted one is taken."""
 
 import inspect
+import os
 import socket
 
 import pytest
 
 from mattoni.errors import MattoniError
-from ui.launch import DEFAULT_PORT, free_port, launch, options
+from ui.launch import DEFAULT_PORT, free_port, launch, leave_a_core, options
 
 
 def test_a_taken_port_gives_the_next_free_one():
@@ -42,3 +43,13 @@ def test_every_setting_is_one_that_streamlit_knows():
 
     for name in options("127.0.0.1", 8501):
         config.get_option(name)
+
+
+def test_a_core_is_left_to_the_page_unless_threads_are_set_by_hand(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    leave_a_core()
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    leave_a_core()
+    assert os.environ["OMP_NUM_THREADS"] == "4"
