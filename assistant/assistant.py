@@ -148,7 +148,7 @@ class Assistant:
     def check(self, choices: Choices) -> None:
         """Raise MattoniError when the choices name a brick that is not there or is set aside."""
         bricks = self.bricks()
-        for name in [*([choices.vision] if choices.vision else []), *choices.bricks]:
+        for name in choices.names:
             bricks.get(name)
 
     # Bricks

@@ -269,7 +269,7 @@ def choices_of(
 def check_names(choices: "Choices") -> None:
     """Raise MattoniError when a brick of that name is not there: before a host is loaded."""
     bricks = scanned()
-    for name in [*([choices.vision] if choices.vision else []), *choices.bricks]:
+    for name in choices.names:
         bricks.get(name)
 
 

@@ -16,10 +16,11 @@ from assistant.embedder import Embedder
 from assistant.look import Attachment, Document, Limits, Picture, document_text, look
 from assistant.registry import Brick
 from assistant.trace import Candidate, Citation, Notice, UsedBrick
-from knowledge_bricks.documents import KEYS, Documents, Hit, answer_threshold, build_documents, load_documents
+from knowledge_bricks.documents import Documents, Hit, answer_threshold, build_documents, load_documents
 from knowledge_bricks.passages import DocumentText, PageText
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
+from mattoni.keys import KEYS
 from mattoni.paths import brick_folders
 
 PASSAGES_PER_TURN = 3

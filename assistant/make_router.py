@@ -26,15 +26,15 @@ from assistant.look import Attachment, Picture, look
 from assistant.picture_questions import PictureQuestions, unit_depths
 from assistant.registry import Registry
 from mattoni.errors import MattoniError
-from mattoni.keys import make_keys, save_keys
+from mattoni.keys import KEYS, make_keys, save_keys
 from mattoni.paths import brick_folders, shipped_models, training_data
 from modality_bricks import glance_pictures as drawn
 from modality_bricks.glance import Glance
+from task_bricks.messages import read_texts
 from task_bricks.recipe import read_recipe
 from task_bricks.routing import make_skill_keys
 
 FOLDS = 5
-KEYS = "keys.safetensors"
 MOST_KEYS = 16
 # Chosen by cross-validation on the messages of models/router (docs/experiments.md).
 PENALTY = 1e-4
@@ -49,8 +49,7 @@ def read_messages() -> tuple[list[str], Tensor, Tensor]:
     folder, data = shipped_models() / "router", training_data()
     asks = (folder / "picture-questions.txt").read_text(encoding="utf-8").splitlines()
     plain = (folder / "plain-messages.txt").read_text(encoding="utf-8").splitlines()
-    with (data / "text" / "chat-train.jsonl").open(encoding="utf-8") as file:
-        chat = [json.loads(line)["text"] for line in file]
+    chat = read_texts(data / "text" / "chat-train.jsonl")
     with (data / "vision" / "daquar-train.jsonl").open(encoding="utf-8") as file:
         rooms = sorted({json.loads(line)["question"] for line in file})
     rooms = [rooms[row] for row in np.random.default_rng(0).permutation(len(rooms))[:DAQUAR_ROWS]]

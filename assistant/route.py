@@ -79,6 +79,11 @@ class Choices:
     bricks: Mapping[str, Choice] = field(default_factory=dict)
     no_bricks: bool = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All bricks that are named here."""
+        return (*([self.vision] if self.vision else []), *self.bricks)
+
     def of(self, name: str) -> Choice:
         return self.bricks.get(name, Choice())
 

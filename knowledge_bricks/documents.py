@@ -20,10 +20,9 @@ from torch import Tensor
 from knowledge_bricks.passages import DocumentText, Passage, split_document
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
-from mattoni.keys import load_keys, save_keys
+from mattoni.keys import KEYS, load_keys, save_keys
 
 PASSAGES = "passages.jsonl"
-KEYS = "keys.safetensors"
 # A score is the inner product with the question plus this times the share of its words that the passage holds.
 # Chosen on reading-dev, where 0.5 to 1.5 do equally well; docs/experiments.md, "Finding passages".
 COVERAGE_WEIGHT = 0.5

@@ -1,9 +1,11 @@
 """Keys: the few vectors that say what a brick is good at, and how near a message or picture must come.
 
 A brick may have counter-keys too: vectors of what lies near and is not for it ("Translate to French" beside "Translate to
-German"). They point to no brick; a vector that is nearer to one of them is not the brick's. Works in any space of unit vectors (`glance` for pictures, `text` for messages) and knows nothing of bricks. Every
-brick's build calls `make_keys` with the vectors of its own examples and of what it is not for; nothing else has to
-change for the router to find the brick.
+German"). They point to no brick; a vector that is nearer to one of them is not the brick's.
+
+Works in any space of unit vectors (`glance` for pictures, `text` for messages) and knows nothing of bricks. Every brick's
+build calls `make_keys` with the vectors of its own examples and of what it is not for; nothing else has to change for the
+router to find the brick.
 """
 
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from mattoni.errors import MattoniError
 from mattoni.files import write_bytes
 
+KEYS = "keys.safetensors"  # what the file is called in a brick's folder
 FOLDS = 5
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from mattoni.files import replace_folder, write_text
 from modality_bricks.augment import CROP_CHANCES, JITTER_CHANCES, chances, enlarge, jitter, normalise, random_crops
+from modality_bricks.features import device_of, half
 from modality_bricks.loop import Evaluation
 from modality_bricks.packs import Labels, Pixels
 from modality_bricks.words import content_vocabulary, word_targets
@@ -147,9 +148,9 @@ class EncoderStage:
             squares = torch.from_numpy(self.data.crops[others, picked])
             parts.append(random_crops(squares, size, self.area, crop[len(tiles) :]))
             teacher_rows += [len(self.data.tiles) + i * crops + k for i, k in zip(others, picked, strict=True)]
-        device = next(model.parameters()).device
+        device = device_of(model)
         pictures = normalise(jitter(torch.cat(parts), shade), MEAN, STD).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half(device):
             classes, words, guess = model(pictures)
         labels = torch.from_numpy(self.data.labels[tiles]).to(device)
         loss = F.cross_entropy(classes[: len(tiles)].float(), labels, label_smoothing=0.1, reduction="sum")
@@ -167,11 +168,11 @@ class EncoderStage:
     def evaluate(self, step: int) -> Evaluation:
         """Top-1 of the dev tiles at the picture size of this step, without flips."""
         self.model.eval()
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         right = 0
         for start in range(0, len(self.data.dev_tiles), 250):
             pictures = enlarge(torch.from_numpy(self.data.dev_tiles[start : start + 250]), self.sizes[step])
-            with torch.autocast(device.type, torch.bfloat16):
+            with half(device):
                 classes = self.model(normalise(pictures, MEAN, STD).to(device))[0]
             labels = torch.from_numpy(self.data.dev_labels[start : start + 250])
             right += int((classes.argmax(-1).cpu() == labels).sum())

@@ -10,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from modality_bricks.encoder import VisionEncoder, stack
 from modality_bricks.samples import SampleSet
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.parameters()).device
 
 
 def half(device: torch.device) -> torch.autocast:
@@ -63,7 +68,7 @@ class FeatureCache:
                 view_of(self.samples[wanted[i][0]].open(), self.samples[wanted[i][0]].key, wanted[i][1]) for i in part
             ]
             batch = stack(self.encoder, pictures)
-            with half(next(self.encoder.parameters()).device):  # twice as fast, and the cache is float16 anyway
+            with half(device_of(self.encoder)):  # twice as fast, and the cache is float16 anyway
                 found = self.encoder.features(batch)
             for i, features in zip(part, found, strict=True):
                 self._features[rows[i]] = features.float().cpu().numpy()

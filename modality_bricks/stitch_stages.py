@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from mattoni.errors import MattoniError
 from modality_bricks.draws import Draw, Draws
-from modality_bricks.features import FeatureCache, half
+from modality_bricks.features import FeatureCache, device_of, half
 from modality_bricks.loop import Evaluation
 from modality_bricks.readers import Sample
 from modality_bricks.samples import SampleSet
@@ -23,11 +23,6 @@ from modality_bricks.words import content_vocabulary, words_of
 # Queries that spell a named thing's pieces in order; the other queries are free.
 NAME_SLOTS = 6
 CaptionScore = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are."""
-    return next(model.parameters()).device
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from mattoni.errors import MattoniError
-from mattoni.keys import make_contrasted_keys, save_keys
+from mattoni.keys import KEYS, make_contrasted_keys, save_keys
 from task_bricks.messages import read_messages, read_texts
 from task_bricks.recipe import Recipe
 from task_bricks.rows import Row, read_rows, read_wordings, word_message
 
-KEYS = "keys.safetensors"
 Embed = Callable[[list[str]], Tensor]
 
 

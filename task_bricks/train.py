@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of, write_text
+from mattoni.keys import KEYS
 from mattoni.paths import cache_folder, data_folder, training_data
 from task_bricks.lora import CONFIG, WEIGHTS, check_fits, read_lora
 from task_bricks.readme import write_readme
 from task_bricks.recipe import Recipe, read_recipe
 from task_bricks.report import format_samples
-from task_bricks.routing import KEYS, Embed, SkillKeys, make_skill_keys
+from task_bricks.routing import Embed, SkillKeys, make_skill_keys
 from task_bricks.rows import Row, read_rows, read_wordings
 from task_bricks.steps import Coder
 from task_bricks.training import Learner, Task, Trained, answers_of, train

@@ -32,8 +32,8 @@ def follow(ticket: Any, has_stop: bool) -> None:
             drawn, progress, due = "", "", 0.0
             while not ticket.wait(_TICK_S):
                 _notice_a_stop()
-                if progress != _progress(ticket):
-                    progress = _progress(ticket)
+                if progress != (now := _progress(ticket)):
+                    progress = now
                     line.caption(progress)
                 if drawn != ticket.text and time.monotonic() >= due:
                     drawn = ticket.text

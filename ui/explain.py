@@ -128,11 +128,11 @@ def _chart(bars: Sequence[Bar]) -> str:
     """Bars as plain markup: there at once and in the page's colours, where a chart library takes seconds to load."""
     rows = []
     for bar in bars:
-        quiet = " mattoni-quiet" if bar.is_quiet else ""
+        quiet = "mattoni-quiet" if bar.is_quiet else ""
         mark = f'<b style="left:{bar.mark:.1%}"></b>' if bar.mark is not None else ""
         rows.append(
             f'<span title="{escape(bar.name)}">{escape(bar.name)}</span>'
-            f'<i><u class="{quiet.strip()}" style="width:{bar.share:.1%}"></u>{mark}</i>'
+            f'<i><u class="{quiet}" style="width:{bar.share:.1%}"></u>{mark}</i>'
             f"<span>{escape(bar.value)}</span>"
         )
     return f'<div class="mattoni-bars">{"".join(rows)}</div>'

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from knowledge_bricks.documents import (
     COVERAGE_WEIGHT,
-    KEYS,
     PASSAGES,
     answer_threshold,
     build_documents,
@@ -19,6 +18,7 @@ from knowledge_bricks.documents import (
 )
 from knowledge_bricks.passages import DocumentText, PageText
 from mattoni.errors import MattoniError
+from mattoni.keys import KEYS
 
 
 def embed(texts):
