@@ -1,5 +1,7 @@
 """What a training config file says. Read once; from there on, plain arguments."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,8 +9,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from mattoni.errors import MattoniError
+from mattoni.paths import training_data
 from modality_bricks.loop import LoopSettings
 from modality_bricks.samples import Source
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 class _Part(BaseModel):
@@ -129,10 +134,11 @@ class GenerateRecipe(_StitchStage):
     brick: BrickRecipe | None = None
 
 
-Recipe = Annotated[EncoderRecipe | WordsRecipe | GenerateRecipe, Field(discriminator="stage")]
+StageRecipe = EncoderRecipe | WordsRecipe | GenerateRecipe
+Recipe = Annotated[StageRecipe, Field(discriminator="stage")]
 
 
-def read_recipe(path: Path) -> EncoderRecipe | WordsRecipe | GenerateRecipe:
+def read_recipe(path: Path) -> StageRecipe:
     """Read a config. Raises MattoniError with one sentence."""
     try:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -143,9 +149,44 @@ def read_recipe(path: Path) -> EncoderRecipe | WordsRecipe | GenerateRecipe:
     except yaml.YAMLError as problem:
         raise MattoniError(f"{path.name} is not valid YAML: correct it.") from problem
     try:
-        recipe: EncoderRecipe | WordsRecipe | GenerateRecipe = TypeAdapter(Recipe).validate_python(values)
+        recipe: StageRecipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as problem:
         error = problem.errors()[0]
         place = ".".join(str(p) for p in error["loc"])
         raise MattoniError(f"{path.name}: {place or 'the file'}: {error['msg']}; correct it.") from problem
     return recipe
+
+
+def finder(config: Path) -> Callable[[str], Path]:
+    """Paths of a config: beside it or below the working folder if they exist there, else below MATTONI_DATA."""
+
+    def find(name: str) -> Path:
+        for folder in (config.parent, Path.cwd()):
+            if (folder / name).exists():
+                return folder / name
+        if "MATTONI_DATA" in os.environ and (training_data() / name).exists():
+            return training_data() / name
+        raise MattoniError(
+            f"{config.name}: there is no {name}, neither beside the config, nor here, nor in MATTONI_DATA."
+        )
+
+    return find
+
+
+def depends_on(recipe: StageRecipe) -> dict[str, Any]:
+    """What a checkpoint must have been made with; how long, how fast and where a run goes may change on the way."""
+    free = {"run", "threads", "device", "optimise", "phases", "steps", "steps_per_evaluation", "new_tokens", "brick"}
+    return recipe.model_dump(mode="json", exclude=free | {"cache"})
+
+
+def shipped_or_own(config: Path) -> Path:
+    """A bare name that is no file here means one of the configs that come with Mattoni."""
+    shipped = CONFIGS / config.name
+    return shipped if config.parent == Path() and not config.exists() and shipped.is_file() else config
+
+
+def shown(config: Path) -> str:
+    """The config's path for the card: nothing of this machine's folders."""
+    if config.resolve().parent == CONFIGS:
+        return f"modality_bricks/configs/{config.name}"
+    return config.name if config.is_absolute() or ".." in config.parts else config.as_posix()

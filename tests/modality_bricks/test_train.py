@@ -25,7 +25,8 @@ from modality_bricks import loop
 from modality_bricks.encoder import load_encoder
 from modality_bricks.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
 from modality_bricks.features import FeatureCache
-from modality_bricks.recipe import read_recipe
+from modality_bricks.prepare import refuse_batch_statistics
+from modality_bricks.recipe import CONFIGS, read_recipe, shipped_or_own, shown
 from modality_bricks.samples import Source, read_source
 from modality_bricks.stitch import load_stitch
 
@@ -117,14 +118,14 @@ def test_the_command_line_trains_too(make_configs):
 
 
 def test_a_bare_name_finds_a_config_that_came_with_mattoni(make_configs, tmp_path):
-    tutorial = entry.shipped_or_own(Path("tutorial-words.yaml"))
-    assert tutorial.is_file() and entry.shown(tutorial) == "modality_bricks/configs/tutorial-words.yaml"
+    tutorial = shipped_or_own(Path("tutorial-words.yaml"))
+    assert tutorial.is_file() and shown(tutorial) == "modality_bricks/configs/tutorial-words.yaml"
     own = make_configs()[0]
-    assert entry.shipped_or_own(own) == own and entry.shown(own) == "encoder.yaml"
+    assert shipped_or_own(own) == own and shown(own) == "encoder.yaml"
 
 
 def test_the_shipped_configs_can_be_read():
-    stages = [path for path in entry.CONFIGS.glob("*.yaml") if path.name != "glance.yaml"]
+    stages = [path for path in CONFIGS.glob("*.yaml") if path.name != "glance.yaml"]
     assert len(stages) >= 6
     for path in stages:
         read_recipe(path)
@@ -195,9 +196,9 @@ def test_batch_norms_are_refused_on_several_processes():
     alone = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
     several = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
-    assert entry.refuse_batch_statistics(model, alone) is model
+    assert refuse_batch_statistics(model, alone) is model
     with pytest.raises(MattoniError, match=r"batch norms, whose statistics would differ .* train it in one process"):
-        entry.refuse_batch_statistics(model, several)
+        refuse_batch_statistics(model, several)
 
 
 def test_a_nan_stops_before_the_weights_are_touched(make_configs, monkeypatch):
