@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from assistant.composition import LowRank
 from assistant.host import Host
+from assistant.look import Picture
 from assistant.prompt import Soft
 from assistant.registry import Brick
+from assistant.trace import Attention
 from mattoni.errors import MattoniError
 from modality_bricks.modality import ModalityBrick, load_modality
 from modality_bricks.ocr import Reader, text_in_reading_order
@@ -55,6 +58,7 @@ class Workshop:
         self._modalities: Recent[ModalityBrick] = Recent(4)
         self._features: Recent[Tensor] = Recent(256)
         self._soft: Recent[Soft] = Recent(512)
+        self._attention: Recent[Attention] = Recent(256)
         self._texts: Recent[str] = Recent(256)
         self._loras: Recent[LoRA] = Recent(8)
         self._reader: Reader | None = None
@@ -82,6 +86,27 @@ class Workshop:
             return Soft(f"{brick.digest}:{digest}", vectors)
 
         return self._soft.get((brick.digest, digest), make)
+
+    def attention(self, brick: Brick, picture: Picture) -> Attention:
+        """What of the picture the brick's stitch attended to, from cached features."""
+
+        def make() -> Attention:
+            modality = self._modality(brick)
+            attended = modality.attended(self.encode(brick, picture.digest, lambda: picture.image))
+            if attended is None:
+                sentence = f"{brick.name}'s stitch has no cross-attention, so it cannot be told where it looked."
+                return Attention(picture.digest, picture.name, brick.name, sentence=sentence)
+            return Attention(
+                picture.digest,
+                picture.name,
+                brick.name,
+                tuple(tuple(round(share, 4) for share in row) for row in attended.grid),
+                modality.seen(*picture.image.size),
+                round(attended.elsewhere, 4),
+            )
+
+        # The same picture may come again under another name.
+        return replace(self._attention.get((brick.digest, picture.digest), make), name=picture.name)
 
     def read(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> str:
         """The text on a picture, in reading order."""
@@ -116,7 +141,7 @@ class Workshop:
 
     def forget(self, digest: str) -> None:
         """Drop everything that was made by the brick of that digest."""
-        for kept in (self._modalities, self._features, self._soft, self._texts, self._loras):
+        for kept in (self._modalities, self._features, self._soft, self._attention, self._texts, self._loras):
             kept.drop(lambda key: digest == key or (isinstance(key, tuple) and digest in key))
 
     def _modality(self, brick: Brick) -> ModalityBrick:

@@ -50,6 +50,19 @@ class Citation:
     text: str
 
 
+@dataclass(frozen=True)
+class Attention:
+    """What of a picture its stitch attended to. `grid` is empty where a `sentence` says why nothing is known."""
+
+    picture: str  # the digest of its bytes
+    name: str
+    brick: str
+    grid: tuple[tuple[float, ...], ...] = ()  # shares of the attention, rows from the top; 1 with `elsewhere`
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # what of the upright picture the grid lies on
+    elsewhere: float = 0.0  # on tokens that stand for the whole picture
+    sentence: str = ""
+
+
 @dataclass
 class Trace:
     """Plan, injections, tokens, milliseconds per stage and seed of one turn."""
@@ -60,6 +73,7 @@ class Trace:
     candidates: list[Candidate] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
+    attention: list[Attention] = field(default_factory=list)
     injections: list[str] = field(default_factory=list)
     tokens: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "reused": 0, "new": 0})
     ms: dict[str, float] = field(default_factory=dict)

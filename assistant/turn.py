@@ -191,6 +191,8 @@ class Runner:
             self.workshop.encode(brick, picture.digest, lambda: picture.image)
         with trace.stage("stitch"):
             soft = self.workshop.soft_tokens(brick, picture.digest, lambda: picture.image)
+        with trace.stage("attention"):
+            trace.attention.append(self.workshop.attention(brick, picture))
         trace.injections.append(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {brick.name}")
         return part
 

@@ -1,6 +1,7 @@
 """Frozen vision encoders of open_clip: from pictures to patch features. Knows nothing of hosts, stitches or cards."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 # The last two stages: the deepest says what, the one before says where and of what colour.
 STAGES = 2
+Box = tuple[float, float, float, float]  # left, top, right, bottom; outside 0..1 where the picture was padded
 
 
 class VisionEncoder(nn.Module):
@@ -45,6 +47,21 @@ class VisionEncoder(nn.Module):
         tensor = self._transform(picture.convert("RGB"))
         assert isinstance(tensor, Tensor)
         return tensor
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch tokens, which come first, row by row."""
+        side = math.isqrt(self.tokens - 1)
+        return side, side
+
+    def seen(self, width: int, height: int) -> Box:
+        """The part of a picture that the preprocessing leaves, as shares of its width and height."""
+        mode = getattr(self.visual, "preprocess_cfg", {}).get("resize_mode")
+        if mode == "squash":
+            return 0.0, 0.0, 1.0, 1.0
+        side = max(width, height) if mode == "longest" else min(width, height)
+        across, down = side / width / 2, side / height / 2
+        return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
 
     @torch.no_grad()
     def features(self, batch: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A modality brick at run time: an encoder and its stitch. Knows nothing of cards, prompts or routing."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,8 +9,16 @@ from PIL import Image
 from torch import Tensor
 
 from mattoni.errors import MattoniError
-from modality_bricks.encoder import VisionEncoder, load_encoder, stack
+from modality_bricks.encoder import Box, VisionEncoder, load_encoder, stack
 from modality_bricks.stitch import QFormerStitch, load_stitch
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Shares of a stitch's attention: of each place of the encoder's grid, and of tokens that stand for no place."""
+
+    grid: list[list[float]]  # rows from the top
+    elsewhere: float
 
 
 class ModalityBrick:
@@ -28,6 +37,19 @@ class ModalityBrick:
         soft = self._stitch(features)
         assert isinstance(soft, Tensor)
         return soft
+
+    def attended(self, features: Tensor) -> Attended | None:
+        """What the stitch attended to on one picture, (tokens, feature width); None for one without cross-attention."""
+        if not isinstance(self._stitch, QFormerStitch):
+            return None
+        shares = self._stitch.attended(features.unsqueeze(0))[0]
+        rows, columns = self._encoder.grid
+        places = shares[: rows * columns]
+        return Attended(places.reshape(rows, columns).tolist(), float(1 - places.sum()))
+
+    def seen(self, width: int, height: int) -> Box:
+        """The part of a picture of this size that the encoder is shown."""
+        return self._encoder.seen(width, height)
 
     def soft_tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures -> (n, soft tokens, host width)."""

@@ -23,6 +23,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
+from modality_bricks.attended import attended
 
 FILE = "stitch.safetensors"
 
@@ -105,11 +106,19 @@ class QFormerStitch(nn.Module):
                 f"The stitch expects {self.shape.tokens} features of width {self.shape.feature_width} and the encoder gives "
                 f"{features.shape[1]} of width {features.shape[2]}: retrain the stitch for this encoder."
             )
-        features = (features.to(self.feature_mean) - self.feature_mean) / self.feature_scale + self.places
-        queries = self.query_tokens.expand(len(features), -1, -1)
+        queries, features = self._inputs(features)
         hidden = self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
         assert isinstance(hidden, Tensor)
         return hidden
+
+    def attended(self, features: Tensor) -> Tensor:
+        """The share of the queries' attention that each feature got: (batch, tokens)."""
+        return attended(self.qformer, *self._inputs(features))
+
+    def _inputs(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What the Q-Former takes: the queries, and the features of known mean and spread with their places."""
+        features = (features.to(self.feature_mean) - self.feature_mean) / self.feature_scale + self.places
+        return self.query_tokens.expand(len(features), -1, -1), features
 
     def word_logits(self, hidden: Tensor) -> Tensor:
         """(batch, queries, width) -> (batch, queries, words)."""

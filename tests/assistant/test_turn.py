@@ -31,6 +31,16 @@ def test_a_picture_becomes_its_soft_tokens_and_the_trace_says_by_which_brick(ass
     assert ticket.trace.injections == [f"sequence: {QUERIES} soft tokens of orange.png by eyes"]
 
 
+def test_the_trace_says_what_of_a_picture_the_stitch_attended_to(assistant):
+    ticket = done(assistant.ask("Which is it?", [png(), png(name="again.png")], EYES, SHORT))
+    first, second = ticket.trace.to_json()["attention"]
+    assert (first["name"], second["name"], first["brick"]) == ("orange.png", "again.png", "eyes")
+    assert first["picture"] == second["picture"] and first["grid"] == second["grid"]
+    assert [len(row) for row in first["grid"]] == [4, 4, 4, 4]
+    assert sum(map(sum, first["grid"])) + first["elsewhere"] == pytest.approx(1, abs=0.001)
+    assert list(first["box"]) == [0, 0, 1, 1] and first["sentence"] == ""
+
+
 def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_the_trace_says_so(assistant, prompts):
     talk = assistant.store.new()
     notices = []

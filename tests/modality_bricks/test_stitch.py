@@ -57,6 +57,30 @@ def test_a_stitch_for_another_host_or_encoder_is_refused(tmp_path: Path) -> None
         stitch(torch.randn(1, 6, 12))
 
 
+def test_attention_counts_by_what_it_carried():
+    """Kobayashi et al. 2020: much attention on a feature whose value is nothing is not looking there."""
+    stitch, _ = tiny_stitch()
+    features = torch.randn(3, 5, 12)
+    shares = stitch.attended(features)
+    assert shares.shape == (3, 5)
+    torch.testing.assert_close(shares.sum(1), torch.ones(3))
+    silent = stitch.qformer.encoder.layer[0].crossattention.attention
+    torch.nn.init.zeros_(silent.value.bias)
+    with torch.no_grad():
+        stitch.places[2] = 0
+    features[:, 2] = 0
+    assert stitch.attended(features)[:, 2].max() == 0
+    assert stitch.attended(features)[:, :2].min() > 0
+
+
+def test_telling_what_was_attended_to_leaves_the_soft_tokens_as_they_were():
+    stitch, _ = tiny_stitch()
+    features = torch.randn(1, 5, 12)
+    before = stitch(features)
+    stitch.attended(features)
+    torch.testing.assert_close(stitch(features), before, rtol=0, atol=0)
+
+
 def test_a_damaged_stitch_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stitch.safetensors").write_bytes(b"no")
     with pytest.raises(MattoniError, match="damaged"):
