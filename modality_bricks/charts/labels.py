@@ -1,0 +1,149 @@
+"""Puts the texts that were read on a chart into order: a title, and numbered labels. Knows nothing of bars or values.
+
+Soft tokens can say "the third", and OCR alone knows how the third is called; so both must count alike. Labels count from
+the left along the bottom, from the top down the left side, or clockwise from the top around a pie.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from math import atan2, pi
+from statistics import median
+from typing import NamedTuple
+
+_NUMBER = re.compile(r"[-−+~$€£]?[\dOol]+(?:[.,:]\d+)*\s?[%kKMm]?")
+# Edges are one line when they differ by at most this part of a text's height.
+_IN_LINE = 0.75
+# A title is set larger than labels, or stands apart from them by this part of its height.
+_LARGER, _APART = 1.13, 0.9
+
+
+class Placed(NamedTuple):
+    """A text and its box in pixels from the top left."""
+
+    text: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def x(self) -> float:
+        return (self.left + self.right) / 2
+
+    @property
+    def y(self) -> float:
+        return (self.top + self.bottom) / 2
+
+
+class ChartTexts(NamedTuple):
+    """What a chart says in words."""
+
+    title: str
+    labels: tuple[str, ...]
+
+
+def chart_texts(texts: Sequence[Placed]) -> ChartTexts:
+    """The title and the labels in the order that soft tokens of a chart count them."""
+    if not texts:
+        return ChartTexts("", ())
+    height = median(min(t.bottom - t.top, t.right - t.left) for t in texts)
+    middle = (max(t.bottom for t in texts) + min(t.top for t in texts)) / 2
+    lower = [t for t in texts if t.top > middle]
+    column, row = _left_column(texts, height), _bottom_row(lower, height)
+    if _is_scale(column):
+        labels = _bottom_row([t for t in lower if t not in column], height)
+    elif _is_scale(row):
+        labels = column
+    else:
+        labels = ()
+    if _wordy(labels) > 0.5:
+        # A number that is in line by chance belongs to the scale.
+        labels = tuple(t for t in labels if not is_number(t.text))
+    title = _title(texts, labels, height)
+    if not labels:
+        rest = [t for t in texts if t is not title and not is_number(t.text)]
+        labels = _legend(rest, height) or tuple(clockwise(rest))
+    return ChartTexts(title.text if title else "", tuple(t.text for t in labels))
+
+
+def prompt_text(texts: ChartTexts) -> str:
+    """How the host is told: the title, then the labels as a numbered list; empty where nothing was read."""
+    title = [f"Title: {texts.title}"] if texts.title else []
+    listed = [f"{number}. {label}" for number, label in enumerate(texts.labels, start=1)]
+    return "\n".join([*title, *(["Labels:", *listed] if listed else [])])
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number of a scale, or a share."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
+def clockwise(texts: Sequence[Placed]) -> list[Placed]:
+    """Texts around a middle, clockwise from the top."""
+    if not texts:
+        return []
+    x = (min(t.left for t in texts) + max(t.right for t in texts)) / 2
+    y = (min(t.top for t in texts) + max(t.bottom for t in texts)) / 2
+    return sorted(texts, key=lambda t: atan2(t.x - x, y - t.y) % (2 * pi))
+
+
+def _is_scale(texts: Sequence[Placed]) -> bool:
+    """Whether the texts are the numbers of an axis: shares, as on the slices of a pie, are none."""
+    numbers = [t for t in texts if is_number(t.text) and "%" not in t.text]
+    return len(numbers) > 1 and 2 * len(numbers) > len(texts)
+
+
+def _wordy(texts: Sequence[Placed]) -> float:
+    """The part of the texts that are no numbers."""
+    return sum(not is_number(t.text) for t in texts) / max(1, len(texts))
+
+
+def _groups(texts: Sequence[Placed], edge: Callable[[Placed], float], room: float) -> list[list[Placed]]:
+    """Texts whose edges lie on one line, by the edge."""
+    groups: list[list[Placed]] = []
+    for text in sorted(texts, key=edge):
+        if groups and edge(text) - edge(groups[-1][0]) <= room:
+            groups[-1].append(text)
+        else:
+            groups.append([text])
+    return groups
+
+
+def _bottom_row(texts: Sequence[Placed], height: float) -> tuple[Placed, ...]:
+    """The longest row of at least two texts whose tops are in line; of equals the lowest."""
+    rows = [group for group in _groups(texts, lambda t: t.top, _IN_LINE * height) if len(group) > 1]
+    best = max(rows, key=lambda group: (len(group), group[0].top), default=[])
+    return tuple(sorted(best, key=lambda t: t.x))
+
+
+def _left_column(texts: Sequence[Placed], height: float) -> tuple[Placed, ...]:
+    """The longest column of at least two texts whose right edges are in line, left of the middle; of equals the first."""
+    middle = (max(t.right for t in texts) + min(t.left for t in texts)) / 2
+    best: list[Placed] = []
+    for group in _groups(texts, lambda t: t.right, _IN_LINE * height):
+        column = sorted(group, key=lambda t: t.y)
+        apart = all(b.y - a.y > 0.8 * height for a, b in zip(column, column[1:], strict=False))
+        if len(column) > max(1, len(best)) and column[0].right < middle and apart:
+            best = column
+    return tuple(best)
+
+
+def _title(texts: Sequence[Placed], labels: Sequence[Placed], height: float) -> Placed | None:
+    """The topmost text, when it is larger than the others or stands apart."""
+    free = sorted((t for t in texts if t not in labels and not is_number(t.text)), key=lambda t: t.y)
+    if not free:
+        return None
+    first, others = free[0], [t for t in texts if t is not free[0]]
+    tall = first.bottom - first.top
+    if first.right - first.left < tall or not others or first.y > min(t.y for t in others) + height / 2:
+        return None
+    gap = min(t.top for t in others) - first.bottom
+    return first if tall > _LARGER * height or (labels and gap > _APART * tall) else None
+
+
+def _legend(texts: Sequence[Placed], height: float) -> tuple[Placed, ...]:
+    """All texts in one column with their left edges in line; empty when they stand otherwise."""
+    column = sorted(texts, key=lambda t: t.y)
+    in_line = len(column) > 1 and max(t.left for t in column) - min(t.left for t in column) <= height
+    steps = [b.y - a.y for a, b in zip(column, column[1:], strict=False)]
+    return tuple(column) if in_line and max(steps) < 3 * height and min(steps) > 0.7 * height else ()
