@@ -121,7 +121,12 @@ def example_vectors(glance: Glance, data: Path, each: int = 60, photos: int = 30
     large = [drawn.photo(np.random.default_rng([1, 99, n]), material) for n in range(photos)]
     tiny = list(drawn.tiny_photos(data, 10_000 + photos))[10_000:]
     pages = draw([*drawn.DOCUMENTS, drawn.photo_of_text, drawn.photo_of_text])
-    return {"photo": embed(large + tiny), "document": embed(pages), "neither": embed(draw(drawn.OTHERS))}
+    return {
+        "photo": embed(large + tiny),
+        "document": embed(pages),
+        "chart": embed(draw([*drawn.CHARTS, *drawn.CHARTS[:2]])),
+        "neither": embed(draw(drawn.OTHERS)),
+    }
 
 
 def write_keys(folder: Path, keys: Tensor, threshold: float) -> None:

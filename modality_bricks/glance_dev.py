@@ -1,4 +1,4 @@
-"""Draws the pictures that the router is measured on: photos, receipts, screenshots of web pages, photos of text.
+"""Draws the pictures that the router is measured on: photos, charts, receipts, screenshots of web pages, photos of text.
 
 Nothing here is shared with the pictures that `glance` learns from: pages are rendered by a browser from HTML, in other
 fonts, with other texts, and the camera is another model (a pinhole that is turned and moved). Training never reads this.
@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
+from mattoni.errors import MattoniError
+from modality_bricks.charts.draw import draw_chart
+from modality_bricks.charts.styles import HELD_OUT
+from modality_bricks.glance_dev_charts import browser_charts, report_pages
 from modality_bricks.packs import captioned_pictures, sheet_tiles
 
 Random = np.random.Generator
@@ -40,7 +43,7 @@ def equalised(picture: Image.Image, rng: Random) -> Image.Image:
 
 
 def dev_pictures(data: Path, seed: int = 0) -> Iterator[Shown]:
-    """200 photos and 200 documents of the dev packs and of drawn pages, before they are equalised."""
+    """200 photos and 200 documents of the dev packs and of drawn pages, then 200 charts, before they are equalised."""
     vision = data / "vision"
     rng = np.random.default_rng(seed)
     tiles, _ = sheet_tiles([vision / "tinyimagenet-dev-000.tar"])
@@ -55,8 +58,7 @@ def dev_pictures(data: Path, seed: int = 0) -> Iterator[Shown]:
     receipts = [image for _, image, _ in captioned_pictures(vision / "receipts-dev.tar")]
     for image in receipts:
         yield Shown(image, "receipt", "document")
-    with (data / "text" / "reading-passages-dev.jsonl").open(encoding="utf-8") as file:
-        texts = [json.loads(line)["text"] for line in file]
+    texts = dev_texts(data)
     pages = list(render(_html_pages(rng, texts, rooms + flickr[:100], 140)))
     for page in pages[:80]:
         yield Shown(page, "screenshot of a web page", "document")
@@ -64,6 +66,28 @@ def dev_pictures(data: Path, seed: int = 0) -> Iterator[Shown]:
         page = receipts[number] if number % 6 == 0 else pages[80 + number]
         ground = flickr[int(rng.integers(len(flickr)))]
         yield Shown(photographed(page, ground, rng), "photo of text", "document")
+    # A generator of their own, so that the pictures above stay what they were before there were charts.
+    rng = np.random.default_rng([seed, 1])
+    drawn = list(render(browser_charts(rng, texts, 120)))
+    for chart in drawn[:100]:
+        yield Shown(chart, "chart, by a browser", "chart")
+    styled = [draw_chart(rng, HELD_OUT)[0] for _ in range(80)]
+    for chart in styled[:70]:
+        yield Shown(chart, "chart, matplotlib in held-out styles", "chart")
+    for chart in drawn[100:] + styled[70:]:
+        ground = flickr[int(rng.integers(len(flickr)))]
+        yield Shown(photographed(chart, ground, rng), "photo of a chart", "chart")
+
+
+def dev_reports(data: Path, seed: int = 0, count: int = 40) -> Iterator[Image.Image]:
+    """Screenshots of reports: text with a chart among it, for which neither brick is wrong."""
+    return render(report_pages(np.random.default_rng([seed, 2]), dev_texts(data), count))
+
+
+def dev_texts(data: Path) -> list[str]:
+    """Passages that no training picture's words are from."""
+    with (data / "text" / "reading-passages-dev.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
 
 
 # --- web pages ---
@@ -176,11 +200,10 @@ TEMPLATES: tuple[Callable[[Random, list[str], list[Image.Image]], str], ...] = (
 
 
 def render(pages: Iterator[tuple[str, tuple[int, int]]]) -> Iterator[Image.Image]:
-    """Pages as a browser shows them; where there is no chromium, their words on a plain page."""
+    """Pages as a browser shows them. Raises MattoniError where there is none: words alone would be other pictures."""
     browser = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     if browser is None:
-        yield from (_plain(page, size) for page, size in pages)
-        return
+        raise MattoniError("The dev pages are drawn by chromium, which is not installed: install it and measure again.")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -191,19 +214,6 @@ def render(pages: Iterator[tuple[str, tuple[int, int]]]) -> Iterator[Image.Image
             tab.set_content(page)
             yield Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
         chromium.close()
-
-
-def _plain(page: str, size: tuple[int, int]) -> Image.Image:
-    words = " ".join(part.split(">")[-1] for part in page.split("</style>")[1].split("<")).split()
-    image = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 15)
-    per_line = max(3, size[0] // 70)
-    for line in range(size[1] // 22):
-        draw.text(
-            (12, 8 + 22 * line), " ".join(words[line * per_line : (line + 1) * per_line]), font=font, fill="black"
-        )
-    return image
 
 
 # --- photos of text ---

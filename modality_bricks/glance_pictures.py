@@ -4,7 +4,6 @@ Every kind is a function of a random generator and of material (words, photos), 
 again. `assistant.measure_router` draws its dev pictures with other layouts, texts and fonts.
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
+from modality_bricks.charts.draw import draw_chart
+from modality_bricks.charts.styles import TRAIN
 from modality_bricks.packs import captioned_pictures, sheet_tiles
 
 Random = np.random.Generator
@@ -248,13 +248,13 @@ def web_page(rng: Random, material: Material) -> Image.Image:
         right = size[0] - 16
         if block < 0.2:
             y = _paragraph(draw, (left, y, right, size[1]), _words(rng, material, 5), heading, ink) + 6
-        elif block < 0.35:
-            high = int(rng.integers(50, 170))
-            for number in range(int(rng.integers(1, 4))):
-                wide = int((right - left) / 3.2)
+        elif block < 0.4:
+            high, count = int(rng.integers(50, 220)), int(rng.integers(1, 5))
+            wide = int((right - left) / (count + rng.uniform(0, 1.2)))
+            for number in range(count):
                 page.paste(_thumbnail(rng, material, (wide, high)), (int(left + number * (wide + 8)), int(y)))
             y += high + 10
-        elif block < 0.5:
+        elif block < 0.55:
             wide = int(rng.integers(70, 200))
             draw.rounded_rectangle((left, y, left + wide, y + 30), 6, fill=accent, outline=ink)
             draw.text((left + 10, y + 8), _words(rng, material, 2)[:14], font=small, fill=paper)
@@ -344,12 +344,28 @@ def _perspective(source: list[tuple[float, float]], target: list[tuple[float, fl
     return [float(n) for n in np.linalg.solve(np.array(rows), np.array(source).ravel())]
 
 
-PAPERS: tuple[Kind, ...] = (text_page, table_page, slip, slide, scan, text_page, scan, web_page, terminal, phone_screen)
+PAPERS: tuple[Kind, ...] = (
+    text_page,
+    text_page,
+    table_page,
+    slip,
+    slide,
+    scan,
+    scan,
+    web_page,
+    web_page,
+    terminal,
+    phone_screen,
+    phone_screen,
+)
 
 
 def photo_of_text(rng: Random, material: Material) -> Image.Image:
     """Writing as a camera sees it: a page or a screen, near or far, askew on a ground, lit unevenly, out of focus."""
-    page = PAPERS[rng.integers(len(PAPERS))](rng, material)
+    return _photographed(rng, material, PAPERS[rng.integers(len(PAPERS))](rng, material))
+
+
+def _photographed(rng: Random, material: Material, page: Image.Image) -> Image.Image:
     size = _size(rng, 260, 480)
     blur = rng.uniform(0, 10) if rng.random() < 0.5 else rng.uniform(0, 1.5)
     ground = _thumbnail(rng, material, size).filter(ImageFilter.GaussianBlur(blur))
@@ -361,7 +377,7 @@ def photo_of_text(rng: Random, material: Material) -> Image.Image:
     fit = share * min(size[0] / w, size[1] / h) if share < 1 else share * max(size[0] / w, size[1] / h)
     corners = np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) / 2 * fit
     corners *= 1 - rng.uniform(0.0, 0.25, (4, 2))
-    turn = rng.normal(0, 0.25)
+    turn = rng.normal(0, 0.3)
     turned = corners @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     target = [(float(x), float(y)) for x, y in turned + np.array(size) * rng.uniform(0.4, 0.6, 2)]
     numbers = _perspective([(0, 0), (w, 0), (w, h), (0, h)], target)
@@ -390,40 +406,199 @@ def photo(rng: Random, material: Material) -> Image.Image:
     return picture
 
 
-# --- neither ---
+# --- charts ---
 
 
 def chart(rng: Random, material: Material) -> Image.Image:
-    """Bars, lines, points, a pie or a histogram."""
-    figure = Figure(figsize=(float(rng.uniform(2.6, 5)), float(rng.uniform(2.4, 4))), dpi=80)
-    axes = figure.subplots()
-    n = int(rng.integers(3, 9))
-    colours = [tuple(c) for c in rng.uniform(0, 1, (n, 3))]
-    style = rng.integers(6)
-    if style == 0:
-        axes.bar(range(n), rng.uniform(1, 9, n), color=colours if rng.random() < 0.5 else colours[0])
-    elif style == 1:
-        axes.barh(range(n), rng.uniform(1, 9, n), color=colours[0])
-    elif style == 2:
-        for colour in colours[: int(rng.integers(1, 4))]:
-            axes.plot(np.cumsum(rng.normal(size=30)), color=colour, marker="o" if rng.random() < 0.3 else None)
-    elif style == 3:
-        axes.scatter(rng.normal(size=60), rng.normal(size=60), s=float(rng.uniform(5, 40)), color=colours[0])
-    elif style == 4:
-        axes.pie(rng.uniform(1, 5, n), labels=[_words(rng, material, 1) for _ in range(n)], colors=colours)
-    else:
-        axes.hist(rng.normal(size=300), bins=int(rng.integers(8, 30)), color=colours[0])
+    """A chart as the chart brick learns from them: matplotlib, in the styles that are for training."""
+    return draw_chart(rng, TRAIN)[0]
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def plain_chart(rng: Random, material: Material) -> Image.Image:
+    """A chart as web pages, office programs and phones draw them: with or without a scale, a grid, a legend, a title."""
+    size = _size(rng, 250, 600)
+    paper, ink = _colours(rng)
+    page = Image.new("RGB", size, paper)
+    draw = ImageDraw.Draw(page)
+    font = _any_font(rng, int(rng.integers(9, 17)))
+    hues = [tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(8)]
+    fills = [h if sum(abs(a - b) for a, b in zip(h, paper, strict=True)) > 90 else ink for h in hues]
+    box = (size[0] * 0.1, size[1] * (0.15 if rng.random() < 0.7 else 0.05), size[0] * 0.95, size[1] * 0.88)
     if rng.random() < 0.7:
-        axes.set_title(_words(rng, material, 4))
-    if rng.random() < 0.5:
-        axes.set_xlabel(_words(rng, material, 2))
-    axes.grid(bool(rng.random() < 0.4))
-    if rng.random() < 0.15:
-        figure.set_facecolor("0.1")
-        axes.set_facecolor("0.2")
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return Image.open(file).convert("RGB")
+        draw.text((box[0], 5), _words(rng, material, int(rng.integers(1, 7))), font=font, fill=ink)
+    marks = (_draw_columns, _draw_rows, _draw_pie, _draw_courses, _draw_dots)[rng.integers(5)]
+    if marks in (_draw_columns, _draw_courses, _draw_dots):
+        _draw_scale(rng, draw, box, font, ink)
+    marks(rng, material, draw, box, font, ink, fills)  # type: ignore[arg-type]  # fills are of three numbers
+    return page
+
+
+def _draw_scale(rng: Random, draw: ImageDraw.ImageDraw, box: Box, font: ImageFont.FreeTypeFont, ink: Colour) -> None:
+    left, top, right, bottom = box
+    numbers, grid = rng.random(2) < 0.7
+    faint = tuple(int(0.5 * c + 64) for c in ink)
+    steps, highest = int(rng.integers(2, 9)), int(rng.integers(3, 3000))
+    for step in range(steps + 1):
+        y = bottom - (bottom - top) * step / steps
+        if grid or step == 0:
+            draw.line((left, y, right, y), fill=faint, width=1)
+        if numbers:
+            draw.text((left - 4, y), f"{highest * step / steps:.0f}", font=font, fill=ink, anchor="rm")
+    if rng.random() < 0.4:
+        draw.line((left, top, left, bottom), fill=ink, width=int(rng.integers(1, 3)))
+
+
+def _draw_columns(
+    rng: Random,
+    material: Material,
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    font: ImageFont.FreeTypeFont,
+    ink: Colour,
+    fills: list[Colour],
+) -> None:
+    """Columns: single, beside one another in groups, or on top of one another."""
+    left, top, right, bottom = box
+    count, groups = int(rng.integers(2, 24)), int(rng.choice([1, 1, 1, 2, 3, 4]))
+    stacked, many = bool(rng.random() < 0.5), rng.random() < 0.3
+    step, share = (right - left) / count, rng.uniform(0.4, 0.95)
+    radius = int(rng.choice([0, 0, 4]))
+    for column in range(count):
+        x, base = left + (column + (1 - share) / 2) * step, bottom
+        for group in range(groups):
+            high = (bottom - top) * rng.uniform(0.04, 1) / (groups if stacked else 1)
+            wide = step * share / (1 if stacked else groups)
+            fill = fills[(column if many and groups == 1 else group) % len(fills)]
+            draw.rounded_rectangle((x, base - high, x + max(wide, 1), base), radius, fill=fill)
+            base, x = (base - high, x) if stacked else (base, x + wide)
+        if step > font.size * 2:
+            draw.text(
+                (left + (column + 0.5) * step, bottom + 4),
+                _words(rng, material, 1)[:9],
+                font=font,
+                fill=ink,
+                anchor="ma",
+            )
+
+
+def _draw_rows(
+    rng: Random,
+    material: Material,
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    font: ImageFont.FreeTypeFont,
+    ink: Colour,
+    fills: list[Colour],
+) -> None:
+    """Bars across, with their names before them and perhaps their numbers behind."""
+    left, top, right, bottom = box
+    count = int(rng.integers(2, 13))
+    start, step, share = left + (right - left) * rng.uniform(0.05, 0.3), (bottom - top) / count, rng.uniform(0.35, 0.95)
+    numbers, many = rng.random(2) < 0.4
+    for row in range(count):
+        y = top + (row + (1 - share) / 2) * step
+        end = start + (right - start) * rng.uniform(0.03, 0.93)
+        draw.rectangle((start, y, end, y + step * share), fill=fills[row % len(fills) if many else 0])
+        middle = y + step * share / 2
+        draw.text((start - 5, middle), _words(rng, material, 1)[:12], font=font, fill=ink, anchor="rm")
+        if numbers:
+            draw.text((end + 5, middle), f"{rng.uniform(0, 100):.0f}%", font=font, fill=ink, anchor="lm")
+
+
+def _draw_pie(
+    rng: Random,
+    material: Material,
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    font: ImageFont.FreeTypeFont,
+    ink: Colour,
+    fills: list[Colour],
+) -> None:
+    """A pie or a ring, anywhere on the page, with its legend beside it, or names around it, or neither."""
+    left, top, right, bottom = box
+    radius = min(right - left, bottom - top) * rng.uniform(0.25, 0.5)
+    x, y = rng.uniform(left + radius, right - radius), rng.uniform(top + radius, bottom - radius)
+    shares = rng.dirichlet(np.full(int(rng.integers(2, 9)), 2.0)) * 360
+    start, way = rng.uniform(0, 360), rng.random()
+    for number, share in enumerate(shares):
+        outline = ink if rng.random() < 0.1 else None
+        draw.pieslice(
+            (x - radius, y - radius, x + radius, y + radius), start, start + share, fills[number % 8], outline
+        )
+        middle = np.radians(start + share / 2)
+        name = _words(rng, material, 1)[:10]
+        if way < 0.4:
+            at = (x + 1.12 * radius * np.cos(middle), y + 1.12 * radius * np.sin(middle))
+            draw.text(at, name, font=font, fill=ink, anchor="lm" if np.cos(middle) > 0 else "rm")
+        elif way < 0.8:
+            beside = x + radius + 14 if x + radius < right - 70 else left
+            row = top + number * font.size * 1.6
+            draw.rectangle((beside, row, beside + font.size * 0.8, row + font.size * 0.8), fill=fills[number % 8])
+            draw.text((beside + font.size * 1.3, row), name, font=font, fill=ink)
+        start += share
+    if rng.random() < 0.35:
+        hole = radius * rng.uniform(0.4, 0.75)
+        draw.ellipse((x - hole, y - hole, x + hole, y + hole), fill=draw.im.getpixel((1, draw.im.size[1] - 2)))
+
+
+def _draw_courses(
+    rng: Random,
+    material: Material,
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    font: ImageFont.FreeTypeFont,
+    ink: Colour,
+    fills: list[Colour],
+) -> None:
+    """Lines over time, or the areas under them."""
+    left, top, right, bottom = box
+    count, filled, dots = int(rng.integers(4, 60)), rng.random() < 0.3, rng.random() < 0.3
+    for number in range(int(rng.integers(1, 5))):
+        walk = np.cumsum(rng.normal(rng.normal(0, 0.3), 1, count))
+        walk = rng.uniform(0, 0.5) + rng.uniform(0.2, 0.5) * (walk - walk.min()) / max(float(np.ptp(walk)), 1e-6)
+        points = [
+            (left + (right - left) * n / (count - 1), bottom - (bottom - top) * float(y)) for n, y in enumerate(walk)
+        ]
+        if filled:
+            draw.polygon([(left, bottom), *points, (right, bottom)], fill=fills[number])
+        else:
+            draw.line(points, fill=fills[number], width=int(rng.integers(1, 6)), joint="curve")
+        for x, y in points if dots and count < 20 else []:
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=fills[number])
+    for n in range(int(rng.integers(0, 7))):
+        draw.text((left + (right - left) * n / 6, bottom + 5), str(1950 + 10 * n), font=font, fill=ink, anchor="ma")
+
+
+def _draw_dots(
+    rng: Random,
+    material: Material,
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    font: ImageFont.FreeTypeFont,
+    ink: Colour,
+    fills: list[Colour],
+) -> None:
+    """Points of one or two colours, of one size or of many."""
+    left, top, right, bottom = box
+    count, slope, size = int(rng.integers(12, 150)), rng.uniform(-0.9, 0.9), rng.uniform(2, 6)
+    x = rng.uniform(0, 1, count)
+    y = np.clip(0.5 + slope * (x - 0.5) + rng.normal(0, rng.uniform(0.05, 0.25), count), 0, 1)
+    sizes = size * (rng.uniform(0.5, 3, count) if rng.random() < 0.25 else np.ones(count))
+    colours = int(rng.integers(1, 4))
+    for number, (a, b, r) in enumerate(zip(x, y, sizes, strict=True)):
+        u, v = left + (right - left) * a, bottom - (bottom - top) * b
+        draw.ellipse((u - r, v - r, u + r, v + r), fill=fills[number % colours])
+
+
+def photo_of_chart(rng: Random, material: Material) -> Image.Image:
+    """A chart as a camera sees it, on paper or on a screen."""
+    return _photographed(rng, material, (chart, plain_chart)[rng.integers(2)](rng, material))
+
+
+# --- neither ---
 
 
 def _curve(rng: Random, size: tuple[int, int]) -> list[tuple[float, float]]:
@@ -517,7 +692,8 @@ DOCUMENTS: tuple[Kind, ...] = (
     scan,
     photo_of_text,
 )
-OTHERS: tuple[Kind, ...] = (chart, line_drawing, cartoon, diagram, texture)
+CHARTS: tuple[Kind, ...] = (chart, plain_chart, photo_of_chart)
+OTHERS: tuple[Kind, ...] = (line_drawing, cartoon, diagram, texture)
 
 
 def tiny_photos(data: Path, count: int) -> Iterator[Image.Image]:

@@ -1,8 +1,8 @@
 """Trains the network of the `glance` space: python -m modality_bricks.glance_train CONFIG.yaml
 
-It starts from the first three stages of our own photo encoder and learns to tell many kinds of picture apart (a cosine classifier with a margin: Wang et al. 2018, arXiv:1801.09414),
-with crops, blur, sharpening, low resolution, noise, contrast and inversion on all kinds alike, so that none of these
-tells a photo from a page. The classifier is thrown away; the unit vectors in front of it are the space.
+It starts from the first three stages of our own photo encoder, or from an earlier state of itself, and learns to tell many
+kinds of picture apart (a cosine classifier with a margin: Wang et al. 2018, arXiv:1801.09414), with crops, blur, sharpening,
+low resolution, noise, contrast and inversion on all kinds alike, so that none of these tells a photo from a page. The classifier is thrown away; the unit vectors in front of it are the space.
 """
 
 import hashlib
@@ -23,8 +23,11 @@ from torch.nn import functional
 from mattoni.files import sha256_of, write_bytes, write_text
 from mattoni.paths import training_data
 from modality_bricks import glance_pictures as drawn
+from modality_bricks.charts import draw as charts
+from modality_bricks.charts import styles
 from modality_bricks.glance import FILE, SIDE, WIDTH, GlanceNet, even_out, grey_square
 
+GROUPS: tuple[tuple[drawn.Kind, ...], ...] = (drawn.DOCUMENTS, drawn.CHARTS, drawn.OTHERS, (drawn.photo,))
 STORED = 128  # pixels a side of the stored pictures, so that crops have something to show
 
 
@@ -36,6 +39,7 @@ class Config(BaseModel):
     drawn_per_kind: PositiveInt
     photos: PositiveInt
     photos_of_text: PositiveInt
+    charts: PositiveInt
     tiny_photos: PositiveInt
     steps: PositiveInt
     batch: PositiveInt
@@ -51,8 +55,9 @@ class Config(BaseModel):
 def draw_pictures(config: Config, data: Path) -> tuple[Tensor, Tensor, list[str]]:
     """All training pictures: (n, 1, STORED, STORED) uint8, kinds (n,), and the kinds' names."""
     material = drawn.read_material(data)
-    kinds = [*drawn.DOCUMENTS, *drawn.OTHERS, drawn.photo]
+    kinds = [kind for group in GROUPS for kind in group]
     counts: dict[drawn.Kind, int] = {drawn.photo: config.photos, drawn.photo_of_text: config.photos_of_text}
+    counts |= dict.fromkeys(drawn.CHARTS, config.charts)
     squares, labels = [], []
     for label, kind in enumerate(kinds):
         count = counts.get(kind, config.drawn_per_kind)
@@ -102,7 +107,7 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def start_from(path: Path, net: GlanceNet) -> None:
-    """Give the convolutions an open_clip encoder's weights; the colours of its first layer are added up."""
+    """Give the network the weights of an open_clip encoder, the colours of its first layer added up, or of an earlier glance."""
     prefix = "visual.trunk."
     weights = {name.removeprefix(prefix): tensor.float() for name, tensor in load_file(path).items()}
     weights["conv1.weight"] = weights["conv1.weight"].sum(dim=1, keepdim=True)
@@ -110,7 +115,7 @@ def start_from(path: Path, net: GlanceNet) -> None:
     missing = [name for name in own if not name.startswith("project") and name not in weights]
     if missing:
         raise RuntimeError(f"{path} is no ResNet-18 encoder: it lacks {missing[0]}")
-    net.load_state_dict({name: own[name] if name.startswith("project") else weights[name] for name in own})
+    net.load_state_dict({name: weights.get(name, own[name]) for name in own})
 
 
 def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple[GlanceNet, list[dict[str, float]]]:
@@ -126,11 +131,13 @@ def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple
     optimiser = torch.optim.AdamW(
         [{"params": head}, {"params": trunk}], lr=config.rate, weight_decay=config.weight_decay
     )
-    # Every kind equally often, but the hardest kind more, and photos, one kind, as often as all documents together.
+    groups = torch.tensor([number for number, group in enumerate(GROUPS) for _ in group])
+    # Every kind equally often, but the hardest kind and charts, of which there are few, more; and photos, one kind, as
+    # often as all documents together.
     weight = torch.ones(kinds)
     weight[drawn.DOCUMENTS.index(drawn.photo_of_text)] = 6
-    weight[kinds - 1] = weight[: len(drawn.DOCUMENTS)].sum()
-    groups = torch.tensor([0] * len(drawn.DOCUMENTS) + [1] * len(drawn.OTHERS) + [2])
+    weight[groups == 1] = 3
+    weight[kinds - 1] = weight[groups == 0].sum()
     chance = (weight / torch.bincount(labels, minlength=kinds))[labels]
     course: list[dict[str, float]] = []
     start, running = time.monotonic(), 0.0
@@ -164,10 +171,12 @@ def main(path: Path) -> None:
     """Draw, train, write the network and beside it how it was made."""
     config = Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     torch.set_num_threads(1)
-    counts = repr(
-        (STORED, config.seed, config.drawn_per_kind, config.photos, config.photos_of_text, config.tiny_photos)
+    drawn_by = config.model_dump(
+        include={"seed", "drawn_per_kind", "photos", "photos_of_text", "charts", "tiny_photos"}
     )
-    drawing = hashlib.sha256(Path(drawn.__file__).read_bytes() + counts.encode()).hexdigest()[:12]
+    counts = json.dumps([STORED, drawn_by])
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (drawn, charts, styles))
+    drawing = hashlib.sha256(sources + counts.encode()).hexdigest()[:12]
     stored = Path("runs/glance") / f"pictures-{drawing}.pt"
     if not stored.is_file():
         stored.parent.mkdir(parents=True, exist_ok=True)
@@ -177,10 +186,11 @@ def main(path: Path) -> None:
     # Convolutions in half precision: half the file.
     weights = {name: t.half() if t.ndim > 1 else t for name, t in net.state_dict().items()}
     write_bytes(config.output / FILE, save({name: t.contiguous() for name, t in weights.items()}))
-    start = sha256_of(config.start_from)
+    start, earlier = sha256_of(config.start_from), config.start_from.with_name("training.json")
     made = {
         "config": config.model_dump(mode="json"),
         "start_sha256": start,
+        "start_training": json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else None,
         "pictures": len(pictures),
         "kinds": kinds,
         "course": course,
