@@ -3,13 +3,17 @@
 Text from a user, a file, OCR or a document can never open or close a role or stand for a picture: the template is
 rendered around placeholders, and every piece that is not the template's own is encoded apart with special tokens off;
 token ids are joined, never text. Escaping alone is not enough (transformers #47386, #48052; vLLM #57740).
+
+An imported checkpoint was trained on prompts of another build: pictures at a place of their own, and text that was encoded
+in one piece. Its chat template asks for `message.pictures` (a list) and `message.text` instead of `message.content`; then each
+run of text between soft tokens is encoded as its own processor would, and what a stranger wrote still closes no role.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +55,8 @@ class Ids:
 
 
 Segment = Text | Soft | Ids
+# What parts a picture from what follows, where the template does not place pictures itself.
+AFTER_PICTURE = Text("\n")
 Role = Literal["system", "user", "assistant"]
 
 
@@ -116,17 +122,21 @@ def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
     return re.compile("|".join(re.escape(literal) for literal in literals if literal)) if literals else None
 
 
-def encode_untrusted(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Token ids of `text` in which no added token occurs, whatever it says: each look-alike is cut after its first
-    character and the halves are encoded apart."""
+def _cut(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """`text` in pieces, cut after the first character of whatever looks like an added token."""
     pattern = _added_tokens(tokenizer)
     pieces, start = [], 0
     for match in pattern.finditer(text) if pattern else ():
         cut = match.start() + 1
         pieces.append(text[start:cut])
         start = cut
-    pieces.append(text[start:])
-    ids = [i for piece in pieces if piece for i in tokenizer.encode(piece, add_special_tokens=False)]
+    return [*pieces, text[start:]]
+
+
+def encode_untrusted(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Token ids of `text` in which no added token occurs, whatever it says: each look-alike is cut after its first
+    character and the halves are encoded apart."""
+    ids = [i for piece in _cut(tokenizer, text) if piece for i in tokenizer.encode(piece, add_special_tokens=False)]
     forbidden = set(tokenizer.get_added_vocab().values())
     # A one-character added token cannot be cut; nothing a message could need is lost with it.
     return tuple(i for i in ids if i not in forbidden)
@@ -139,8 +149,17 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], answ
 
     Raises MattoniError for a tokenizer without a template, or one whose template refuses these roles.
     """
-    marks = [f"\ue000{n}\ue001" for n in range(len(turns))]
-    messages = [{"role": turn.role, "content": mark} for turn, mark in zip(turns, marks, strict=True)]
+    parts: dict[str, tuple[Segment, ...]] = {}
+    messages: list[dict[str, Any]] = []
+    for n, turn in enumerate(turns):
+        pictures = [segment for segment in turn.segments if isinstance(segment, Soft)]
+        text = tuple(s for s in turn.segments if not isinstance(s, Soft) and s != AFTER_PICTURE)
+        placed = {_mark(f"{n}p{k}"): (picture,) for k, picture in enumerate(pictures)}
+        said = {_mark(f"{n}t"): text} if text else {}
+        parts |= {_mark(f"{n}"): turn.segments, **placed, **said}
+        messages.append(
+            {"role": turn.role, "content": _mark(f"{n}"), "pictures": list(placed), "text": next(iter(said), "")}
+        )
     if not tokenizer.chat_template:
         raise MattoniError("This host has no chat template: choose an instruction-tuned model as host.")
     try:
@@ -148,15 +167,82 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], answ
     except Exception as problem:  # jinja templates raise whatever their author chose
         raise MattoniError(f"This host's chat template refuses the conversation ({problem}).") from problem
     assert isinstance(rendered, str)
-    around = re.split("\ue000\\d+\ue001", rendered)
-    if len(around) != len(turns) + 1:
+    around = re.split("(\ue000\\w+\ue001)", rendered)
+    marks = around[1::2]
+    whole = [_mark(f"{n}") for n in range(len(turns))]
+    if marks == whole:
+        own = [(text, ()) if n % 2 == 0 else ("", parts[text]) for n, text in enumerate(around)]
+        pieces = [piece for text, segments in own for piece in _apart(tokenizer, text, segments)]
+    elif sorted(marks) == sorted(mark for mark in parts if mark not in whole):
+        pieces = _in_runs(tokenizer, [parts.get(text, text) for text in around])
+    else:
         raise MattoniError("This host's chat template leaves messages out: choose another host.")
-    pieces: list[tuple[int, ...] | Soft] = []
-    for own, turn in zip(around, [*turns, None], strict=True):
-        # The template's own text: role markers are real tokens here. It brings its own BOS where the model wants one.
-        pieces.append(tuple(tokenizer.encode(own, add_special_tokens=False)))
-        pieces.extend(_encode(tokenizer, segment) for segment in (turn.segments if turn else ()))
     return Prompt(tuple(piece for piece in pieces if isinstance(piece, Soft) or piece))
+
+
+def _mark(name: str) -> str:
+    """What stands for a segment while the template is rendered; nothing a template would change."""
+    return f"\ue000{name}\ue001"
+
+
+def _apart(tokenizer: PreTrainedTokenizerBase, own: str, segments: Sequence[Segment]) -> list[tuple[int, ...] | Soft]:
+    """The template's own text, in which role markers are real tokens and BOS stands where the model wants one, and segments."""
+    return [tuple(tokenizer.encode(own, add_special_tokens=False)), *(_encode(tokenizer, s) for s in segments)]
+
+
+def _in_runs(
+    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str | tuple[Segment, ...]]
+) -> list[tuple[int, ...] | Soft]:
+    """The rendered template, its own text as `str`, with each run of text between soft tokens and answers encoded whole."""
+    pieces: list[tuple[int, ...] | Soft] = []
+    run: list[str | Text] = []
+    for part in [*rendered, (Ids(()),)]:
+        for segment in [part] if isinstance(part, str) else part:
+            if isinstance(segment, str | Text):
+                run.append(segment)
+                continue
+            if isinstance(segment, Ids) and segment.ids and run and isinstance(run[-1], str):
+                # An answer's first token brings the space before it; twice, the kept keys and values would not fit.
+                run[-1] = run[-1].rstrip(" ")
+            pieces.append(_encode_run(tokenizer, run, begins=not pieces))
+            pieces.append(segment if isinstance(segment, Soft) else segment.ids)
+            run = []
+    return pieces
+
+
+def _encode_run(tokenizer: PreTrainedTokenizerBase, run: Sequence[str | Text], begins: bool) -> tuple[int, ...]:
+    """Template's text and strangers' text in one piece, cut only inside what looks like an added token in the latter."""
+    chunks = [""]
+    for part in run:
+        first, *more = [part] if isinstance(part, str) else _cut(tokenizer, part.text)
+        chunks[-1] += first
+        chunks += more
+    ids = [i for n, chunk in enumerate(chunks) if chunk for i in _in_place(tokenizer, chunk, begins and n == 0)]
+    apart = [
+        i
+        for part in run
+        for i in (
+            tokenizer.encode(part, add_special_tokens=False)
+            if isinstance(part, str)
+            else encode_untrusted(tokenizer, part.text)
+        )
+    ]
+    added = set(tokenizer.get_added_vocab().values())
+    # A stranger's text next to the template's could still spell an added token; then nothing is encoded together.
+    same = [i for i in ids if i in added] == [i for i in apart if i in added]
+    return tuple(ids if same else apart)
+
+
+def _in_place(tokenizer: PreTrainedTokenizerBase, text: str, begins: bool) -> list[int]:
+    """Token ids of `text` where it stands: at the beginning, or after a picture. Many tokenizers put a space in front of
+    what begins."""
+    bos = str(tokenizer.bos_token or "")
+    if bos and text.startswith(bos):
+        return [int(tokenizer.bos_token_id), *tokenizer.encode(text.removeprefix(bos), add_special_tokens=False)]
+    anchor = "<image>" if "<image>" in tokenizer.get_added_vocab() else str(tokenizer.eos_token or "")
+    if begins or not anchor:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    return list(tokenizer.encode(anchor + text, add_special_tokens=False))[1:]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, segment: Segment) -> tuple[int, ...] | Soft:

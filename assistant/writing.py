@@ -18,7 +18,19 @@ from assistant.generation import Sampling
 from assistant.host import Host
 from assistant.inject import Recent, Workshop
 from assistant.look import Attachment, Picture, look
-from assistant.prompt import ASK_TEXT, Ids, Prompt, Segment, Soft, Text, Turn, asks, build_prompt, encode_untrusted
+from assistant.prompt import (
+    AFTER_PICTURE,
+    ASK_TEXT,
+    Ids,
+    Prompt,
+    Segment,
+    Soft,
+    Text,
+    Turn,
+    asks,
+    build_prompt,
+    encode_untrusted,
+)
 from assistant.registry import Bricks
 from assistant.route import Choices
 from assistant.trace import Notice, Trace
@@ -224,7 +236,7 @@ class Writer:
                     segments.append(Text(f"{text}\n\n"))
                 continue
             try:
-                segments.extend([self._soft(part), Text("\n")])
+                segments.extend([self._soft(part), AFTER_PICTURE])
             except MattoniError as problem:
                 # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.
                 notice = Notice("gone", f"{part['name']} from earlier was left out: {problem}")

@@ -1,8 +1,6 @@
-"""Frozen vision encoders of open_clip: from pictures to patch features. Knows nothing of hosts, stitches or cards."""
+"""Frozen vision encoders: from pictures to patch features. Knows nothing of hosts, stitches or cards."""
 
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +9,27 @@ import mattoni.torchvision_ops  # noqa: F401  (before open_clip)
 import open_clip
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mattoni.errors import MattoniError
+from modality_bricks.tower import load_tower
+from modality_bricks.vision import Box as Box
+from modality_bricks.vision import VisionEncoder as VisionEncoder
+from modality_bricks.vision import centred
+from modality_bricks.vision import stack as stack
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+FOLDERS = ("local-dir", "transformers-dir")  # sources that are folders
 # The last two stages: the deepest says what, the one before says where and of what colour.
 STAGES = 2
-Box = tuple[float, float, float, float]  # left, top, right, bottom; outside 0..1 where the picture was padded
 
 
-class VisionEncoder(nn.Module):
+class OpenClipEncoder(VisionEncoder):
     """An open_clip vision tower in eval mode, with the preprocessing that it was trained with."""
 
     def __init__(self, model: nn.Module, preprocess: open_clip.transform.Compose) -> None:
@@ -36,32 +39,21 @@ class VisionEncoder(nn.Module):
         self._transform = preprocess
         # requires_grad_(False) stops learning, not dropout or batch statistics: without eval() one picture gives two answers.
         self.requires_grad_(False).eval()
-        parameter = next(self.parameters())
-        size: Any = self.visual.image_size
-        self.size: int = int(size[0] if isinstance(size, (tuple, list)) else size)
-        probe = torch.zeros(1, 3, self.size, self.size, device=parameter.device, dtype=parameter.dtype)
+        probe = self.preprocess(Image.new("RGB", (64, 64))).unsqueeze(0)
+        rows, columns = self._maps(probe)[0][-1].shape[-2:]
+        self.grid = (rows, columns)
         self.tokens, self.width = self.features(probe).shape[1:]
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """A picture of any size and mode as (3, size, size), normalised."""
+        """A picture of any size and mode as (3, height, width), normalised."""
         tensor = self._transform(picture.convert("RGB"))
         assert isinstance(tensor, Tensor)
         return tensor
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the patch tokens, which come first, row by row."""
-        side = math.isqrt(self.tokens - 1)
-        return side, side
-
     def seen(self, width: int, height: int) -> Box:
         """The part of a picture that the preprocessing leaves, as shares of its width and height."""
         mode = getattr(self.visual, "preprocess_cfg", {}).get("resize_mode")
-        if mode == "squash":
-            return 0.0, 0.0, 1.0, 1.0
-        side = max(width, height) if mode == "longest" else min(width, height)
-        across, down = side / width / 2, side / height / 2
-        return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
+        return (0.0, 0.0, 1.0, 1.0) if mode == "squash" else centred(width, height, longest=mode == "longest")
 
     @torch.no_grad()
     def features(self, batch: Tensor) -> Tensor:
@@ -70,20 +62,32 @@ class VisionEncoder(nn.Module):
         The finer stage is averaged onto the grid of the coarser one, and both stand side by side in each token; the
         embedding is padded with zeros.
 
-        batch    (batch, 3, size, size), normalised
-        returns  (batch, grid² + 1, width)
+        batch    (batch, 3, height, width), normalised
+        returns  (batch, rows * columns + 1, width)
+        """
+        maps, pooled = self._maps(batch)
+        patches = torch.cat([F.adaptive_avg_pool2d(m, self.grid) for m in maps], dim=1).flatten(2).transpose(1, 2)
+        width = max(patches.shape[-1], pooled.shape[-1])
+        return torch.cat([_widen(patches, width), _widen(pooled.unsqueeze(1), width)], dim=1)
+
+    @torch.no_grad()
+    def _maps(self, batch: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The last stages' patch tokens, (batch, width, rows, columns) each, and the pooled embedding, (batch, width).
+
+        Class and register tokens are no patches and stay away; what the tower makes of them is in the embedding.
         """
         parameter = next(self.parameters())
         batch = batch.to(parameter.device, parameter.dtype)
         visual: Any = self.visual  # each tower is a class of its own with this method
         out = visual.forward_intermediates(batch, indices=STAGES, output_fmt="NCHW")
         maps: list[Tensor] = out["image_intermediates"]
-        rows, columns = maps[-1].shape[-2:]
-        grid = (rows, columns)
-        patches = torch.cat([F.adaptive_avg_pool2d(m, grid) for m in maps], dim=1).flatten(2).transpose(1, 2)
         pooled: Tensor = out["image_features"]
-        width = max(patches.shape[-1], pooled.shape[-1])
-        return torch.cat([_widen(patches, width), _widen(pooled.unsqueeze(1), width)], dim=1)
+        # A tower without a pool of its own gives (batch, tokens, width) or (batch, width, rows, columns).
+        if pooled.dim() == 3:
+            pooled = pooled.mean(1)
+        elif pooled.dim() == 4:
+            pooled = pooled.mean((2, 3))
+        return maps, pooled
 
 
 def _widen(tokens: Tensor, width: int) -> Tensor:
@@ -96,43 +100,60 @@ def load_encoder(
 ) -> VisionEncoder:
     """Load a frozen encoder from safetensors.
 
-    source  `local-dir:FOLDER` or a folder (open_clip_config.json and open_clip_model.safetensors), `hf-hub:NAME`, or an
-            open_clip tag as `ViT-B-32/laion2b_s34b_b79k`
+    source  a folder, also as `local-dir:FOLDER` (open_clip_config.json and open_clip_model.safetensors); a Hub id, also as
+            `hf-hub:NAME`; an open_clip tag such as `ViT-B-32/laion2b_s34b_b79k`; `transformers-dir:FOLDER`, the tower of an
+            imported checkpoint
 
     Raises MattoniError for pickled checkpoints, missing files and unknown names.
     """
     name = str(source)
-    if isinstance(source, Path) or name.startswith("local-dir:"):
-        return _from_folder(Path(name.removeprefix("local-dir:")), device, dtype)
-    if name.startswith("hf-hub:"):
-        return _from_folder(_download(name.removeprefix("hf-hub:")), device, dtype)
+    scheme, _, rest = name.partition(":")
+    if scheme == "transformers-dir":
+        return load_tower(Path(rest), device, dtype)
+    if scheme == "local-dir":
+        return _from_folder(Path(rest), device, dtype)
+    if scheme == "hf-hub":
+        return _from_folder(_download(rest), device, dtype)
+    if isinstance(source, Path) or Path(name).is_dir():
+        return _from_folder(Path(name), device, dtype)
     architecture, _, tag = name.partition("/")
     config = open_clip.get_pretrained_cfg(architecture, tag) if tag else None
-    if not config:
-        raise MattoniError(
-            f"There is no encoder '{name}': give local-dir:FOLDER, hf-hub:NAME or an open_clip tag such as "
-            "ViT-B-32/laion2b_s34b_b79k."
-        )
-    if not config.get("hf_hub"):
-        raise MattoniError(
-            f"The encoder '{name}' is published as a pickled checkpoint, which is refused: choose another tag."
-        )
-    return _from_folder(_download(str(config["hf_hub"]).rstrip("/")), device, dtype)
+    if config:
+        # `owner/name/` or `owner/name/file`
+        repository = "/".join(str(config.get("hf_hub", "")).split("/")[:2])
+        if not repository:
+            raise MattoniError(
+                f"The encoder '{name}' is published as a pickled checkpoint, which is refused: choose another tag."
+            )
+        return _from_folder(_download(repository), device, dtype)
+    if tag and open_clip.list_pretrained_tags_by_model(architecture):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
+        raise MattoniError(f"open_clip has no weights '{tag}' of {architecture}: choose one of {tags}.")
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _from_folder(_download(name), device, dtype)
+    raise MattoniError(
+        f"There is no encoder '{name}': give a folder, a Hub id or an open_clip tag such as ViT-B-32/laion2b_s34b_b79k."
+    )
 
 
 def _download(repository: str) -> Path:
-    """The two files of an open_clip repository on the Hub."""
+    """The two files of an open_clip repository on the Hub; pickles are never asked for."""
     try:
-        return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG]))
-    except RepositoryNotFoundError as problem:
+        folder = Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG]))
+    except (RepositoryNotFoundError, HFValidationError) as problem:
         raise MattoniError(f"There is no encoder '{repository}' on the Hub: check the name.") from problem
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
         raise MattoniError(
             f"The encoder '{repository}' could not be fetched from the Hub: check the network."
         ) from problem
+    if not (folder / WEIGHTS).is_file():
+        raise MattoniError(
+            f"'{repository}' on the Hub holds no {WEIGHTS}, and pickled checkpoints are refused: choose another encoder."
+        )
+    return folder
 
 
-def _from_folder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VisionEncoder:
+def _from_folder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> OpenClipEncoder:
     if not (folder / WEIGHTS).is_file():
         pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
         if pickled:
@@ -146,10 +167,8 @@ def _from_folder(folder: Path, device: torch.device | str, dtype: torch.dtype) -
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")
         raise MattoniError(f"The encoder in {folder.name} cannot be loaded ({reason}): copy it again.") from problem
-    model = model.to(device, dtype)
-    return VisionEncoder(model, preprocess)
-
-
-def stack(encoder: VisionEncoder, pictures: Sequence[Image.Image]) -> Tensor:
-    """Preprocess several pictures: (n, 3, size, size)."""
-    return torch.stack([encoder.preprocess(picture) for picture in pictures])
+    if not hasattr(model.visual, "forward_intermediates"):
+        raise MattoniError(
+            f"The encoder in {folder.name} ({type(model.visual).__name__}) does not give its patch features: choose another."
+        )
+    return OpenClipEncoder(model.to(device, dtype), preprocess)

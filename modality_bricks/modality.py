@@ -7,10 +7,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from mattoni.errors import MattoniError
-from modality_bricks.encoder import Box, VisionEncoder, load_encoder, stack
+from modality_bricks.encoder import FOLDERS, Box, VisionEncoder, load_encoder, stack
+from modality_bricks.imported_stitch import KINDS, ImportedStitch, InstructBlipStitch, load_imported_stitch
 from modality_bricks.stitch import QFormerStitch, load_stitch
+
+FINEST = 8  # rows and columns of what is told of a stitch's attention: a trace is no picture
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,22 @@ class Attended:
 class ModalityBrick:
     """Pictures to soft tokens, in two halves so that features can be kept per picture."""
 
-    def __init__(self, encoder: VisionEncoder, stitch: QFormerStitch) -> None:
+    def __init__(self, encoder: VisionEncoder, stitch: QFormerStitch | ImportedStitch) -> None:
         self._encoder, self._stitch = encoder, stitch
+
+    @property
+    def reads_question(self) -> bool:
+        """Whether soft tokens depend on the question too."""
+        return isinstance(self._stitch, InstructBlipStitch)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures -> (n, tokens, feature width)."""
         return self._encoder.features(stack(self._encoder, images))
 
     @torch.no_grad()
-    def stitch(self, features: Tensor) -> Tensor:
-        """(n, tokens, feature width) -> (n, soft tokens, host width)."""
-        soft = self._stitch(features)
+    def stitch(self, features: Tensor, question: str = "") -> Tensor:
+        """(n, tokens, feature width) -> (n, soft tokens, host width). The question counts where `reads_question`."""
+        soft = self._stitch(features, question) if self.reads_question else self._stitch(features)
         assert isinstance(soft, Tensor)
         return soft
 
@@ -44,8 +53,10 @@ class ModalityBrick:
             return None
         shares = self._stitch.attended(features.unsqueeze(0))[0]
         rows, columns = self._encoder.grid
-        places = shares[: rows * columns]
-        return Attended(places.reshape(rows, columns).tolist(), float(1 - places.sum()))
+        places = shares[self._encoder.first_patch :][: rows * columns]
+        grid = places.reshape(1, rows, columns)
+        coarse = F.adaptive_avg_pool2d(grid, (min(rows, FINEST), min(columns, FINEST)))[0]
+        return Attended((coarse / coarse.sum() * places.sum()).tolist(), float(1 - places.sum()))
 
     def seen(self, width: int, height: int) -> Box:
         """The part of a picture of this size that the encoder is shown."""
@@ -63,21 +74,28 @@ def load_modality(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> ModalityBrick:
-    """Load what the card's `parts` name: `encoder` (a source; `local-dir:` is inside the brick) and `stitch: qformer`.
+    """Load what the card's `parts` name: `encoder` (a source; folders are inside the brick) and `stitch`.
+
+    dtype  of our own stitches and their encoders; an imported checkpoint runs in the host's, as it did before
 
     Raises MattoniError for parts that are missing, unknown or do not fit each other or the host.
     """
     where = f"{folder.name}/brick.yaml"
-    if parts.get("stitch") != "qformer":
-        raise MattoniError(f"{where}: parts.stitch is '{parts.get('stitch')}'; the only stitch is 'qformer'.")
-    source = parts.get("encoder")
+    kind, source = parts.get("stitch"), parts.get("encoder")
+    if kind not in ("qformer", *KINDS):
+        raise MattoniError(f"{where}: parts.stitch is '{kind}'; a stitch is one of qformer, {', '.join(KINDS)}.")
     if not isinstance(source, str):
         raise MattoniError(f"{where}: parts.encoder is missing; name one, such as local-dir:encoder.")
-    if source.startswith("local-dir:"):
-        inside = (folder / source.removeprefix("local-dir:")).resolve()
+    scheme, _, name = source.partition(":")
+    if scheme in FOLDERS:
+        inside = (folder / name).resolve()
         if not inside.is_relative_to(folder.resolve()):
             raise MattoniError(f"{where}: parts.encoder leads out of the brick's folder; put the encoder inside it.")
-        source = f"local-dir:{inside}"
+        source = f"{scheme}:{inside}"
+    if kind != "qformer":
+        dtype = host_embedding.dtype
+        encoder = load_encoder(source, device, dtype)
+        return ModalityBrick(encoder, load_imported_stitch(str(kind), folder, host_embedding.shape[1], device, dtype))
     encoder = load_encoder(source, device, dtype)
     stitch = load_stitch(folder, host_embedding, device, dtype)
     queries = parts.get("queries", stitch.shape.queries)
