@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from mattoni.errors import MattoniError
+from modality_bricks.instructions import with_instructions
 from modality_bricks.packs import captioned_pictures, sheet_tiles
 from modality_bricks.readers import (
     Sample,
@@ -37,6 +38,7 @@ class Source(BaseModel):
     share: float = 1.0  # of the samples of a batch
     views: int = 1  # cached variants per picture: as it is, mirrored, then crops
     limit: int | None = None
+    instructions: bool = False  # also yes or no, colour, how many, where; for training only
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def read_source(source: Source, find: Callable[[str], Path], seed: int = 0) -> S
     if source.limit is not None and source.limit < len(samples):
         keep = np.random.default_rng(seed).permutation(len(samples))[: source.limit]
         samples = [samples[i] for i in sorted(keep)]
+    if source.instructions:
+        samples = with_instructions(samples, seed)
     if not samples:
         raise MattoniError(
             f"data: {', '.join(source.files)} holds no samples of format {source.format}: check the format."
