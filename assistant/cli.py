@@ -104,7 +104,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line: 0 it worked, 1 it did not (one sentence says why), 2 it was called wrongly."""
+    """Run the command line: 0 it worked, 1 it did not (one sentence says why), 2 it was called wrongly, 130 Ctrl-C."""
     # `--debug` counts wherever it stands; typer itself would want it before the command.
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -117,7 +117,7 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         print(printable(str(problem)), file=sys.stderr)
-        sys.exit(1)
+        sys.exit(problem.exit_code)
     except Exception as problem:
         # Nobody should have to read a stack trace to learn that something of ours is broken.
         if debug:

@@ -7,19 +7,26 @@ one another, so there are no negatives to gather.
 
 import json
 import math
+import signal
+import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
+from types import FrameType
 from typing import Any, Literal, Protocol, TypedDict
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from mattoni.errors import MattoniError
-from mattoni.files import replacing
+from mattoni.errors import Interrupted, MattoniError
+from mattoni.files import replacing, write_text
+
+CHECKPOINT, BEST, LOG, STATE, LOCK = "checkpoint.pt", "best.pt", "log.jsonl", "state.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -103,24 +110,33 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             raise
 
 
-def draw_curve(log: Path, png: Path) -> None:
+def draw_curve(records: list[dict[str, Any]], png: Path) -> None:
     """Loss and dev metrics over steps."""
     from matplotlib.figure import Figure
 
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
     figure = Figure(figsize=(11, 4))
     axes = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.06, right=0.98, wspace=0.15)
-    losses = [(r["step"], r["loss"]) for r in rows if "loss" in r]
+    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
     axes[0].plot([s for s, _ in losses], [v for _, v in losses])
     axes[0].set(xlabel="step", title="training loss")
-    evaluations = [r for r in rows if "metrics" in r]
+    evaluations = [r for r in records if "metrics" in r]
     for name in [m for m in evaluations[-1]["metrics"] if not m.endswith(" n")] if evaluations else []:
         axes[1].plot([r["step"] for r in evaluations], [r["metrics"].get(name) for r in evaluations], "o-", label=name)
     axes[1].set(xlabel="step", title="dev")
     if evaluations:
         axes[1].legend(fontsize=7)
-    figure.savefig(png, dpi=90)
+    with replacing(png) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a run's log, also of one that is being written; a line that a kill or a full disk cut off is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return records
 
 
 class Log:
@@ -128,15 +144,11 @@ class Log:
 
     def __init__(self, path: Path, from_step: int) -> None:
         self.path = path
-        kept = (
-            [line for line in path.read_text().splitlines() if json.loads(line)["step"] < from_step]
-            if path.exists()
-            else []
-        )
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = [record for record in read_log(path) if record["step"] < from_step]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, **record: Any) -> None:
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
 
@@ -156,6 +168,59 @@ class Progress:
     seconds: float = 0.0
     best: Best = field(default_factory=lambda: Best(value=-math.inf, metrics={}, step=-1))
     last: dict[str, float] = field(default_factory=dict)
+    evaluated: int = 0  # steps that were done at the last evaluation
+    recent: list[float] = field(default_factory=list)  # losses that no line of the log has yet
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training the same run. Raises MattoniError if one does already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as problem:
+        raise MattoniError(
+            f"{folder} is being trained by another process: wait for its end, or look at it with "
+            f"`mattoni train watch {folder}`."
+        ) from problem
+    try:
+        # A checkpoint that a killed process was writing helps nobody and may be large.
+        for leftover in folder.glob(".*.pt.*"):
+            leftover.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+class Stop:
+    """Ctrl-C or SIGTERM. A step is not torn in two: the first signal waits for its end, a second one does not.
+
+    Outside of a step, as in an evaluation, which changes no weight, a signal interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.stepping = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        waits = self.stepping and not self.signal
+        self.signal = number
+        if not waits:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals; Python lets only the main thread do so."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def load_checkpoint(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Progress:
@@ -175,7 +240,9 @@ def load_checkpoint(path: Path, stage: Stage, optimizer: torch.optim.Optimizer, 
         optimizer.load_state_dict(saved["optimizer"])
     except (RuntimeError, ValueError) as problem:
         raise MattoniError(f"{path} holds a model of another shape: {again}.") from problem
-    return Progress(saved["step"], saved["seconds"], saved["best"], saved["last"])
+    # Older checkpoints were only ever saved behind the evaluation of their step.
+    evaluated = saved.get("evaluated", saved["step"])
+    return Progress(saved["step"], saved["seconds"], saved["best"], saved["last"], evaluated, saved.get("recent", []))
 
 
 def train(
@@ -185,85 +252,180 @@ def train(
 
     config  what the run depends on, by name; a checkpoint made with other values is refused
 
-    Leaves `checkpoint.pt`, `best.pt` (model weights of the best evaluation), `log.jsonl` and `curve.png`.
-    Returns the last metrics, the best metrics and the hours spent, over all resumed parts.
+    Leaves `checkpoint.pt`, `best.pt` (model weights of the best evaluation), `log.jsonl`, `state.json` and `curve.png`.
+    Returns the last metrics, the best metrics and the hours spent, over all resumed parts. Raises Interrupted after
+    Ctrl-C, with a checkpoint saved, and MattoniError when the disk or the device is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = make_optimizer(stage.model, settings)
-    checkpoint = folder / "checkpoint.pt"
-    progress = Progress()
-    if checkpoint.exists():
-        progress = load_checkpoint(checkpoint, stage, optimizer, config or {})
-        finished = f": this run is finished; remove {folder} to train anew" if progress.step >= stage.steps else ""
-        accelerator.print(f"resumed from {checkpoint} at step {progress.step}{finished}")
+    run = _Run(stage, folder, settings, accelerator, config or {})
     try:
-        _loop(stage, folder, settings, accelerator, config or {}, optimizer, progress)
+        with run.stop.listening():
+            run.to_the_end()
     except KeyboardInterrupt:
-        where = "the same command goes on from the last checkpoint" if checkpoint.exists() else "no checkpoint yet"
-        raise MattoniError(f"Stopped after step {progress.step}: {where} in {folder}.") from None
-    best = progress.best
+        raise run.interrupted() from None
+    except (MattoniError, OSError, torch.OutOfMemoryError) as problem:
+        raise run.failed(problem) from problem
+    best = run.progress.best
     return {
-        "last": progress.last,
+        "last": run.progress.last,
         "best": best["metrics"],
         "best_step": best["step"],
-        "hours": progress.seconds / 3600,
+        "hours": run.progress.seconds / 3600,
     }
 
 
-def _loop(
-    stage: Stage,
-    folder: Path,
-    settings: LoopSettings,
-    accelerator: Accelerator,
-    config: dict[str, Any],
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-) -> None:
-    """Step, report, evaluate, save; `progress` is kept up to date."""
-    wrapped, optimizer = accelerator.prepare(stage.model, optimizer)
-    main, start = accelerator.is_main_process, progress.step
-    log = Log(folder / "log.jsonl", start) if main else None
-    began = saved_at = time.monotonic()
-    seconds_before = progress.seconds
-    recent: list[float] = []
-    for step in range(start, stage.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(step, stage.steps, settings.warmup)
-        recent.append(optimizer_step(stage, wrapped, optimizer, accelerator, settings, step))
-        progress.step = done = step + 1
-        progress.seconds = seconds_before + time.monotonic() - began
-        last_step = done == stage.steps
-        if log is not None and (done % settings.log_every == 0 or last_step):
-            left = (progress.seconds - seconds_before) / (done - start) * (stage.steps - done)
-            mean = sum(recent) / len(recent)
-            log.write(step=step, loss=mean, lr=optimizer.param_groups[0]["lr"], seconds=round(progress.seconds, 1))
-            print(
-                f"step {done}/{stage.steps}  loss {mean:.4f}  {progress.seconds / 60:.1f} min, {left / 60:.1f} min left",
-                flush=True,
+class _Run:
+    """One call of `train`: its model and optimizer, and how far they are."""
+
+    def __init__(
+        self, stage: Stage, folder: Path, settings: LoopSettings, accelerator: Accelerator, config: dict[str, Any]
+    ) -> None:
+        self.stage, self.folder, self.settings, self.accelerator = stage, folder, settings, accelerator
+        self.config, self.stop, self.progress = config, Stop(), Progress()
+        self.main = accelerator.is_main_process
+        optimizer = make_optimizer(stage.model, settings)
+        checkpoint = folder / CHECKPOINT
+        if checkpoint.exists():
+            self.progress = load_checkpoint(checkpoint, stage, optimizer, config)
+            finished = f": this run is finished; remove {folder} to train anew" if self._left() == 0 else ""
+            accelerator.print(f"resumed from {checkpoint} at step {self.progress.step}{finished}")
+        self.wrapped, self.optimizer = accelerator.prepare(stage.model, optimizer)
+        self.log = Log(folder / LOG, self.progress.step) if self.main else None
+        self.saved_step = self.progress.step
+        self.started_at, self.seconds_before = self.progress.step, self.progress.seconds
+        self.began = time.monotonic() - self.progress.seconds
+
+    def _left(self) -> int:
+        return max(0, self.stage.steps - self.progress.step)
+
+    def _evaluation_due(self) -> bool:
+        step = self.progress.step
+        return step > self.progress.evaluated and (step % self.stage.steps_per_evaluation == 0 or self._left() == 0)
+
+    def to_the_end(self) -> None:
+        """Step, report, evaluate, save."""
+        saved_at = time.monotonic()
+        self._evaluate_if_due()  # the evaluation that the last process did not come to
+        self.tell("running")
+        while self._left():
+            stopped = self._step()
+            if self.log is not None and (self.progress.step % self.settings.log_every == 0 or not self._left()):
+                self._report()
+            if stopped:
+                raise KeyboardInterrupt
+            self._evaluate_if_due()
+            if time.monotonic() - saved_at > 60 * self.settings.checkpoint_minutes or not self._left():
+                self._save()
+                saved_at = time.monotonic()
+        self.tell("finished")
+
+    def _step(self) -> bool:
+        """One update. Returns whether any process was asked to stop."""
+        step, settings = self.progress.step, self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(step, self.stage.steps, settings.warmup)
+        self.stop.stepping = True
+        loss, stopped = optimizer_step(
+            self.stage, self.wrapped, self.optimizer, self.accelerator, settings, step, lambda: self.stop.signal > 0
+        )
+        self.progress.step = step + 1
+        self.progress.seconds = time.monotonic() - self.began
+        self.progress.recent.append(loss)
+        self.stop.stepping = False
+        return stopped
+
+    def _report(self) -> None:
+        """A line for the log, for the terminal and for `state.json`."""
+        assert self.log is not None
+        done, seconds = self.progress.step, self.progress.seconds
+        loss = sum(self.progress.recent) / len(self.progress.recent)
+        self.progress.recent.clear()
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.log.write(step=done - 1, loss=loss, lr=rate, seconds=round(seconds, 1))
+        self.tell("running")
+        left = self._seconds_left() / 60
+        print(
+            f"step {done}/{self.stage.steps}  loss {loss:.4f}  {seconds / 60:.1f} min, {left:.1f} min left", flush=True
+        )
+
+    def _seconds_left(self) -> float:
+        """As fast as since this process began."""
+        done = self.progress.step - self.started_at
+        elapsed = time.monotonic() - self.began - self.seconds_before
+        return elapsed / done * self._left() if done else 0.0
+
+    def _evaluate_if_due(self) -> None:
+        if self._evaluation_due():
+            if self.main:
+                self._evaluate()
+            self.progress.evaluated = self.progress.step
+            self.accelerator.wait_for_everyone()
+
+    def _evaluate(self) -> None:
+        """Measure, keep the weights if they are the best so far, log, draw."""
+        assert self.log is not None
+        progress, step = self.progress, self.progress.step - 1
+        evaluation = self.stage.evaluate(step)
+        value = evaluation.metrics[self.stage.best_metric]
+        if value > progress.best["value"]:
+            save_checkpoint(self.folder / BEST, self.stage.model.state_dict())
+            progress.best = Best(value=value, metrics=evaluation.metrics, step=step)
+        progress.last = evaluation.metrics
+        self.log.write(step=step, metrics=evaluation.metrics, samples=evaluation.samples)
+        print(f"step {step + 1}  dev {evaluation.metrics}", *evaluation.samples, sep="\n    ", flush=True)
+        draw_curve(read_log(self.log.path), self.folder / "curve.png")
+
+    def _save(self) -> None:
+        """Write the checkpoint of this step."""
+        if self.main:
+            state = {
+                "model": self.stage.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "config": self.config,
+            }
+            save_checkpoint(self.folder / CHECKPOINT, state | vars(self.progress))
+        self.saved_step = self.progress.step
+
+    def interrupted(self) -> Interrupted:
+        """Save where the run is, unless a step was torn, and say how to go on."""
+        number, torn = self.stop.signal or signal.SIGINT, self.stop.stepping
+        if not torn and self.saved_step < self.progress.step:
+            self._save()
+        self.tell("stopped")
+        done = f"Stopped after step {self.saved_step} of {self.stage.steps}"
+        kept = "the same command goes on from there" if self.saved_step else "nothing was to be saved yet"
+        return Interrupted(f"{done}, in {self.folder}: {kept}.", number)
+
+    def failed(self, problem: Exception) -> MattoniError:
+        """The problem as one sentence, in `state.json` too if that can still be written."""
+        if isinstance(problem, OSError):
+            sentence = (
+                f"Cannot write in {self.folder} ({problem.strerror or problem}): free some space; the same command goes "
+                "on from the last checkpoint."
             )
-            recent.clear()
-        if done % stage.steps_per_evaluation == 0 or last_step:
-            if log is not None:
-                _evaluate(stage, folder, log, progress, step)
-            accelerator.wait_for_everyone()
-        if main and (time.monotonic() - saved_at > 60 * settings.checkpoint_minutes or last_step):
-            progress.seconds = seconds_before + time.monotonic() - began
-            state = {"model": stage.model.state_dict(), "optimizer": optimizer.state_dict(), "config": config}
-            save_checkpoint(folder / "checkpoint.pt", state | vars(progress))
-            saved_at = time.monotonic()
+        elif isinstance(problem, torch.OutOfMemoryError):
+            sentence = f"{self.accelerator.device} has too little memory for a batch: lower batch, or raise optimise.accumulation."
+        else:
+            sentence = str(problem)
+        with suppress(MattoniError):
+            self.tell("failed", sentence)
+        return MattoniError(sentence)
 
-
-def _evaluate(stage: Stage, folder: Path, log: Log, progress: Progress, step: int) -> None:
-    """Measure, log, draw; keep the weights if they are the best so far."""
-    evaluation = stage.evaluate(step)
-    progress.last = evaluation.metrics
-    log.write(step=step, metrics=evaluation.metrics, samples=evaluation.samples)
-    print(f"step {step + 1}  dev {evaluation.metrics}", *evaluation.samples, sep="\n    ", flush=True)
-    draw_curve(log.path, folder / "curve.png")
-    value = evaluation.metrics[stage.best_metric]
-    if value > progress.best["value"]:
-        progress.best = Best(value=value, metrics=evaluation.metrics, step=step)
-        save_checkpoint(folder / "best.pt", stage.model.state_dict())
+    def tell(self, state: str, sentence: str = "") -> None:
+        """Write `state.json`, from which others learn how far the run is."""
+        if self.main:
+            progress = self.progress
+            values = {
+                "state": state,
+                "sentence": sentence,
+                "step": progress.step,
+                "steps": self.stage.steps,
+                "seconds": round(progress.seconds, 1),
+                "seconds_left": round(self._seconds_left(), 1),
+                "best_metric": self.stage.best_metric,
+                "best_step": progress.best["step"],
+            }
+            write_text(self.folder / STATE, json.dumps(values))
 
 
 def optimizer_step(
@@ -273,8 +435,11 @@ def optimizer_step(
     accelerator: Accelerator,
     settings: LoopSettings,
     step: int,
-) -> float:
-    """One update on the global batch: each process takes its slice, in `accumulation` parts. Returns the global mean loss.
+    stop: Callable[[], bool],
+) -> tuple[float, bool]:
+    """One update on the global batch: each process takes its slice, in `accumulation` parts.
+
+    Returns the global mean loss, and whether `stop` says so in any process: all learn it in the same step.
 
     Raises MattoniError before the weights are touched when loss or gradient are not finite.
     """
@@ -296,11 +461,12 @@ def optimizer_step(
             loss = stage.loss(model, mine, step) / settings.accumulation
             accelerator.backward(loss)
         total += loss.detach()
-    value = float(accelerator.reduce(total, reduction="mean"))
+    both = torch.stack([total, torch.full_like(total, float(stop()))])
+    value, stopped = accelerator.reduce(both, reduction="mean").tolist()
     check_loss(value, step)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
     if not torch.isfinite(norm):
         raise MattoniError(f"The gradient is {float(norm)} at step {step}: lower the learning rate.")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return value
+    return value, stopped > 0
