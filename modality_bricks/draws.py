@@ -1,7 +1,7 @@
 """Which sample, view and turn each draw of a stitch stage takes: a pure function of (seed, draw number). Training only."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,13 @@ class Draws:
         turns = samples[sample].turns
         question, answer = turns[int(generator.integers(len(turns)))]
         return Draw(source, sample, int(generator.integers(self.sources[source].views)), question, answer)
+
+    def another_picture(self, number: int) -> Draw:
+        """The draw of that number with a picture of the same source that its answer is not about."""
+        draw = self.draw(number)
+        count = len(self.sources[draw.source].samples)
+        step = 1 + int(np.random.default_rng((self.seed, 4, number)).integers(max(1, count - 1)))
+        return replace(draw, sample=(draw.sample + step) % count)
 
     def batch_numbers(self, step: int, length: Callable[[Draw], int] | None = None) -> list[int]:
         """The draw numbers of a step's global batch; with `length`, draws of like length share a batch."""

@@ -191,4 +191,5 @@ def generate_stage(
         recipe.new_tokens,
         spelling,
         recipe.words_weight,
+        recipe.blind,
     )

@@ -151,6 +151,7 @@ def read_recipe(path: Path) -> StageRecipe:
     try:
         recipe: StageRecipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as problem:
+    blind: bool = False  # the answers beside other pictures: a baseline that shows what can be guessed without looking
         error = problem.errors()[0]
         place = ".".join(str(p) for p in error["loc"])
         raise MattoniError(f"{path.name}: {place or 'the file'}: {error['msg']}; correct it.") from problem

@@ -225,6 +225,7 @@ class ChatFrame:
 class GenerateStage:
     """Stage 2: the frozen host's loss on the answer, behind the soft tokens and the question.
 
+    A `blind` run shows another picture than the one that is answered about: what can be answered without looking.
     With `words_weight` the loss of stage 1 goes on beside it: without it, naming was forgotten while speaking was learned.
     The prompt up to the soft tokens never changes: its keys and values are computed once and shared by all samples.
     """
@@ -246,12 +247,14 @@ class GenerateStage:
         new_tokens: int,
         spelling: Spelling,
         words_weight: float,
+        blind: bool = False,
     ) -> None:
         self.model: nn.Module = SpeakingModel(stitch)
         self.spelling, self.words_weight = spelling, words_weight
         self.stitch, self.host, self.train, self.dev = stitch, host, train, dev
         self.frame = frame
         self.draws = Draws(train.sources, batch, seed)
+        self.blind = blind
         self.steps, self.steps_per_evaluation = steps, every
         self.score_captions, self.new_tokens = score_captions, new_tokens
         with torch.no_grad():
@@ -273,8 +276,9 @@ class GenerateStage:
 
     def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
         draws = [self.draws.draw(n) for n in rows]
+        shown = [self.draws.another_picture(n) for n in rows] if self.blind else draws
         with half(self.host.device):
-            soft, logits = model(self.train.features(draws).to(self.host.device))
+            soft, logits = model(self.train.features(shown).to(self.host.device))
         questions = [self.frame.question(d.question) for d in draws]
         answers = [self.frame.answer(d.answer) for d in draws]
         loss = answer_loss(self.host, self.prefix(len(draws)), soft, questions, answers)

@@ -16,6 +16,7 @@ from assistant.registry import Brick, check_brick
 from mattoni.errors import MattoniError
 from mattoni.keys import save_keys
 from mattoni.paths import data_folder
+from modality_bricks.draws import Draws
 from modality_bricks.encoder import load_encoder
 from modality_bricks.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
 from modality_bricks.features import FeatureCache
@@ -49,6 +50,20 @@ def test_only_the_opening_learns_when_asked(make_configs, tiny_host, tmp_path):
     before, after = (load_stitch(tmp_path / "runs" / stage, embedding).state_dict() for stage in ("words", "generate"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"opening"}
+
+
+def test_a_blind_run_learns_the_same_answers_beside_other_pictures(make_configs, drawn, tmp_path):
+    pictures = read_source(Source(format="folder", files=(str(drawn / "train"),)), Path)
+    draws = Draws([pictures], batch=8, seed=0)
+    for number in range(100):
+        mine, other = draws.draw(number), draws.another_picture(number)
+        assert (other.question, other.answer) == (mine.question, mine.answer) and other.sample != mine.sample
+    configs = [str(path) for path in make_configs()]
+    entry.main(configs)
+    seeing = weights("runs/generate")
+    make_configs(generate={"blind": True, "run": "runs/blind"})
+    entry.main(configs[2:])
+    assert not torch.equal(weights("runs/blind")["stitch.query_tokens"], seeing["stitch.query_tokens"])
 
 
 def test_a_brick_trained_again_is_its_next_version_and_keeps_its_keys(make_configs):
