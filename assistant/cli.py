@@ -52,6 +52,9 @@ for name, group in (
 Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture to send; may be repeated.")]
 Files = Annotated[list[Path] | None, typer.Option("--file", help="A document to send (PDF, text, HTML); repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+HeatMaps = Annotated[
+    Path | None, typer.Option("--explain", help="Write a PNG: what of the pictures the brick's stitch attended to.")
+]
 
 _BRICKS = "Bricks (left alone, the router chooses)"
 Vision = Annotated[str | None, typer.Option(help="The image brick for every picture.", rich_help_panel=_BRICKS)]
@@ -145,6 +148,7 @@ def ask(
     knowledge: Knowledge = None,
     no_bricks: NoBricks = False,
     as_json: AsJson = False,
+    heat_maps: HeatMaps = None,
     temperature: Temperature = 0.0,
     top_p: TopP = 0.9,
     max_tokens: MaxTokens = 512,
@@ -155,6 +159,10 @@ def ask(
     quantise: Quantise = None,
 ) -> None:
     """Ask one question and print the answer as it comes."""
+    if heat_maps is not None and (not image or heat_maps.suffix.lower() != ".png"):
+        raise MattoniError(
+            "--explain shows where a brick looked: give a picture with --image and a name ending in .png."
+        )
     choices = choices_of(vision, skill, knowledge, no_bricks)
     attachments = read_attachments([*(image or ()), *(file or ())])
     check_names(choices)
@@ -167,6 +175,11 @@ def ask(
         else:
             stream(ticket)
             explain(ticket)
+        if heat_maps is not None:
+            from assistant.heat_map import save_heat_maps
+
+            assert ticket.trace is not None  # a turn that failed has raised
+            save_heat_maps(ticket.trace, attachments, heat_maps)
 
 
 @app.command()
@@ -385,7 +398,10 @@ def models_list(as_json: AsJson = False) -> None:
     """The hosts and embedders of the catalogue. Any Hub id, folder or GGUF file works as a host too."""
     from assistant.catalogue import catalogue, is_fetched
 
+    from assistant.importing import imported_hosts
+
     rows = [{"name": n, **e.model_dump(mode="json"), "fetched": is_fetched(n)} for n, e in catalogue().items()]
+    rows += [{**row, "use": "host", "fetched": True} for row in imported_hosts()]
     if as_json:
         print(json.dumps(rows))
         return
@@ -463,6 +479,26 @@ def bricks_add(
     with opened(host) as assistant:
         card = assistant.add_skill(source, name)
     print(f'{card.name} is here: mattoni ask --skill {card.name} "…"')
+
+
+@bricks_app.command("import")
+def bricks_import(
+    source: Annotated[str, typer.Argument(help="A BLIP-2, InstructBLIP or LLaVA-1.5 checkpoint: a folder or a Hub id.")],
+    name: Annotated[str | None, typer.Option(help="What to call the host and the brick.")] = None,
+) -> None:
+    """Make a host and an image brick of a vision-language checkpoint in the format of transformers."""
+    from transformers.utils import logging
+
+    from assistant.importing import import_checkpoint
+    from mattoni.paths import data_folder, hosts_folder
+
+    logging.disable_progress_bar()
+    imported = import_checkpoint(source, data_folder() / "bricks", hosts_folder(), scanned(), name)
+    print(
+        f"{imported.card.name} is here, a host and its image brick; in bfloat16 both take "
+        f"{2 * imported.parameters / 1e9:.1f} GB of memory.\n"
+        f'mattoni ask --host {imported.card.name} --image photo.jpg "What is in the picture?"'
+    )
 
 
 @bricks_app.command("remove")

@@ -165,7 +165,7 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str
             # Where the finished answer will stand: it then takes this one's place instead of appearing beside it.
             place = st.container()
         else:
-            draw_answer(message, again if can_change and message.id > last_question else None)
+            draw_answer(back.store, message, again if can_change and message.id > last_question else None)
     if can_change and messages[-1].role == "user":
         st.button("Answer", icon=":material/refresh:", on_click=again, key="answer-missing")
     _watch(back, conversation, back.store.stamp(conversation))

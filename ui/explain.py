@@ -1,13 +1,18 @@
 """Shows what a turn really used: chips, notices, sources, scores, milliseconds. Knows only a trace's JSON."""
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
 import streamlit as st
 
+from assistant.heat_map import SCALE, heat_map, in_words, scale_stops
+from assistant.look import Attachment, Picture, look
+from assistant.trace import Attention
+from mattoni.errors import MattoniError
 from ui.text import plain
 
 _ICONS = {
@@ -63,6 +68,43 @@ def draw_notices(trace: dict[str, Any], aloud: bool) -> None:
     """What the user should know about the turn, a sentence each; `aloud` in the size of an answer."""
     for notice in trace.get("notices", []):
         (st.markdown if aloud else st.caption)(f":material/info: {plain(notice['text'], 400)}")
+
+
+def draw_attention(trace: dict[str, Any], key: str, read: Callable[[str], bytes]) -> None:
+    """What of each picture its brick's stitch attended to, drawn only while it is open.
+
+    read  the bytes of a picture by its digest
+    """
+    found = [Attention(**values) for values in trace.get("attention", [])]
+    if not found:
+        return
+    panel = st.expander("Where it looked", key=f"looked-{key}", type="compact", on_change="rerun")
+    if not panel.open:
+        return
+    with panel, st.container(border=True, gap="small"):
+        for attention in found:
+            if attention.grid:
+                try:
+                    st.image(_heat_map(attention, read), width=400, alt=in_words(attention))
+                except MattoniError as problem:
+                    st.caption(f":material/broken_image: {plain(str(problem), 300)}")
+                    continue
+            st.caption(plain(in_words(attention), 400))
+        if any(attention.grid for attention in found):
+            colours, ends = ", ".join(scale_stops()), "".join(f"<span>{words}</span>" for words in SCALE)
+            st.html(
+                f'<div class="mattoni-scale"><i style="background: linear-gradient(90deg, {colours})"></i>{ends}</div>'
+            )
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def _heat_map(attention: Attention, _read: Callable[[str], bytes]) -> bytes:
+    """The map over its stored picture, opened as the assistant opened it (upright), as a JPEG."""
+    (picture,) = look([Attachment(attention.name, _read(attention.picture))]).items
+    assert isinstance(picture, Picture)
+    buffer = io.BytesIO()
+    heat_map(picture.image, attention).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
 
 
 def draw_trace(trace: dict[str, Any], key: str) -> None:

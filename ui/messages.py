@@ -10,7 +10,7 @@ from assistant.look import Attachment, Picture, look
 from mattoni.errors import MattoniError
 from ui import text
 from ui.copy_button import copy_button
-from ui.explain import draw_chips, draw_notices, draw_trace
+from ui.explain import draw_attention, draw_chips, draw_notices, draw_trace
 from ui.style import ICON
 
 _THUMBNAIL = 640
@@ -61,7 +61,7 @@ def draw_question(store: ConversationStore, message: StoredMessage, edit: Callab
                 st.button("Edit", key=key, icon=":material/edit:", type="tertiary", on_click=edit, args=(message.id,))
 
 
-def draw_answer(message: StoredMessage, again: Callable[[], None] | None) -> None:
+def draw_answer(store: ConversationStore, message: StoredMessage, again: Callable[[], None] | None) -> None:
     """An answer that has ended: its words, how it ended, its bricks, and what can be done with it."""
     key = str(message.id)
     trace = message.trace or {}
@@ -84,4 +84,5 @@ def draw_answer(message: StoredMessage, again: Callable[[], None] | None) -> Non
                 label = "Answer anyway" if is_notice_only else "Answer again"
                 st.button(label, key=f"again-{key}", icon=":material/refresh:", type="tertiary", on_click=again)
         if trace:
+            draw_attention(trace, key, store.content)
             draw_trace(trace, key)

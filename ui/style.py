@@ -81,6 +81,11 @@ _CSS = """
 .mattoni-bars u { position: absolute; inset: 0 auto 0 0; border-radius: .3rem; background: #d9694a; }
 .mattoni-bars u.mattoni-quiet { background: color-mix(in srgb, currentColor 30%, transparent); }
 .mattoni-bars b { position: absolute; top: -.2rem; bottom: -.2rem; width: 2px; background: currentColor; }
+/* the scale of the maps of attention: as wide as they are */
+.mattoni-scale { display: grid; grid-template-columns: repeat(3, 1fr); gap: .2rem; max-width: 400px; font-size: .8rem; }
+.mattoni-scale i { grid-column: 1 / -1; height: .6rem; border-radius: .3rem; }
+.mattoni-scale span:nth-of-type(2) { text-align: center; }
+.mattoni-scale span:nth-of-type(3) { text-align: right; }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
   [data-testid="stBottomBlockContainer"] { padding: 0 1rem 1rem; }

@@ -4,12 +4,18 @@ import sys
 import time
 
 import pytest
+import torch
 from PIL import Image
 
 from assistant import cli
 from assistant.cli import choices_of, printable
+from assistant.embedder import Embedder
+from assistant.host import load_host
+from assistant.picture_questions import PictureQuestions
 from assistant.route import Choice
+from assistant.turn import Runner
 from mattoni.errors import MattoniError
+from tests.assistant.conftest import write_eyes
 
 COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "train", "eval", "bench"]
 
@@ -127,6 +133,24 @@ def test_a_picture_without_bricks_is_announced_and_not_looked_at(mattoni, tiny_h
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     call = ["ask", "What is it?", "--image", tmp_path / "a.png", "--no-bricks", "--host", tiny_host, "--max-tokens", 2]
     assert "! a.png was not looked at: bricks are off." in mattoni(*call)[2]
+
+
+def test_explain_writes_where_the_stitch_looked(mattoni, tiny_host, tiny_embedder_folder, home, tmp_path, monkeypatch):
+    embedder = Embedder(tiny_embedder_folder)
+    depths = torch.zeros_like(embedder.depths("text"))
+    monkeypatch.setattr(Runner, "embedder", embedder)
+    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    write_eyes(home / "data" / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    call = ["ask", "What is it?", "--image", tmp_path / "a.png", "--host", tiny_host, "--max-tokens", 2, "--explain"]
+    status, _, err = mattoni(*call, tmp_path / "map.png", "--vision", "eyes")
+    assert status == 0, err
+    with Image.open(tmp_path / "map.png") as drawn:
+        assert drawn.width > 600
+    status, _, err = mattoni(*call, tmp_path / "other.png", "--no-bricks")
+    assert status == 1 and err.endswith("other.png was not written: no stitch looked at a picture.\n")
+    status, _, err = mattoni(*call, tmp_path / "map.txt")
+    assert status == 1 and "give a picture with --image and a name ending in .png" in err
 
 
 def test_chat_goes_on_after_a_mistake_and_remembers(mattoni, tiny_host):

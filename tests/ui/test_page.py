@@ -8,6 +8,8 @@ from streamlit.testing.v1 import AppTest
 
 from assistant.conversation import open_store
 from assistant.generation import Sampling
+from assistant.host import load_host
+from tests.assistant.conftest import write_eyes
 from tests.ui.conftest import PAGE
 from ui.backend import backend
 from ui.sidebar import OTHER_ANSWER, anew
@@ -93,6 +95,22 @@ def test_a_broken_picture_is_named_and_the_conversation_goes_on(open_page):
     assert any("broken" in caption.value for caption in page.caption)
     assert no_errors(ask(page, "and now?"))
     assert questions(page) == ["look", "and now?"]
+
+
+def test_under_an_answer_about_a_picture_stands_what_the_stitch_attended_to(open_page, tiny_host, home):
+    write_eyes(home / "data" / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
+    page = open_page()
+    page.selectbox(key="vision").set_value("eyes")
+    page.chat_input[0].upload("dog.png", png(), "image/png").set_value("What is it?")
+    page.run()
+    assert no_errors(page)
+    answer = open_store().messages(conversation_of(page))[1]
+    assert [len(found["grid"]) for found in answer.trace["attention"]] == [4]
+    # Drawn only when it is opened.
+    assert not any("attended to on dog" in caption.value for caption in page.caption)
+    page.session_state[f"looked-{answer.id}"] = True
+    assert no_errors(page.run())
+    assert any(caption.value.startswith("What eyes's stitch attended to on dog") for caption in page.caption)
 
 
 def test_answer_again_replaces_the_answer_only(open_page):
