@@ -76,3 +76,30 @@ def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...])
     """[0, 1] to zero mean and unit deviation per channel, in channels_last."""
     offset, scale = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
     return ((pictures - offset) / scale).to(memory_format=torch.channels_last)
+
+
+def shift(pictures: Tensor, chance: Tensor, scale: float = 0.08) -> Tensor:
+    """Stretched or squeezed by up to `scale` along each axis, and moved as far; what comes in is the border's colour.
+
+    pictures (batch, 3, height, width)
+    chance   (batch, 4)
+    """
+    wide, high, across, down = (scale * (c * 2 - 1) for c in chance.unbind(1))
+    zero = torch.zeros(len(pictures))
+    theta = torch.stack([1 + wide, zero, across, zero, 1 + high, down], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def recolour(pictures: Tensor, chance: Tensor, inverted: float = 0.25, permuted: float = 0.6) -> Tensor:
+    """Some pictures with light and dark exchanged, some with their colour channels in another order. In [0, 1].
+
+    chance  (batch, 3)
+    """
+    invert, permute, which = chance.unbind(1)
+    pictures = torch.where((invert < inverted).view(-1, 1, 1, 1), 1 - pictures, pictures)
+    orders = torch.tensor([[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
+    order = orders[(which * len(orders)).long()]
+    order = torch.where((permute < permuted).view(-1, 1), order, torch.arange(3))
+    found: Tensor = pictures.gather(1, order.view(-1, 3, 1, 1).expand_as(pictures))
+    return found

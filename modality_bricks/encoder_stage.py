@@ -8,7 +8,7 @@ only). Pictures grow over the run (progressive resizing, Tan and Le 2021, arXiv:
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import open_clip
@@ -51,12 +51,12 @@ class EncoderData:
     dev_labels: Labels
 
 
-def model_config(architecture: str, size: int, embedding: int) -> dict[str, Any]:
-    """The `model_cfg` of open_clip_config.json."""
+def model_config(architecture: str, size: int, embedding: int, pool: str = "avg") -> dict[str, Any]:
+    """The `model_cfg` of open_clip_config.json; `pool` as timm_pool there."""
     vision = {
         "timm_model_name": architecture,
         "timm_model_pretrained": False,
-        "timm_pool": "avg",
+        "timm_pool": pool,
         "timm_proj": "linear",
     }
     return {"embed_dim": embedding, "vision_cfg": {**vision, "image_size": size}, "text_cfg": TEXT_TOWER}
@@ -79,6 +79,12 @@ class EncoderModel(nn.Module):
         """(batch, 3, size, size) -> logits over classes, logits over words, a guess of the teacher's features."""
         embedding = self.clip.visual(pictures)
         return self.classes(embedding), self.words(embedding), self.teacher(embedding)
+
+
+class Towered(Protocol):
+    """A model in training around a tower of open_clip."""
+
+    clip: open_clip.CLIP
 
 
 class EncoderStage:
@@ -179,7 +185,7 @@ class EncoderStage:
         return Evaluation({"top1": right / len(self.data.dev_tiles)})
 
 
-def save_encoder(model: EncoderModel, config: dict[str, Any], folder: Path) -> None:
+def save_encoder(model: Towered, config: dict[str, Any], folder: Path) -> None:
     """Write what open_clip loads as `local-dir:`, in bf16 safetensors."""
     size = config["vision_cfg"]["image_size"]
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash", "size": [size, size]}

@@ -12,11 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mattoni.errors import MattoniError
+from modality_bricks.columns_stage import ColumnsStage, read_labelled
 from modality_bricks.encoder import load_encoder
 from modality_bricks.encoder_stage import EncoderData, EncoderStage, Phase, model_config
 from modality_bricks.features import FeatureCache
 from modality_bricks.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
-from modality_bricks.recipe import EncoderRecipe, GenerateRecipe, WordsRecipe
+from modality_bricks.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, WordsRecipe
 from modality_bricks.samples import SampleSet, Source, read_source
 from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch
 from modality_bricks.stitch_stages import CaptionScore, ChatFrame, GenerateStage, Spelling, Split, WordsStage
@@ -99,6 +100,19 @@ def encoder_stage(recipe: EncoderRecipe, find: Find, accelerator: Accelerator, c
         recipe.words_weight,
         recipe.area,
     )
+    if recipe.start_from is not None:
+        start_weights(stage.model, Path(recipe.start_from))
+    stage.model = refuse_batch_statistics(stage.model, accelerator)
+    return stage
+
+
+def columns_stage(recipe: ColumnsRecipe, find: Find, accelerator: Accelerator, cache: Path) -> ColumnsStage:
+    """The stage that trains an encoder on several labels."""
+    with accelerator.main_process_first():
+        train, classes = read_labelled([find(name) for name in recipe.data.rows], None, recipe.size, cache)
+        dev, _ = read_labelled([find(name) for name in recipe.data.dev_rows], classes, recipe.size, cache)
+    config = model_config(recipe.architecture, recipe.size, recipe.embedding, recipe.pool)
+    stage = ColumnsStage(train, dev, classes, config, recipe.epochs, recipe.batch, recipe.seed, recipe.values_weight)
     if recipe.start_from is not None:
         start_weights(stage.model, Path(recipe.start_from))
     stage.model = refuse_batch_statistics(stage.model, accelerator)

@@ -80,6 +80,27 @@ class EncoderRecipe(_Stage):
     data: EncoderFiles
 
 
+class ColumnsFiles(_Part):
+    """Files of rows (JSON lines) with labels, each with its pictures beside it."""
+
+    rows: tuple[str, ...]
+    dev_rows: tuple[str, ...]
+
+
+class ColumnsRecipe(_Stage):
+    """A vision encoder from pictures with several labels each."""
+
+    stage: Literal["columns"]
+    start_from: str | None = None
+    architecture: str
+    pool: Literal["avg", "abs_attn"] = "abs_attn"  # averages forget where something was
+    embedding: PositiveInt
+    size: PositiveInt
+    epochs: float
+    values_weight: float = 1.0
+    data: ColumnsFiles
+
+
 class StitchPart(_Part):
     """The shape of the stitch."""
 
@@ -130,11 +151,12 @@ class GenerateRecipe(_StitchStage):
     learn: Literal["all", "opening"] = "all"  # only the opening first: the host learns to speak, naming stays as it is
     words_weight: float = 0.0  # of stage 1's loss, which goes on beside the host's
     skip_commonest: int = 45  # as in stage 1
+    blind: bool = False  # the answers beside other pictures: a baseline that shows what can be guessed without looking
     new_tokens: PositiveInt = 20
     brick: BrickRecipe | None = None
 
 
-StageRecipe = EncoderRecipe | WordsRecipe | GenerateRecipe
+StageRecipe = EncoderRecipe | ColumnsRecipe | WordsRecipe | GenerateRecipe
 Recipe = Annotated[StageRecipe, Field(discriminator="stage")]
 
 
@@ -151,7 +173,6 @@ def read_recipe(path: Path) -> StageRecipe:
     try:
         recipe: StageRecipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as problem:
-    blind: bool = False  # the answers beside other pictures: a baseline that shows what can be guessed without looking
         error = problem.errors()[0]
         place = ".".join(str(p) for p in error["loc"])
         raise MattoniError(f"{path.name}: {place or 'the file'}: {error['msg']}; correct it.") from problem

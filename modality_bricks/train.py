@@ -7,10 +7,8 @@ several processes share the global batch.
 import argparse
 import os
 import platform
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +19,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from mattoni.errors import Interrupted, MattoniError
+from mattoni.errors import MattoniError
 from modality_bricks.columns_stage import ColumnsModel, ColumnsStage
 from modality_bricks.encoder_stage import EncoderModel, EncoderStage, save_encoder
-from modality_bricks.loop import locked, train
+from modality_bricks.loop import train
 from modality_bricks.prepare import Find, columns_stage, encoder_stage, generate_stage, words_stage
 from modality_bricks.publish import write_brick, write_result
 from modality_bricks.recipe import (
@@ -130,17 +128,15 @@ def run_config(config: Path) -> None:
     alone = "LOCAL_RANK" not in os.environ or torch.cuda.is_available()
     accelerator = Accelerator(cpu=recipe.device == "cpu" or not alone, kwargs_handlers=[unused])
     host = None if isinstance(recipe, EncoderRecipe | ColumnsRecipe) else load_host(recipe.host, str(accelerator.device))
-    folder = Path(recipe.run)
-    with locked(folder) if accelerator.is_main_process else nullcontext():
-        stage = build_stage(recipe, finder(config), accelerator, host)
-        outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
-        if accelerator.is_main_process:
-            save_part(stage, folder)
-            result = write_result(recipe, config, outcome, hardware(accelerator))
-            accelerator.print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
-            if isinstance(recipe, GenerateRecipe) and recipe.brick is not None:
-                assert host is not None
-                accelerator.print(f"brick written: {write_brick(recipe, result, host)}")
+    stage, folder = build_stage(recipe, finder(config), accelerator, host), Path(recipe.run)
+    outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
+    if accelerator.is_main_process:
+        save_part(stage, folder)
+        result = write_result(recipe, config, outcome, hardware(accelerator))
+        accelerator.print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
+        if isinstance(recipe, GenerateRecipe) and recipe.brick is not None:
+            assert host is not None
+            accelerator.print(f"brick written: {write_brick(recipe, result, host)}")
     # What the main process wrote is what the next config starts from.
     accelerator.wait_for_everyone()
 
@@ -152,16 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "configs", type=Path, nargs="+", help="YAML files in their order; a bare name may be one that came with Mattoni"
     )
     for config in parser.parse_args(arguments).configs:
-        try:
-            run_config(shipped_or_own(config))
-        except KeyboardInterrupt:
-            # Outside of the loop, which has its own answer: while data are read, or a brick is written.
-            raise Interrupted(f"Stopped in {config.name}: the same command goes on.", signal.SIGINT) from None
+        run_config(shipped_or_own(config))
 
 
 if __name__ == "__main__":
     try:
         main()
     except MattoniError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(problem.exit_code)
+        sys.exit(str(problem))

@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +20,7 @@ from PIL import Image
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
 from modality_bricks.charts.draw import Facts, draw_chart
-from modality_bricks.charts.questions import conversation, evaluation_rows, spelled, turns
+from modality_bricks.charts.questions import conversation, evaluation_rows, labels, spelled, turns
 from modality_bricks.charts.styles import SPACES
 
 
@@ -49,19 +49,38 @@ def write_charts(folder: Path, split: str, count: int, seed: int = 0, side: int 
         (target / "pictures").mkdir()
         names = [f"pictures/{seed}-{number:06}.jpg" for number in range(count)]
         tasks = [(split, seed, number, side, target / name) for number, name in enumerate(names)]
-        with get_context("spawn").Pool(jobs) as pool:
-            all_facts = list(pool.imap(_draw_star, tasks, chunksize=8)) if jobs > 1 else list(map(_draw_star, tasks))
-        rows, stored, asked = [], [], defaultdict[str, list[dict[str, Any]]](list)
-        for number, (name, facts) in enumerate(zip(names, all_facts, strict=True)):
-            pairs = turns(facts, np.random.default_rng((seed, split == "dev", number, 1)))
-            rows.append({"image": name, "spells": spelled(facts), "conversations": conversation(pairs)})
-            stored.append({"image": name, **asdict(facts)})
-            for kind, row in evaluation_rows(f"{split}-{seed}-{number}", name, facts).items():
-                asked[kind].append(row)
-        for file, lines in {"rows": rows, "facts": stored, **{f"eval-{k}": v for k, v in asked.items()}}.items():
-            write_text(target / f"{file}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        if jobs > 1:
+            with get_context("spawn").Pool(jobs) as pool:
+                all_facts = list(pool.imap(_draw_star, tasks, chunksize=8))
+        else:
+            all_facts = list(map(_draw_star, tasks))
+        stored = [{"image": name, **asdict(facts)} for name, facts in zip(names, all_facts, strict=True)]
+        _write_lines(target / "facts.jsonl", stored)
+        write_rows(target)
 
     replace_folder(folder, fill)
+
+
+def write_rows(folder: Path) -> None:
+    """Write all rows from what is known of the charts of a folder."""
+    rows, asked = [], defaultdict[str, list[dict[str, Any]]](list)
+    for line in (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines():
+        facts = json.loads(line)
+        name = facts.pop("image")
+        texts = tuple((text, tuple(box)) for text, box in facts.pop("texts"))
+        chart = Facts(labels=tuple(facts.pop("labels")), values=tuple(facts.pop("values")), texts=texts, **facts)
+        pairs = turns(chart, np.random.default_rng(list(name.encode())))
+        row = {"image": name, "spells": spelled(chart), "conversations": conversation(pairs), **labels(chart)}
+        rows.append(row if chart.kind == "pie" else {**row, "mirrored": labels(chart, mirrored=True)})
+        for kind, question in evaluation_rows(Path(name).stem, name, chart).items():
+            asked[kind].append(question)
+    _write_lines(folder / "rows.jsonl", rows)
+    for kind, found in asked.items():
+        _write_lines(folder / f"eval-{kind}.jsonl", found)
+
+
+def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,7 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, help="make pictures smaller than this, in pixels")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--rows-only", action="store_true", help="write the rows of drawn charts again")
     given = parser.parse_args(arguments)
+    if given.rows_only:
+        write_rows(given.folder)
+        return
     write_charts(given.folder, given.split, given.count, given.seed, given.side, given.jobs)
     print(f"{given.count} charts in {given.folder}")
 

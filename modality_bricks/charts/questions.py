@@ -176,3 +176,21 @@ def evaluation_rows(name: str, image: str, facts: Facts) -> dict[str, dict[str, 
         }
         for kind, right in answers(facts).items()
     }
+
+
+def labels(facts: Facts, mirrored: bool = False) -> dict[str, Any]:
+    """What an encoder learns of a chart: its classes by column, and its values in reading order.
+
+    A legend keeps its order in the mirror; as it does not say so here, a pie's mirror image is not used.
+    """
+    found: dict[str, Any] = {"kind": facts.kind}
+    if facts.count is not None:
+        found["count"] = facts.count
+    turned = mirrored and facts.kind != "horizontal bar"
+    values = list(facts.values)[::-1] if turned else list(facts.values)
+    if facts.highest is not None and facts.lowest is not None:
+        places = (facts.highest, facts.lowest)
+        found["highest"], found["lowest"] = (len(values) - p if turned else p + 1 for p in places)
+    if facts.trend is not None:
+        found["trend"] = {"rising": "falling", "falling": "rising"}[facts.trend] if mirrored else facts.trend
+    return {"labels": found, "values": values}
