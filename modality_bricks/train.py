@@ -7,8 +7,10 @@ several processes share the global batch.
 import argparse
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +21,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from mattoni.errors import MattoniError
+from mattoni.errors import Interrupted, MattoniError
+from modality_bricks.columns_stage import ColumnsModel, ColumnsStage
 from modality_bricks.columns_stage import ColumnsModel, ColumnsStage
 from modality_bricks.encoder_stage import EncoderModel, EncoderStage, save_encoder
-from modality_bricks.loop import train
+from modality_bricks.loop import locked, train
 from modality_bricks.prepare import Find, columns_stage, encoder_stage, generate_stage, words_stage
 from modality_bricks.publish import write_brick, write_result
 from modality_bricks.recipe import (
@@ -51,6 +54,8 @@ def build_stage(
         return encoder_stage(recipe, find, accelerator, Path(recipe.run) / "cache")
     if isinstance(recipe, ColumnsRecipe):
         return columns_stage(recipe, find, accelerator, Path(recipe.run) / "cache")
+    if isinstance(recipe, ColumnsRecipe):
+        return columns_stage(recipe, find, accelerator, Path(recipe.run) / "cache")
     assert host is not None
     if isinstance(recipe, WordsRecipe):
         return words_stage(recipe, find, accelerator, host.tokenizer, host.embedding)
@@ -61,6 +66,9 @@ def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, f
     """What the next stage starts from: an encoder with the weights of the last step, a stitch with the best ones."""
     if isinstance(stage, EncoderStage):
         assert isinstance(stage.model, EncoderModel)
+        save_encoder(stage.model, stage.config, folder / "encoder")
+    elif isinstance(stage, ColumnsStage):
+        assert isinstance(stage.model, ColumnsModel)
         save_encoder(stage.model, stage.config, folder / "encoder")
     elif isinstance(stage, ColumnsStage):
         assert isinstance(stage.model, ColumnsModel)
@@ -128,15 +136,17 @@ def run_config(config: Path) -> None:
     alone = "LOCAL_RANK" not in os.environ or torch.cuda.is_available()
     accelerator = Accelerator(cpu=recipe.device == "cpu" or not alone, kwargs_handlers=[unused])
     host = None if isinstance(recipe, EncoderRecipe | ColumnsRecipe) else load_host(recipe.host, str(accelerator.device))
-    stage, folder = build_stage(recipe, finder(config), accelerator, host), Path(recipe.run)
-    outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
-    if accelerator.is_main_process:
-        save_part(stage, folder)
-        result = write_result(recipe, config, outcome, hardware(accelerator))
-        accelerator.print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
-        if isinstance(recipe, GenerateRecipe) and recipe.brick is not None:
-            assert host is not None
-            accelerator.print(f"brick written: {write_brick(recipe, result, host)}")
+    folder = Path(recipe.run)
+    with locked(folder) if accelerator.is_main_process else nullcontext():
+        stage = build_stage(recipe, finder(config), accelerator, host)
+        outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
+        if accelerator.is_main_process:
+            save_part(stage, folder)
+            result = write_result(recipe, config, outcome, hardware(accelerator))
+            accelerator.print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
+            if isinstance(recipe, GenerateRecipe) and recipe.brick is not None:
+                assert host is not None
+                accelerator.print(f"brick written: {write_brick(recipe, result, host)}")
     # What the main process wrote is what the next config starts from.
     accelerator.wait_for_everyone()
 
@@ -148,11 +158,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "configs", type=Path, nargs="+", help="YAML files in their order; a bare name may be one that came with Mattoni"
     )
     for config in parser.parse_args(arguments).configs:
-        run_config(shipped_or_own(config))
+        try:
+            run_config(shipped_or_own(config))
+        except KeyboardInterrupt:
+            # Outside of the loop, which has its own answer: while data are read, or a brick is written.
+            raise Interrupted(f"Stopped in {config.name}: the same command goes on.", signal.SIGINT) from None
 
 
 if __name__ == "__main__":
     try:
         main()
     except MattoniError as problem:
-        sys.exit(str(problem))
+        print(problem, file=sys.stderr)
+        sys.exit(problem.exit_code)
