@@ -23,7 +23,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from mattoni.errors import Interrupted, MattoniError
 from modality_bricks.columns_stage import ColumnsModel, ColumnsStage
-from modality_bricks.columns_stage import ColumnsModel, ColumnsStage
 from modality_bricks.encoder_stage import EncoderModel, EncoderStage, save_encoder
 from modality_bricks.loop import locked, train
 from modality_bricks.prepare import Find, columns_stage, encoder_stage, generate_stage, words_stage
@@ -54,8 +53,6 @@ def build_stage(
         return encoder_stage(recipe, find, accelerator, Path(recipe.run) / "cache")
     if isinstance(recipe, ColumnsRecipe):
         return columns_stage(recipe, find, accelerator, Path(recipe.run) / "cache")
-    if isinstance(recipe, ColumnsRecipe):
-        return columns_stage(recipe, find, accelerator, Path(recipe.run) / "cache")
     assert host is not None
     if isinstance(recipe, WordsRecipe):
         return words_stage(recipe, find, accelerator, host.tokenizer, host.embedding)
@@ -66,9 +63,6 @@ def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, f
     """What the next stage starts from: an encoder with the weights of the last step, a stitch with the best ones."""
     if isinstance(stage, EncoderStage):
         assert isinstance(stage.model, EncoderModel)
-        save_encoder(stage.model, stage.config, folder / "encoder")
-    elif isinstance(stage, ColumnsStage):
-        assert isinstance(stage.model, ColumnsModel)
         save_encoder(stage.model, stage.config, folder / "encoder")
     elif isinstance(stage, ColumnsStage):
         assert isinstance(stage.model, ColumnsModel)
