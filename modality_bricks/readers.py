@@ -1,7 +1,7 @@
 """Reads samples from folders, LLaVA JSON, JSON lines, parquet and WebDataset shards. A bad row is named in one sentence.
 
 Training only. A row is a mapping with `conversations` (LLaVA), `question` with `answer` or `answers`, `caption` or `captions`,
-or `name` (of the thing on the picture); in files of rows also `image`, and if it likes an `id`.
+or `name` (of the thing on the picture); in files of rows also `image`, and if it likes an `id`, and `spells` beside turns.
 """
 
 import io
@@ -50,6 +50,7 @@ class Sample:
     turns: Turns  # (question, answer); one is drawn each time
     name: str | None = None  # of the thing on it, if it is a named picture
     synonyms: tuple[str, ...] = ()
+    spells: str = ""  # what the soft tokens say in words, one after the other, before they learn more than words
 
 
 def answer_for(name: str) -> str:
@@ -134,7 +135,8 @@ def _sample(key: str, picture: Path | bytes, rows: Sequence[tuple[str, Row]]) ->
     opening = picture_of(picture, where)
     if named is not None:
         return named_sample(key, opening, str(named).strip())
-    return Sample(key, opening, tuple(turn for place, row in rows for turn in turns_of(row, place)))
+    spells = next((str(row["spells"]) for _, row in rows if row.get("spells")), "")
+    return Sample(key, opening, tuple(turn for place, row in rows for turn in turns_of(row, place)), spells=spells)
 
 
 # Folders

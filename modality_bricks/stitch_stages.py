@@ -58,13 +58,20 @@ class Spelling:
         """Choose the `words` commonest pieces of names and content words, or take the `known` ones of a stitch."""
         self.tokenizer = tokenizer
         texts = [
-            a for s in sources for sample in s.samples if sample.name is None for a in {a for _, a in sample.turns}
+            a
+            for s in sources
+            for sample in s.samples
+            if sample.name is None and not sample.spells
+            for a in {a for _, a in sample.turns}
         ]
+        spelled = sorted({sample.spells for s in sources for sample in s.samples if sample.spells})
         names = sorted({sample.name for s in sources for sample in s.samples if sample.name is not None})
         self.stop = tokenizer.encode(".", add_special_tokens=False)[-1]
         ids: Counter[int] = Counter({self.stop: 10**9})
         for name in names:
             ids.update({i: 10**8 for i in self.pieces(name)})
+        for sentence in spelled:
+            ids.update({i: 10**8 for i in self.pieces(sentence)})
         vocabulary = content_vocabulary(texts, commonest=skip, least=min(5, max(1, len(texts) // 2000)))
         self.content = set(vocabulary)
         for rank, word in enumerate(vocabulary):
@@ -93,6 +100,11 @@ class Spelling:
         places = [self.index[i] for i in self.pieces(name) if i in self.index]
         return (places + [self.index[self.stop]] * NAME_SLOTS)[:NAME_SLOTS]
 
+    def spelled_target(self, sentence: str, queries: int) -> list[int]:
+        """Vocabulary places of a sentence's pieces in order, filled up with full stops to all queries."""
+        places = [self.index[i] for i in self.pieces(sentence) if i in self.index]
+        return (places + [self.index[self.stop]] * queries)[:queries]
+
     def said_of(self, sample: Sample) -> dict[int, float]:
         """A distribution over vocabulary places: the pieces of the name, or the content words of all answers."""
         if sample.name is not None:
@@ -105,19 +117,22 @@ def words_loss(spelling: Spelling, logits: Tensor, samples: Sequence[Sample]) ->
     """What the queries should say, as words, of these pictures: (batch, queries, words) logits -> mean over samples.
 
     Two losses: the mean of the queries' softmaxes against the content words of all answers; and, for named pictures, the
-    first queries against the name's pieces in order.
+    first queries against the name's pieces in order. Of a picture with a sentence to spell, all queries against its pieces.
     """
     pooled = (logits.log_softmax(-1).logsumexp(1) - np.log(logits.shape[1])).clamp(min=-30)
     target = torch.zeros_like(pooled)
-    slots = torch.full((len(samples), NAME_SLOTS), -100, device=logits.device)
+    slots = torch.full(logits.shape[:2], -100, device=logits.device)
     for row, sample in enumerate(samples):
+        if sample.spells:
+            slots[row] = torch.tensor(spelling.spelled_target(sample.spells, logits.shape[1]))
+            continue
         for place, share in spelling.said_of(sample).items():
             target[row, place] = share
         if sample.name is not None:
-            slots[row] = torch.tensor(spelling.name_target(sample.name))
+            slots[row, :NAME_SLOTS] = torch.tensor(spelling.name_target(sample.name))
     loss = -(target * pooled).sum() / len(samples)
-    ordered = F.cross_entropy(logits[:, :NAME_SLOTS].transpose(1, 2), slots, ignore_index=-100, reduction="sum")
-    total: Tensor = loss + ordered / (NAME_SLOTS * len(samples))
+    ordered = F.cross_entropy(logits.transpose(1, 2), slots, ignore_index=-100, reduction="none")
+    total: Tensor = loss + (ordered.sum(1) / (slots >= 0).sum(1).clamp(min=1)).mean()
     return total
 
 
@@ -154,13 +169,17 @@ class WordsStage:
 
     @torch.inference_mode()
     def evaluate(self, step: int) -> Evaluation:
-        """`named`: the likeliest of all names is right; `hit`: the likeliest free word was said of the picture."""
+        """`named`: the likeliest of all names is right; `hit`: the likeliest free word was said of the picture.
+
+        `spelled`: all words of the sentence are right.
+        """
         self.model.eval()
         device = device_of(self.model)
         names = sorted({s.name for src in self.train.sources for s in src.samples if s.name is not None})
         spelled = torch.tensor([self.spelling.name_target(n) for n in names], device=device)
         right: list[bool] = []
         hits: list[bool] = []
+        spelled_right: list[bool] = []
         lines: list[str] = []
         for source, cache in zip(self.dev.sources, self.dev.caches, strict=True):
             for start in range(0, len(source.samples), 128):
@@ -170,16 +189,23 @@ class WordsStage:
                 pooled = logits.logsumexp(1)
                 pooled[:, self.spelling.index[self.spelling.stop]] = -torch.inf
                 for row, sample in enumerate(samples):
+                    if sample.spells:
+                        wanted = self.spelling.spelled_target(sample.spells, logits.shape[1])
+                        spelled_right.append(logits[row].argmax(-1).tolist() == wanted)
+                        continue
                     hits.append(int(pooled[row].argmax()) in self.spelling.said_of(sample))
                     if sample.name is not None:
                         scores = logits[row, :NAME_SLOTS].gather(1, spelled.T).sum(0)
                         right.append(names[int(scores.argmax())] == sample.name)
                 if start == 0:
                     for row in range(min(3, len(samples))):
-                        best = [self.spelling.ids[int(i)] for i in pooled[row].topk(5).indices]
-                        said = samples[row].name or samples[row].turns[0][1]
+                        words = logits[row].argmax(-1) if samples[row].spells else pooled[row].topk(5).indices
+                        best = [self.spelling.ids[int(i)] for i in words]
+                        said = samples[row].spells or samples[row].name or samples[row].turns[0][1]
                         lines.append(f"{said} -> {self.spelling.tokenizer.decode(best)}")
-        metrics = {"hit": float(np.mean(hits))}
+        metrics = {"hit": float(np.mean(hits))} if hits else {}
+        if spelled_right:
+            metrics["spelled"] = float(np.mean(spelled_right))
         if right:
             metrics["named"] = float(np.mean(right))
         return Evaluation({"score": sum(metrics.values()), **metrics}, lines)

@@ -5,11 +5,16 @@ the left along the bottom, from the top down the left side, or clockwise from th
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import atan2, pi
 from statistics import median
 from typing import NamedTuple
 
+from modality_bricks.ocr import Line
+
+ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+# More texts than that are no labels of a chart.
+MOST_LABELS = 20
 _NUMBER = re.compile(r"[-−+~$€£]?[\dOol]+(?:[.,:]\d+)*\s?[%kKMm]?")
 # Edges are one line when they differ by at most this part of a text's height.
 _IN_LINE = 0.75
@@ -67,10 +72,14 @@ def chart_texts(texts: Sequence[Placed]) -> ChartTexts:
 
 
 def prompt_text(texts: ChartTexts) -> str:
-    """How the host is told: the title, then the labels as a numbered list; empty where nothing was read."""
-    title = [f"Title: {texts.title}"] if texts.title else []
-    listed = [f"{number}. {label}" for number, label in enumerate(texts.labels, start=1)]
-    return "\n".join([*title, *(["Labels:", *listed] if listed else [])])
+    """How the host is told, on lines of their own: the title, then the labels by their ordinals; empty without texts."""
+    listed = ", ".join(f"{_ordinal(n)} {label}" for n, label in enumerate(texts.labels[:MOST_LABELS], start=1))
+    title = f"Title: {texts.title}.\n" if texts.title else ""
+    return title + (f"Labels: {listed}.\n" if listed else "")
+
+
+def _ordinal(number: int) -> str:
+    return ORDINALS[number - 1] if number <= len(ORDINALS) else f"{number}th"
 
 
 def is_number(text: str) -> bool:
@@ -147,3 +156,12 @@ def _legend(texts: Sequence[Placed], height: float) -> tuple[Placed, ...]:
     in_line = len(column) > 1 and max(t.left for t in column) - min(t.left for t in column) <= height
     steps = [b.y - a.y for a, b in zip(column, column[1:], strict=False)]
     return tuple(column) if in_line and max(steps) < 3 * height and min(steps) > 0.7 * height else ()
+
+
+def placed(lines: Iterable[Line]) -> list[Placed]:
+    """What OCR read, as upright boxes."""
+    found = []
+    for line in lines:
+        across, down = [x for x, _ in line.box], [y for _, y in line.box]
+        found.append(Placed(line.text, min(across), min(down), max(across), max(down)))
+    return found

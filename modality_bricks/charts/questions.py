@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from modality_bricks.charts.draw import Facts, Kind
-from modality_bricks.charts.labels import ChartTexts, Placed, chart_texts, prompt_text
+from modality_bricks.charts.labels import ORDINALS, ChartTexts, Placed, chart_texts, prompt_text
 
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 NAMES: dict[Kind, str] = {
@@ -100,15 +100,11 @@ def answers(facts: Facts) -> dict[str, tuple[str, ...]]:
 
 
 def spelled(facts: Facts) -> str:
-    """The sentence that the soft tokens begin as: all that is on the chart, but for its labels' names."""
-    parts = [f" a {NAMES[facts.kind]}"]
-    if facts.count is not None:
-        parts.append(f" with {NUMBERS[facts.count]} {THINGS[facts.kind]}{'s' if facts.count > 1 else ''}")
-    if facts.highest is not None and facts.lowest is not None:
-        parts.append(f", highest number {facts.highest + 1}, lowest number {facts.lowest + 1}")
-    if facts.trend is not None:
-        parts.append(f", {facts.trend}")
-    return "".join(parts) + "."
+    """What the soft tokens begin as: each word one token of the host, at a place of its own, "none" where there is nothing."""
+    kind = "bar" if facts.kind == "bar" else facts.kind.split()[0]
+    count = "many" if facts.count is None else NUMBERS[facts.count]
+    highest, lowest = ("none" if place is None else ORDINALS[place] for place in (facts.highest, facts.lowest))
+    return f"{kind} chart, {count} {THINGS[facts.kind]}s, highest {highest}, lowest {lowest}, trend {facts.trend or 'none'}."
 
 
 def description(facts: Facts, texts: ChartTexts) -> str:
@@ -129,6 +125,10 @@ def turns(facts: Facts, rng: np.random.Generator) -> list[tuple[str, str]]:
     texts = texts_of(facts)
     right = answers(facts)
     replies = {name: f"{found[0][:1].upper()}{found[0][1:]}." for name, found in right.items()}
+    # A small host finds the label in two steps, each of them a token: which one, then how it is called.
+    for name, place in (("highest", facts.highest), ("lowest", facts.lowest)):
+        if place is not None:
+            replies[name] = f"The {ORDINALS[place]}, {right[name][0]}."
     replies["kind"] = f"A {NAMES[facts.kind]}."
     replies["describe"] = description(facts, texts)
     if "count" in right:
@@ -151,8 +151,7 @@ def turns(facts: Facts, rng: np.random.Generator) -> list[tuple[str, str]]:
 
 def asked(texts: ChartTexts, question: str) -> str:
     """What stands behind the soft tokens: the chart's texts, then the question."""
-    read = prompt_text(texts)
-    return f"{read}\n\n{question}" if read else question
+    return prompt_text(texts) + question
 
 
 def conversation(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
