@@ -29,7 +29,7 @@ from assistant.turn import Outcome, Runner
 from assistant.writing import Exchange, Request, Stopped
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
-from mattoni.paths import brick_folders, data_folder
+from mattoni.paths import brick_folders, data_folder, hosts_folder
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
@@ -197,6 +197,8 @@ class Assistant:
 
         def remove() -> None:
             remove_folder(folder)
+            if (hosts_folder() / name).is_dir():
+                remove_folder(hosts_folder() / name)
             for digest in digests:
                 self._workshop.forget(digest)
                 self._library.forget(digest)

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of
-from mattoni.paths import cache_folder, shipped_models
+from mattoni.paths import cache_folder, hosts_folder, shipped_models
 
 BUILTIN_HOST = "smollm2-135m-instruct"
 BUILTIN_EMBEDDER = "all-minilm-l6-v2"
+IMPORTED = "imported.json"
 
 
 class CatalogueEntry(BaseModel):
@@ -51,6 +52,30 @@ def catalogue() -> dict[str, CatalogueEntry]:
         return {name: CatalogueEntry.model_validate(entry) for name, entry in values.items()}
     except (OSError, KeyError, TypeError, yaml.YAMLError, ValidationError) as problem:
         raise MattoniError(f"{path} is missing or damaged: install mattoni again.") from problem
+
+
+class ImportedHost(BaseModel):
+    """What `imported.json` says of a host that came with an imported checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: str
+    licence: str
+    key_mapping: dict[
+        str, str
+    ]  # patterns of the weights' names in the checkpoint, and what stands for them in the host
+
+
+def imported_hosts() -> dict[str, ImportedHost]:
+    """The hosts that came with imported checkpoints, by name, which is also their brick's."""
+    hosts = {}
+    for file in sorted(hosts_folder().glob(f"*/{IMPORTED}")):
+        try:
+            hosts[file.parent.name] = ImportedHost.model_validate_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise MattoniError(
+                f"{file.parent.name}/{IMPORTED} is damaged: run `mattoni bricks remove {file.parent.name}` and import it again."
+            ) from problem
+    return hosts
 
 
 def model_folder(name: str) -> Path:

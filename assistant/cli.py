@@ -396,12 +396,13 @@ def read_line() -> str | None:
 @models_app.command("list")
 def models_list(as_json: AsJson = False) -> None:
     """The hosts and embedders of the catalogue. Any Hub id, folder or GGUF file works as a host too."""
-    from assistant.catalogue import catalogue, is_fetched
-
-    from assistant.importing import imported_hosts
+    from assistant.catalogue import catalogue, imported_hosts, is_fetched
 
     rows = [{"name": n, **e.model_dump(mode="json"), "fetched": is_fetched(n)} for n, e in catalogue().items()]
-    rows += [{**row, "use": "host", "fetched": True} for row in imported_hosts()]
+    rows += [
+        {"name": n, "use": "host", "summary": f"Of {i.source}, with its brick.", "licence": i.licence, "fetched": True}
+        for n, i in imported_hosts().items()
+    ]
     if as_json:
         print(json.dumps(rows))
         return
@@ -483,7 +484,9 @@ def bricks_add(
 
 @bricks_app.command("import")
 def bricks_import(
-    source: Annotated[str, typer.Argument(help="A BLIP-2, InstructBLIP or LLaVA-1.5 checkpoint: a folder or a Hub id.")],
+    source: Annotated[
+        str, typer.Argument(help="A BLIP-2, InstructBLIP or LLaVA-1.5 checkpoint: a folder or a Hub id.")
+    ],
     name: Annotated[str | None, typer.Option(help="What to call the host and the brick.")] = None,
 ) -> None:
     """Make a host and an image brick of a vision-language checkpoint in the format of transformers."""

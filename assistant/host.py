@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +18,15 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from assistant.card import HostIdentity, Injection
-from assistant.catalogue import BUILTIN_HOST, catalogue, fetch
+from assistant.catalogue import BUILTIN_HOST, catalogue, fetch, imported_hosts
 from mattoni.errors import MattoniError
+from mattoni.paths import hosts_folder
 
 Quantise = Literal["4bit"]
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -119,29 +122,13 @@ class Host:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over config fields and a fixed sample of every weight in bf16."""
-        config = self.model.config.get_text_config()
-        digest = hashlib.sha256(
-            json.dumps({f: getattr(config, f, None) for f in _CONFIG_FIELDS}, sort_keys=True).encode()
-        )
-        for name, weight in sorted(self.model.named_parameters()):
-            digest.update(name.encode())
-            flat = weight.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].to("cpu", torch.bfloat16)
-            digest.update(sample.view(torch.int16).numpy().tobytes())
-        return f"sha256:{digest.hexdigest()}"
+        weights = dict(self.model.named_parameters())
+        return fingerprint(self.model.config, weights, weights.__getitem__)
 
     @cached_property
     def identity(self) -> HostIdentity:
         """What a card records about the host it was made for."""
-        config = self.model.config.get_text_config()
-        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])).encode()
-        return HostIdentity(
-            model_type=config.model_type,
-            hidden_size=config.hidden_size,
-            layers=config.num_hidden_layers,
-            vocabulary=f"sha256:{hashlib.sha256(vocabulary).hexdigest()}",
-            fingerprint=self.fingerprint,
-        )
+        return identity(self.model.config, self.tokenizer, self.fingerprint)
 
     def embed(self, ids: Tensor) -> Tensor:
         """(…) token ids → (…, width) word embeddings."""
@@ -155,6 +142,31 @@ class Host:
         for _, weight in sorted(self.model.state_dict().items()):
             digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def fingerprint(config: PreTrainedConfig, names: Iterable[str], weight: Callable[[str], Tensor]) -> str:
+    """sha256 over config fields and a fixed sample of every weight in bf16; `weight` gives one at a time by name."""
+    fields = {f: getattr(config.get_text_config(), f, None) for f in _CONFIG_FIELDS}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    for name in sorted(names):
+        digest.update(name.encode())
+        flat = weight(name).detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].to("cpu", torch.bfloat16)
+        digest.update(sample.view(torch.int16).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def identity(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, weights: str) -> HostIdentity:
+    """What a card records about a host; `weights` is its fingerprint."""
+    config = config.get_text_config()
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])).encode()
+    return HostIdentity(
+        model_type=config.model_type,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocabulary=f"sha256:{hashlib.sha256(vocabulary).hexdigest()}",
+        fingerprint=weights,
+    )
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -213,6 +225,10 @@ def _resolve(source: str) -> tuple[str, str, dict[str, Any]]:
         if entry.use != "host":
             raise MattoniError(f"'{source}' is an {entry.use}, not a host: choose one with `mattoni models list`.")
         return source, str(fetch(source)), {}
+    imported = imported_hosts().get(source)
+    if imported is not None:
+        # Its files are the whole checkpoint's, where the language model's weights have other names.
+        return source, str(hosts_folder() / source), {"key_mapping": imported.key_mapping}
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         packed = {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)}
@@ -221,7 +237,8 @@ def _resolve(source: str) -> tuple[str, str, dict[str, Any]]:
         return path.name, str(path), {}
     if source.count("/") == 1 and not path.is_absolute() and not source.startswith("."):
         return source, source, {}
-    hosts = ", ".join(name for name, known in catalogue().items() if known.use == "host")
+    own = [name for name, known in catalogue().items() if known.use == "host"]
+    hosts = ", ".join([*own, *imported_hosts()])
     raise MattoniError(
         f"There is no host '{source}' (known: {hosts}): name one of these, a Hub id, or a folder or .gguf file that exists."
     )

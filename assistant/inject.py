@@ -72,20 +72,22 @@ class Workshop:
 
         return self._features.get((brick.digest, digest), make)
 
-    def soft_tokens(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> Soft:
+    def soft_tokens(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image], question: str = "") -> Soft:
         """The picture's soft tokens, from cached features where they are known."""
+        # What they were made from: for a stitch that reads the question, that too.
+        asked = hashlib.sha256(question.encode()).hexdigest() if self._modality(brick).reads_question else ""
 
         def make() -> Soft:
             features = self.encode(brick, digest, open_image)
-            vectors = self._modality(brick).stitch(features.unsqueeze(0))[0]
+            vectors = self._modality(brick).stitch(features.unsqueeze(0), question)[0]
             if vectors.shape[1] != self._host.width:
                 raise MattoniError(
                     f"{brick.name}: its soft tokens have width {vectors.shape[1]} and {self._host.name} takes "
                     f"{self._host.width}: train the brick for this host."
                 )
-            return Soft(f"{brick.digest}:{digest}", vectors)
+            return Soft(f"{brick.digest}:{digest}:{asked}", vectors)
 
-        return self._soft.get((brick.digest, digest), make)
+        return self._soft.get((brick.digest, digest, asked), make)
 
     def attention(self, brick: Brick, picture: Picture) -> Attention:
         """What of the picture the brick's stitch attended to, from cached features."""

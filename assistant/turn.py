@@ -170,14 +170,14 @@ class Runner:
             if isinstance(item, Picture):
                 brick = next(chosen)
                 if brick is not None:
-                    parts.append(self._see_picture(item, brick, bricks.get(brick.name), trace))
+                    parts.append(self._see_picture(item, request.text, brick, bricks.get(brick.name), trace))
             elif not request.choices.no_bricks:
                 parts.extend(self._read_document(item, request, bricks, trace, ticket))
             else:
                 trace.notices.append(Notice("refused", f"{item.name} was not read: bricks are off."))
         return parts
 
-    def _see_picture(self, picture: Picture, chosen: Chosen, brick: Brick, trace: Trace) -> Part:
+    def _see_picture(self, picture: Picture, question: str, chosen: Chosen, brick: Brick, trace: Trace) -> Part:
         _use(trace, brick, chosen)
         part: Part = {"name": picture.name, "picture": picture.digest, "brick": brick.name}
         if "reader" in brick.card.parts:
@@ -190,7 +190,7 @@ class Runner:
         with trace.stage("encode"):
             self.workshop.encode(brick, picture.digest, lambda: picture.image)
         with trace.stage("stitch"):
-            soft = self.workshop.soft_tokens(brick, picture.digest, lambda: picture.image)
+            soft = self.workshop.soft_tokens(brick, picture.digest, lambda: picture.image, question)
         with trace.stage("attention"):
             trace.attention.append(self.workshop.attention(brick, picture))
         trace.injections.append(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {brick.name}")

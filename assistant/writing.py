@@ -139,7 +139,7 @@ class Writer:
 
         def message(parts: Sequence[Part]) -> Turn:
             lead = knowledge or _instruction(parts)
-            return Turn("user", (*self._segments(parts), *_texts(lead, question)))
+            return Turn("user", (*self._segments(parts, self.request.text), *_texts(lead, question)))
 
         taken = _length([message([part for part in parts if not part.get("text")])], tokenizer)
         parts = self._fit_parts(parts, question, min(room // 2, room - taken))
@@ -221,12 +221,12 @@ class Writer:
     def _exchange(self, exchange: Exchange) -> list[Turn]:
         answer: Segment = Ids(exchange.token_ids) if exchange.token_ids is not None else Text(exchange.answer)
         asked = (
-            *self._segments(exchange.parts),
+            *self._segments(exchange.parts, exchange.question),
             *_texts(_instruction(exchange.parts), exchange.question),
         )
         return [Turn("user", asked), Turn("assistant", (answer,))]
 
-    def _segments(self, parts: Sequence[Part]) -> list[Segment]:
+    def _segments(self, parts: Sequence[Part], question: str) -> list[Segment]:
         """Soft tokens and texts of a message's attachments, each followed by what parts it from the next."""
         segments: list[Segment] = []
         for part in parts:
@@ -236,7 +236,7 @@ class Writer:
                     segments.append(Text(f"{text}\n\n"))
                 continue
             try:
-                segments.extend([self._soft(part), AFTER_PICTURE])
+                segments.extend([self._soft(part, question), AFTER_PICTURE])
             except MattoniError as problem:
                 # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.
                 notice = Notice("gone", f"{part['name']} from earlier was left out: {problem}")
@@ -245,11 +245,11 @@ class Writer:
                 segments.append(Text(f"(picture {part['name']})\n"))
         return segments
 
-    def _soft(self, part: Part) -> Soft:
+    def _soft(self, part: Part, question: str) -> Soft:
         """The soft tokens of a picture; one of an earlier message is opened again when nothing of it is kept."""
         digest = part["picture"]
         return self.workshop.soft_tokens(
-            self.bricks.get(part["brick"]), digest, lambda: _reopened(self.request, digest)
+            self.bricks.get(part["brick"]), digest, lambda: _reopened(self.request, digest), question
         )
 
 

@@ -20,6 +20,11 @@ def cache_folder() -> Path:
     return Path(home) / "cache" if home else Path(platformdirs.user_cache_dir("mattoni"))
 
 
+def hosts_folder() -> Path:
+    """Hosts that came with an imported checkpoint, by the name of their brick."""
+    return data_folder() / "hosts"
+
+
 def shipped_models() -> Path:
     """`models/` of the checkout, or the copy inside an installed package."""
     package = Path(__file__).resolve().parent

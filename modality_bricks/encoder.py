@@ -8,14 +8,13 @@ import mattoni.torchvision_ops  # noqa: F401  (before open_clip)
 
 import open_clip
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mattoni.errors import MattoniError
+from mattoni.hub import PICKLES, snapshot
 from modality_bricks.tower import load_tower
 from modality_bricks.vision import Box as Box
 from modality_bricks.vision import VisionEncoder as VisionEncoder
@@ -23,7 +22,6 @@ from modality_bricks.vision import centred
 from modality_bricks.vision import stack as stack
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
-PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 FOLDERS = ("local-dir", "transformers-dir")  # sources that are folders
 # The last two stages: the deepest says what, the one before says where and of what colour.
 STAGES = 2
@@ -138,14 +136,7 @@ def load_encoder(
 
 def _download(repository: str) -> Path:
     """The two files of an open_clip repository on the Hub; pickles are never asked for."""
-    try:
-        folder = Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG]))
-    except (RepositoryNotFoundError, HFValidationError) as problem:
-        raise MattoniError(f"There is no encoder '{repository}' on the Hub: check the name.") from problem
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
-        raise MattoniError(
-            f"The encoder '{repository}' could not be fetched from the Hub: check the network."
-        ) from problem
+    folder = snapshot(repository, [WEIGHTS, CONFIG])
     if not (folder / WEIGHTS).is_file():
         raise MattoniError(
             f"'{repository}' on the Hub holds no {WEIGHTS}, and pickled checkpoints are refused: choose another encoder."

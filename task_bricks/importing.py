@@ -18,12 +18,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of, write_text
+from mattoni.hub import HUB_ID, check_name, licence_of, name_from, source_title
 from task_bricks.lora import CONFIG, PICKLES, WEIGHTS, LoRA, check_fits, read_lora
 
 CARD = "brick.yaml"
 MOST_FILES = 200
 MOST_BYTES = 4 * 1024**3
-_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _WANTED = (CONFIG, WEIGHTS, "README.md", CARD, "keys.safetensors")
 _CHUNK = 1 << 20
 
@@ -51,9 +51,8 @@ def import_skill(
     with tempfile.TemporaryDirectory(prefix="mattoni-import-") as scratch:
         found = _locate(str(source), Path(scratch), download or _download)
         card = _read_own_card(found)
-        chosen = name or str(card["name"] if card else _as_name(str(source)))
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", chosen):
-            raise MattoniError(f"'{chosen}' cannot name a brick: use lower-case letters, digits and hyphens.")
+        chosen = name or str(card["name"] if card else name_from(str(source)))
+        check_name(chosen)
         target = destination / chosen
         if target.exists():
             raise MattoniError(f"There is already a brick called '{chosen}': remove it first or give another name.")
@@ -87,7 +86,7 @@ def _locate(source: str, scratch: Path, download: Download) -> Path:
             )
         _unpack(path, scratch)
         return _adapter_folder(scratch, path.name)
-    if not _HUB_ID.fullmatch(source):
+    if not HUB_ID.fullmatch(source):
         raise MattoniError(f"There is no '{source}': name a folder, a .zip or a Hub id such as someone/their-lora.")
     download(source, scratch)
     return _adapter_folder(scratch, source)
@@ -203,33 +202,8 @@ def _new_card(name: str, source: str, folder: Path, lora: LoRA, host: Mapping[st
         "injects": ["low-rank"],
         "files": {f: {"bytes": (folder / f).stat().st_size, "sha256": sha256_of(folder / f)} for f in files},
         "parts": {"low-rank": "peft-lora", "rank": max(ranks)},
-        "training": {"imported_from": _source_title(source)},
-        "licence": _licence(folder / "README.md"),
+        "training": {"imported_from": source_title(source)},
+        "licence": licence_of(folder / "README.md"),
         "limits": "Imported: nobody here has measured it. It has no routing keys, so it is used only when switched on.",
     }
     return {key: value for key, value in card.items() if value is not None}
-
-
-def _source_title(source: str) -> str:
-    """What a card may say of where the adapter came from: a Hub id, or a file's name without its folder."""
-    return source if _HUB_ID.fullmatch(source) and not Path(source).exists() else Path(source).name
-
-
-def _licence(readme: Path) -> str:
-    """The licence in the front matter of a model card, if it states one."""
-    try:
-        parts = readme.read_text(encoding="utf-8").split("---\n", 2)
-        matter = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return "not stated"  # a README is a courtesy; without one that can be read, nothing is known
-    licence = matter.get("license") if isinstance(matter, dict) else None
-    return str(licence) if licence else "not stated"
-
-
-def _as_name(source: str) -> str:
-    """A brick's name from a folder's, a zip's or a Hub id's last part."""
-    last = Path(source).name.removesuffix(".zip").lower()
-    name = re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:64].strip("-")
-    if not name:
-        raise MattoniError(f"No brick's name can be made from '{source}': give one.")
-    return name
