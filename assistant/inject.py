@@ -18,8 +18,9 @@ from assistant.prompt import Soft
 from assistant.registry import Brick
 from assistant.trace import Attention
 from mattoni.errors import MattoniError
+from modality_bricks.charts.labels import chart_texts, placed, prompt_text
 from modality_bricks.modality import ModalityBrick, load_modality
-from modality_bricks.ocr import Reader, text_in_reading_order
+from modality_bricks.ocr import Line, Reader, text_in_reading_order
 from task_bricks.lora import LoRA, check_fits, read_lora
 
 Value = TypeVar("Value")
@@ -59,7 +60,7 @@ class Workshop:
         self._features: Recent[Tensor] = Recent(256)
         self._soft: Recent[Soft] = Recent(512)
         self._attention: Recent[Attention] = Recent(256)
-        self._texts: Recent[str] = Recent(256)
+        self._lines: Recent[list[Line]] = Recent(256)
         self._loras: Recent[LoRA] = Recent(8)
         self._reader: Reader | None = None
         self._loading = threading.Lock()
@@ -112,7 +113,14 @@ class Workshop:
 
     def read(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> str:
         """The text on a picture, in reading order."""
-        return self._texts.get((brick.digest, digest), lambda: text_in_reading_order(self.reader.read(open_image())))
+        return text_in_reading_order(self._read(brick, digest, open_image))
+
+    def read_labels(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> str:
+        """The text on a chart, its labels in the order in which a chart's soft tokens count them."""
+        return prompt_text(chart_texts(placed(self._read(brick, digest, open_image))))
+
+    def _read(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> list[Line]:
+        return self._lines.get((brick.digest, digest), lambda: self.reader.read(open_image()))
 
     def read_anew(self, image: Image.Image) -> str:
         """The text on a picture, kept nowhere. May be called from any thread."""
@@ -143,7 +151,7 @@ class Workshop:
 
     def forget(self, digest: str) -> None:
         """Drop everything that was made by the brick of that digest."""
-        for kept in (self._modalities, self._features, self._soft, self._attention, self._texts, self._loras):
+        for kept in (self._modalities, self._features, self._soft, self._attention, self._lines, self._loras):
             kept.drop(lambda key: digest == key or (isinstance(key, tuple) and digest in key))
 
     def _modality(self, brick: Brick) -> ModalityBrick:

@@ -170,7 +170,11 @@ class Runner:
             if isinstance(item, Picture):
                 brick = next(chosen)
                 if brick is not None:
-                    parts.append(self._see_picture(item, request.text, brick, bricks.get(brick.name), trace))
+                    looks = bricks.get(brick.name)
+                    part = self._see_picture(item, request.text, brick, looks, trace)
+                    if looks.card.parts.get("reads") == "labels":
+                        part = self._read_labels(item, part, request, bricks, trace)
+                    parts.append(part)
             elif not request.choices.no_bricks:
                 parts.extend(self._read_document(item, request, bricks, trace, ticket))
             else:
@@ -196,20 +200,27 @@ class Runner:
         trace.injections.append(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {brick.name}")
         return part
 
+    def _read_labels(self, picture: Picture, part: Part, request: Request, bricks: Bricks, trace: Trace) -> Part:
+        """The part with the labels that a reading brick finds on the picture, for a brick that only sees where they are."""
+        reader = _reader(request, bricks)
+        if reader is None:
+            sentence = f"The labels of {picture.name} were not read: no brick that reads is installed and switched on."
+            trace.notices.append(Notice("refused", sentence))
+            return part
+        _use(trace, reader, Chosen(reader.name, 1.0, None, None, f"reads the labels for {part['brick']}"))
+        with trace.stage("read"):
+            text = self.workshop.read_labels(reader, picture.digest, lambda: picture.image)
+        trace.injections.append(f"sequence: labels of {picture.name} by {reader.name}")
+        return {**part, "labels": text}
+
     def _read_document(
         self, document: Document, request: Request, bricks: Bricks, trace: Trace, ticket: Ticket
     ) -> list[Part]:
-        readers = [
-            brick
-            for brick in bricks.usable
-            if "reader" in brick.card.parts and request.choices.of(brick.name).state != "off"
-        ]
-        if not readers:
+        reader = _reader(request, bricks)
+        if reader is None:
             sentence = f"{document.name} was not read: no brick that reads documents is installed and switched on."
             trace.notices.append(Notice("refused", sentence))
             return []
-        reader = readers[0]
-
         with trace.stage("read"):
             pages = []
             for page in document_text(document, lambda image: self.workshop.read_page(reader, image)):
@@ -295,6 +306,12 @@ def message_pieces(text: str) -> list[str]:
     """What of a message is compared with the skills' keys: all of it, then its paragraphs' first and last."""
     paragraphs = [p for p in (p.strip() for p in text.split("\n")) if p]
     return list(dict.fromkeys([text, *paragraphs[:1], *paragraphs[-1:]]))
+
+
+def _reader(request: Request, bricks: Bricks) -> Brick | None:
+    """The first brick that reads text and is not switched off."""
+    able = (brick for brick in bricks.usable if "reader" in brick.card.parts)
+    return next((brick for brick in able if request.choices.of(brick.name).state != "off"), None)
 
 
 def _use(trace: Trace, brick: Brick, chosen: Chosen) -> None:

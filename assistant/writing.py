@@ -237,6 +237,8 @@ class Writer:
                 continue
             try:
                 segments.extend([self._soft(part, question), AFTER_PICTURE])
+                if part.get("labels"):
+                    segments.append(Text(part["labels"]))
             except MattoniError as problem:
                 # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.
                 notice = Notice("gone", f"{part['name']} from earlier was left out: {problem}")
