@@ -113,6 +113,25 @@ def ask(page: "playwright.Page", text: str, *files: Path) -> None:
     box(page).press("Enter")
 
 
+DROP = """([name, bytes, x, y]) => {
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File([new Uint8Array(bytes)], name, {type: "image/jpeg"}))
+    const send = kind => document.elementFromPoint(x, y).dispatchEvent(
+        new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer, clientX: x, clientY: y}))
+    send("dragenter")
+    send("dragover")
+    // The page now lays its target over the question box; what lies under the pointer gets the file.
+    setTimeout(() => { send("dragenter"); send("dragover"); send("drop") }, 1000)
+}"""
+
+
+def drop(page: "playwright.Page", file: Path) -> None:
+    """Drag a file over the question box and let it go."""
+    place = box(page).bounding_box()
+    middle = [place["x"] + place["width"] / 2, place["y"] + place["height"] / 2]
+    page.evaluate(DROP, [file.name, list(file.read_bytes()), *middle])
+
+
 def finished_answers(page: "playwright.Page") -> "playwright.Locator":
     return page.get_by_text("How this answer came about")
 
@@ -174,6 +193,17 @@ def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_relo
     wait_for_answers(page, 3)
     assert [(m.role, m.text, m.status) for m in store_of(real_home).messages(talk)] == before
     assert page.get_by_text(LONG).count() >= 1 and partial.text.split("\n")[0][:30] in page.content()
+
+
+def test_a_picture_can_be_dropped_on_the_question_box(open_page, real_home):
+    page = open_page("?max-tokens=16")
+    drop(page, FOLDER / "orange.jpg")
+    page.get_by_test_id("stFileChipName").wait_for()
+    page.wait_for_timeout(1000)
+    ask(page, "What is in the picture?")
+    wait_for_answers(page, 1)
+    question = store_of(real_home).messages(conversation_of(page))[0]
+    assert [attachment.name for attachment in question.attachments] == ["orange.jpg"]
 
 
 def test_a_conversation_is_renamed_exported_and_deleted_from_its_menu(open_page, real_home):
