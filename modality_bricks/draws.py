@@ -35,6 +35,10 @@ class Draws:
         self._within = np.concatenate([np.arange(n) for n in counts])
         self._counts = counts
 
+    def mixture(self) -> list[float]:
+        """The part of all draws that each source really has."""
+        return [float(count) / self.chunk for count in self._counts]
+
     def draw(self, number: int) -> Draw:
         """The draw of that number."""
         chunk, place = divmod(number, self.chunk)

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +31,11 @@ CHECKPOINT, BEST, LOG, STATE, LOCK = "checkpoint.pt", "best.pt", "log.jsonl", "s
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Dev metrics, and a few lines that show what the model does (sample answers)."""
+    """Dev metrics, a few lines that show what the model does (sample answers), and each row's score, by source."""
 
     metrics: dict[str, float]
     samples: list[str] = field(default_factory=list)
+    rows: Sequence[Sequence[float]] = ()
 
 
 class Stage(Protocol):

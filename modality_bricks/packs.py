@@ -4,7 +4,6 @@ A pack is a tar: tile sheets (`KEY.webp` + `KEY.cls`, 10 x 10 tiles of 64 x 64 p
 (`KEY.webp` + `KEY.json` with `captions`).
 """
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mattoni.errors import MattoniError
+from modality_bricks.readers import BadRow, Report, passing, picture_of, refuse
 
 TILE = 64
 TILES_PER_ROW = 10
@@ -34,30 +34,41 @@ def pack_files(path: Path) -> dict[str, bytes]:
         raise MattoniError(f"Cannot read the pack {path} ({problem}): check the path and the file.") from problem
 
 
-def sheet_tiles(paths: Sequence[Path]) -> tuple[Pixels, Labels]:
+def sheet_tiles(paths: Sequence[Path], report: Report = refuse) -> tuple[Pixels, Labels]:
     """All tiles of the sheets: pixels (n, 64, 64, 3) and class indices (n,), in the order of the packs."""
-    tiles: list[Pixels] = []
+    tiles: list[Pixels] = [np.empty((0, TILE, TILE, 3), np.uint8)]
     labels: list[int] = []
     for path in paths:
         files = pack_files(path)
         for name in files:
             if not name.endswith(".webp"):
                 continue
-            classes = [int(y) for y in files[name[:-4] + "cls"].split()]
-            sheet = np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB"))
-            grid = sheet.reshape(TILES_PER_ROW, TILE, TILES_PER_ROW, TILE, 3).transpose(0, 2, 1, 3, 4)
-            tiles.append(grid.reshape(-1, TILE, TILE, 3)[: len(classes)])
-            labels.extend(classes)
-    return np.concatenate(tiles), np.asarray(labels)
+            where = f"sheet {name} of {path.name}"
+            with passing(report):
+                sheet, classes = np.asarray(picture_of(files[name], where)()), files.get(name[:-4] + "cls", b"").split()
+                if sheet.shape[1] != TILES_PER_ROW * TILE or sheet.shape[0] % TILE:
+                    raise BadRow("form", where, f" is no sheet of {TILES_PER_ROW} tiles of {TILE} pixels a row.")
+                grid = (
+                    sheet.reshape(-1, TILE, TILES_PER_ROW, TILE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, TILE, TILE, 3)
+                )
+                if not 0 < len(classes) <= len(grid):
+                    raise BadRow(
+                        "unknown label", where, f" has {len(grid)} tiles and {len(classes)} labels in its .cls."
+                    )
+                tiles.append(grid[: len(classes)])
+                labels.extend(int(y) for y in classes)
+    return np.concatenate(tiles), np.asarray(labels, np.int64)
 
 
-def captioned_pictures(path: Path) -> Iterator[tuple[str, Image.Image, list[str]]]:
+def captioned_pictures(path: Path, report: Report = refuse) -> Iterator[tuple[str, Image.Image, list[str]]]:
     """Name, picture and captions of each picture of a caption pack."""
     files = pack_files(path)
     for name in files:
         if name.endswith(".webp"):
             extra: dict[str, Any] = json.loads(files.get(name[:-4] + "json", b"{}"))
-            yield name[:-5], Image.open(io.BytesIO(files[name])).convert("RGB"), list(extra.get("captions", []))
+            with passing(report):
+                picture = picture_of(files[name], f"{name[:-5]} of {path.name}")()
+                yield name[:-5], picture, list(extra.get("captions", []))
 
 
 def crops_as_tiles(pictures: Sequence[Image.Image], crops: int, size: int, seed: int) -> Pixels:

@@ -1,6 +1,7 @@
 """Builds the stages of a modality brick from a recipe: data, model, steps. Training only; what belongs to a host is an argument."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers)
@@ -8,57 +9,104 @@ import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mattoni.errors import MattoniError
+from mattoni.files import replacing
 from modality_bricks.columns_stage import ColumnsStage, read_labelled
+from modality_bricks.data_checks import BadRows, Say, refuse_without_choice, warnings_of, without_unreadable
+from modality_bricks.draws import Draws
 from modality_bricks.encoder import load_encoder
 from modality_bricks.encoder_stage import EncoderData, EncoderStage, Phase, model_config
 from modality_bricks.features import FeatureCache
 from modality_bricks.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
+from modality_bricks.readers import Report, passing, read_folder
 from modality_bricks.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, WordsRecipe
-from modality_bricks.samples import SampleSet, Source, read_source
+from modality_bricks.samples import SampleSet, read_source
+from modality_bricks.stitch import FILE as STITCH
 from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch
-from modality_bricks.stitch_stages import CaptionScore, ChatFrame, GenerateStage, Spelling, Split, WordsStage
+from modality_bricks.stitch_stages import CaptionScores, ChatFrame, GenerateStage, Spelling, Split, WordsStage
 from modality_bricks.teacher import load_teacher, teacher_features
 
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
 Find = Callable[[str], Path]
 
 
-def encoder_data(recipe: EncoderRecipe, find: Find, cache: Path) -> EncoderData:
-    """Read the packs and, if there is a teacher, compute its features once."""
-    files = recipe.data
+@dataclass(frozen=True)
+class Reading:
+    """How data are read: where a config's paths lead, what becomes of bad rows, and who hears of it."""
+
+    find: Find
+    skip_bad_rows: bool = False
+    say: Say = print
+    remembers: bool = True  # which sources were looked at before, in the folder of the cache
+
+
+def encoder_data(recipe: EncoderRecipe, reading: Reading, cache: Path) -> EncoderData:
+    """Read the packs, check them and, if there is a teacher, compute its features once."""
+    files, find, bad = recipe.data, reading.find, BadRows()
     if files.folder is not None:
-        tiles, labels, names = folder_tiles(find(files.folder), recipe.size)
-        dev_tiles, dev_labels, dev_names = folder_tiles(find(files.dev_folder or files.folder), recipe.size)
+        tiles, labels, names = folder_tiles(find(files.folder), recipe.size, bad.report)
+        dev_tiles, dev_labels, dev_names = tiles, labels, names
+        if files.dev_folder is None:
+            reading.say("data: there is no dev_folder, so the dev figure is measured on training pictures.")
+        else:
+            dev_tiles, dev_labels, dev_names = folder_tiles(find(files.dev_folder), recipe.size, bad.report)
         if names != dev_names:
-            raise MattoniError("data: folder and dev_folder must hold the same sub-folders, one per thing.")
+            only = ", ".join(sorted(set(names) ^ set(dev_names)))
+            raise MattoniError(
+                f"data: folder and dev_folder must hold the same sub-folders; only one of them has {only}."
+            )
     else:
-        tiles, labels = sheet_tiles([find(name) for name in files.tiles])
-        dev_tiles, dev_labels = sheet_tiles([find(name) for name in files.dev_tiles])
-    rows = [row for name in files.captioned for row in captioned_pictures(find(name))]
+        tiles, labels = sheet_tiles([find(name) for name in files.tiles], bad.report)
+        dev_tiles, dev_labels = sheet_tiles([find(name) for name in files.dev_tiles], bad.report)
+    rows = [row for name in files.captioned for row in captioned_pictures(find(name), bad.report)]
+    bad.settle(reading.skip_bad_rows, reading.say)
+    check_classes(labels, dev_labels, bool(rows))
     crops = crops_as_tiles([picture for _, picture, _ in rows], CROPS_PER_PICTURE, CROP_SIZE, recipe.seed)
     teacher = None
     if files.teacher is not None:
-        path = cache / "teacher.npy"
-        if not path.exists():
-            model = load_teacher(find(files.teacher))
-            small = crops_as_tiles([picture for _, picture, _ in rows], CROPS_PER_PICTURE, tiles.shape[1], recipe.seed)
-            parts = [tiles, small.reshape(-1, *small.shape[2:])]
-            cache.mkdir(parents=True, exist_ok=True)
-            np.save(path, np.concatenate([teacher_features(model, part) for part in parts if len(part)]))
-        teacher = np.load(path)
+        small = crops_as_tiles([picture for _, picture, _ in rows], CROPS_PER_PICTURE, tiles.shape[1], recipe.seed)
+        parts = [tiles, small.reshape(-1, *small.shape[2:])]
+        teacher = kept_teacher_features(find(files.teacher), parts, cache / "teacher.npy")
     return EncoderData(tiles, labels, crops, [captions for _, _, captions in rows], teacher, dev_tiles, dev_labels)
 
 
-def folder_tiles(folder: Path, size: int) -> tuple[Pixels, Labels, list[str]]:
+def check_classes(labels: Labels, dev_labels: Labels, captions: bool) -> None:
+    """Raise MattoniError where classes cannot be learned or measured: no rows, one class, or one that only dev has."""
+    if not len(labels) or not len(dev_labels):
+        raise MattoniError("data: 0 pictures are left to learn from or to measure on: give more, or correct them.")
+    if len(np.unique(labels)) == 1 and not captions:
+        raise MattoniError("data: every picture is of one class, so there is nothing to tell apart: add other things.")
+    unknown = np.setdiff1d(dev_labels, labels)
+    if len(unknown):
+        raise MattoniError(f"data: dev has the label {unknown[0]}, which is not among those of training: correct it.")
+
+
+def kept_teacher_features(teacher: Path, parts: Sequence[Pixels], path: Path) -> NDArray[np.float16]:
+    """The teacher's features of these pictures, from `path` or computed and left there."""
+    if not path.exists():
+        model = load_teacher(teacher)
+        features = np.concatenate([teacher_features(model, part) for part in parts if len(part)])
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, features)
+    loaded: NDArray[np.float16] = np.load(path)
+    return loaded
+
+
+def folder_tiles(folder: Path, size: int, report: Report) -> tuple[Pixels, Labels, list[str]]:
     """Pictures in sub-folders named after what they show, as squares: pixels, class indices and the names."""
-    samples = read_source(Source(format="folder", files=(str(folder),)), Path).samples
-    names = sorted({s.name for s in samples if s.name is not None})
-    pixels = np.stack([np.asarray(s.open().resize((size, size))) for s in samples])
-    return pixels, np.asarray([names.index(s.name) for s in samples if s.name is not None]), names
+    samples = [s for s in read_folder(folder, report) if s.name is not None]
+    pixels: list[Pixels] = [np.empty((0, size, size, 3), np.uint8)]
+    names: list[str] = []
+    for sample in samples:
+        with passing(report):
+            pixels.append(np.asarray(sample.open().resize((size, size)))[None])
+            names.append(sample.name or "")
+    classes = sorted(set(names))
+    return np.concatenate(pixels), np.asarray([classes.index(name) for name in names], np.int64), classes
 
 
 def refuse_batch_statistics(model: nn.Module, accelerator: Accelerator) -> nn.Module:
@@ -85,10 +133,10 @@ def start_weights(model: nn.Module, path: Path) -> None:
         raise MattoniError(f"start_from: {path} holds a model of another shape: give both runs the same.") from problem
 
 
-def encoder_stage(recipe: EncoderRecipe, find: Find, accelerator: Accelerator, cache: Path) -> EncoderStage:
+def encoder_stage(recipe: EncoderRecipe, reading: Reading, accelerator: Accelerator, cache: Path) -> EncoderStage:
     """The stage that trains an encoder."""
     with accelerator.main_process_first():
-        data = encoder_data(recipe, find, cache)
+        data = encoder_data(recipe, reading, cache)
     stage = EncoderStage(
         data,
         model_config(recipe.architecture, recipe.size, recipe.embedding),
@@ -119,13 +167,54 @@ def columns_stage(recipe: ColumnsRecipe, find: Find, accelerator: Accelerator, c
     return stage
 
 
-def read_split(
-    sources: Sequence[Source], recipe: WordsRecipe | GenerateRecipe, find: Find, device: torch.device
-) -> Split:
-    """Samples with feature caches."""
+def read_splits(recipe: WordsRecipe | GenerateRecipe, reading: Reading, device: torch.device) -> tuple[Split, Split]:
+    """Samples for training and dev, checked, with feature caches."""
     encoder = load_encoder(recipe.encoder, device)
-    sets: list[SampleSet] = [read_source(source, find, recipe.seed) for source in sources]
-    return Split(sets, [FeatureCache(Path(recipe.cache), s, encoder) for s in sets])
+    bad, folder = BadRows(), Path(recipe.cache)
+    sets: list[list[SampleSet]] = []
+    digests: list[set[bytes]] = []
+    for sources in (recipe.data, recipe.dev):
+        sets.append([])
+        digests.append(set())
+        for source in sources:
+            try:
+                found = read_source(source, reading.find, recipe.seed, bad.report)
+            except MattoniError:
+                # Why nothing is left says more than that nothing is left.
+                bad.settle(False, reading.say)
+                raise
+            marks = folder if reading.remembers else None
+            found, seen = without_unreadable(found, marks, bad.report, reading.say)
+            sets[-1].append(found)
+            digests[-1] |= seen
+    train, dev = sets
+    bad.settle(reading.skip_bad_rows, reading.say)
+    refuse_without_choice(train)
+    for warning in warnings_of(train, dev, digests[0] & digests[1]):
+        reading.say(warning)
+    for line in mixture(recipe, train):
+        reading.say(line)
+    return tuple(Split(found, [FeatureCache(folder, s, encoder) for s in found]) for found in (train, dev))  # type: ignore[return-value]
+
+
+def mixture(recipe: WordsRecipe | GenerateRecipe, sets: Sequence[SampleSet]) -> list[str]:
+    """What each source really has of a batch, and how often the run goes through it.
+
+    Raises MattoniError where a share is too small for its source to be drawn at all.
+    """
+    lines = []
+    for source, found, share in zip(recipe.data, sets, Draws(sets, recipe.batch, recipe.seed).mixture(), strict=True):
+        name = ", ".join(Path(file).name for file in source.files)
+        if share == 0:
+            raise MattoniError(
+                f"data: the share of {name} is too small for a batch of {recipe.batch}, so it would never be drawn: raise "
+                "share or batch, or take the source out."
+            )
+        times = share * recipe.batch * recipe.steps / len(found.samples)
+        lines.append(
+            f"data: {len(found.samples):,} pictures of {name}: {share:.1%} of a batch, each about {times:.1f} times"
+        )
+    return lines
 
 
 def new_stitch(recipe: WordsRecipe, split: Split, spelling: Spelling, embedding: torch.Tensor) -> QFormerStitch:
@@ -157,14 +246,14 @@ def new_stitch(recipe: WordsRecipe, split: Split, spelling: Spelling, embedding:
 
 def words_stage(
     recipe: WordsRecipe,
-    find: Find,
+    reading: Reading,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
     embedding: torch.Tensor,
 ) -> WordsStage:
     """Stage 1 of a stitch, of which only the host's words are needed: tokenizer and (vocabulary, width) embedding."""
     with accelerator.main_process_first():
-        split, dev = (read_split(sources, recipe, find, accelerator.device) for sources in (recipe.data, recipe.dev))
+        split, dev = read_splits(recipe, reading, accelerator.device)
         spelling = Spelling(tokenizer, split.sources, recipe.stitch.words, recipe.stitch.skip_commonest)
         stitch = new_stitch(recipe, split, spelling, embedding)
     return WordsStage(
@@ -172,21 +261,30 @@ def words_stage(
     )
 
 
+def started_stitch(run: Path, embedding: torch.Tensor) -> QFormerStitch:
+    """The stitch that an earlier run left."""
+    if not (run / STITCH).is_file():
+        raise MattoniError(
+            f"start_from: there is no stitch in {run}: run the config that makes it first, for the same host."
+        )
+    return load_stitch(run, embedding)
+
+
 def generate_stage(
     recipe: GenerateRecipe,
-    find: Find,
+    reading: Reading,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
     host: PreTrainedModel,
     frame: ChatFrame,
-    score_captions: CaptionScore,
+    score_captions: CaptionScores,
 ) -> GenerateStage:
     """Stage 2 of a stitch, through the frozen host."""
     embedding = host.get_input_embeddings().weight
     assert isinstance(embedding, torch.Tensor)
     with accelerator.main_process_first():
-        split, dev = (read_split(sources, recipe, find, accelerator.device) for sources in (recipe.data, recipe.dev))
-    stitch = load_stitch(Path(recipe.start_from), embedding).requires_grad_(recipe.learn == "all")
+        split, dev = read_splits(recipe, reading, accelerator.device)
+    stitch = started_stitch(Path(recipe.start_from), embedding).requires_grad_(recipe.learn == "all")
     if recipe.learn == "opening":
         stitch.opening.requires_grad_(True)
     words = stitch.word_ids.tolist()

@@ -8,10 +8,11 @@ import io
 import json
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image, ImageOps
 
@@ -39,6 +40,32 @@ CAPTION_QUESTIONS = (
 )
 Row = dict[str, Any]
 Turns = tuple[tuple[str, str], ...]
+Kind = Literal["form", "no picture", "not opened", "duplicate id", "no answer", "unknown label"]
+
+
+class BadRow(MattoniError):
+    """Nothing can be learned from a row; `where` names it. A caller may pass it over and go on."""
+
+    def __init__(self, kind: Kind, where: str, sentence: str) -> None:
+        super().__init__(f"data: {where}{sentence}")
+        self.kind, self.where = kind, where
+
+
+Report = Callable[[BadRow], None]
+
+
+def refuse(bad: BadRow) -> None:
+    """Report a bad row by raising it."""
+    raise bad
+
+
+@contextmanager
+def passing(report: Report) -> Iterator[None]:
+    """Hand a bad row to `report`, which may raise it, and go on behind the block."""
+    try:
+        yield
+    except BadRow as bad:
+        report(bad)
 
 
 @dataclass(frozen=True)
@@ -51,6 +78,7 @@ class Sample:
     name: str | None = None  # of the thing on it, if it is a named picture
     synonyms: tuple[str, ...] = ()
     spells: str = ""  # what the soft tokens say in words, one after the other, before they learn more than words
+    where: str = ""  # in words, for a sentence about it
 
 
 def answer_for(name: str) -> str:
@@ -61,15 +89,17 @@ def answer_for(name: str) -> str:
     return f"{'An' if name[0].lower() in 'aeiou' or name.startswith('hour') else 'A'} {name}."
 
 
-def named_sample(key: str, opening: Callable[[], Image.Image], name: str, synonyms: Sequence[str] = ()) -> Sample:
+def named_sample(
+    key: str, opening: Callable[[], Image.Image], name: str, synonyms: Sequence[str] = (), where: str = ""
+) -> Sample:
     """A picture of one thing."""
     turns = tuple((question, answer_for(name)) for question in NAME_QUESTIONS)
-    return Sample(key, opening, turns, name, tuple(synonyms) or (name,))
+    return Sample(key, opening, turns, name, tuple(synonyms) or (name,), where=where or key)
 
 
-def captioned_sample(key: str, picture: Image.Image, captions: Sequence[str]) -> Sample:
+def captioned_sample(key: str, picture: Image.Image, captions: Sequence[str], where: str = "") -> Sample:
     """A picture with what was written of it."""
-    return Sample(key, lambda: picture, _captions(captions, key))
+    return Sample(key, lambda: picture, _captions(captions, where or key), where=where or key)
 
 
 def tidy_caption(caption: str) -> str:
@@ -81,7 +111,7 @@ def tidy_caption(caption: str) -> str:
 def _captions(captions: Iterable[str], where: str) -> Turns:
     tidy = [tidy_caption(caption) for caption in captions if caption.strip()]
     if not tidy:
-        raise MattoniError(f"data: {where} has no caption, so there is nothing to learn from it: add one or remove it.")
+        raise BadRow("no answer", where, " has no caption, so there is nothing to learn from it: add one or remove it.")
     return tuple((question, caption) for question in CAPTION_QUESTIONS for caption in tidy)
 
 
@@ -91,11 +121,11 @@ def turns_of(row: Row, where: str) -> Turns:
         try:
             said = [(str(m["from"]), str(m["value"]).replace("<image>", "").strip()) for m in row["conversations"]]
         except (TypeError, KeyError) as problem:
-            raise MattoniError(f"data: {where}: each message of conversations needs from and value.") from problem
+            raise BadRow("form", where, ": each message of conversations needs from and value.") from problem
         pairs = zip(said, said[1:], strict=False)
         turns = [(q, a) for (who, q), (whom, a) in pairs if who == "human" and whom == "gpt"]
         if not turns:
-            raise MattoniError(f"data: {where} has no message of human that gpt answers: correct its conversations.")
+            raise BadRow("form", where, " has no message of human that gpt answers: correct its conversations.")
     elif "question" in row:
         answers = row.get("answers") or [row.get("answer")]
         turns = [(str(row["question"]), str(answer).strip()) for answer in answers if answer is not None]
@@ -103,9 +133,9 @@ def turns_of(row: Row, where: str) -> Turns:
         captions = row.get("captions") or [row.get("caption") or ""]
         return _captions(map(str, captions), where)
     else:
-        raise MattoniError(f"data: {where} has no conversations, question, captions or name: add one of them.")
+        raise BadRow("form", where, " has no conversations, question, captions or name: add one of them.")
     if not turns or not all(answer for _, answer in turns):
-        raise MattoniError(f"data: {where} has an empty answer, so its label mask would be empty: fill or remove it.")
+        raise BadRow("no answer", where, " has an empty answer, so its label mask would be empty: fill or remove it.")
     return tuple(turns)
 
 
@@ -121,42 +151,45 @@ def picture_of(source: Path | bytes, where: str) -> Callable[[], Image.Image]:
                     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
                 return picture.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-            raise MattoniError(
-                f"data: {where}: its picture cannot be opened: replace it or remove the row."
+            raise BadRow(
+                "not opened", where, ": its picture cannot be opened: replace it or remove the row."
             ) from problem
 
     return opened
 
 
-def _sample(key: str, picture: Path | bytes, rows: Sequence[tuple[str, Row]]) -> Sample:
-    """One picture with all rows about it, each with the words for where it stands."""
-    where, first = rows[0]
+def _samples(key: str, picture: Path | bytes, rows: Sequence[tuple[str, Row]], report: Report) -> list[Sample]:
+    """One picture with all rows about it, each with the words for where it stands; none if all of them are bad."""
+    opening, where = picture_of(picture, rows[0][0]), rows[0][0]
     named = next((row["name"] for _, row in rows if row.get("name")), None)
-    opening = picture_of(picture, where)
     if named is not None:
-        return named_sample(key, opening, str(named).strip())
+        return [named_sample(key, opening, str(named).strip(), where=where)]
+    turns: list[tuple[str, str]] = []
+    for place, row in rows:
+        with passing(report):
+            turns += turns_of(row, place)
     spells = next((str(row["spells"]) for _, row in rows if row.get("spells")), "")
-    return Sample(key, opening, tuple(turn for place, row in rows for turn in turns_of(row, place)), spells=spells)
+    return [Sample(key, opening, tuple(turns), spells=spells, where=where)] if turns else []
 
 
 # Folders
 
 
-def read_folder(path: Path) -> list[Sample]:
+def read_folder(path: Path, report: Report = refuse) -> list[Sample]:
     """Pictures in sub-folders named after what they show, or beside a `.txt` of captions, one a line."""
     samples = []
     for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS):
         text, key = file.with_suffix(".txt"), file.relative_to(path).as_posix()
         opening = picture_of(file, key)
-        if text.is_file():
-            lines = _text(text).splitlines()
-            samples.append(Sample(key, opening, _captions(lines, text.relative_to(path).as_posix())))
-        elif file.parent != path:
-            samples.append(named_sample(key, opening, file.parent.name.replace("_", " ")))
-        else:
-            raise MattoniError(
-                f"data: {file.name} has no name: put it in a folder named after what it shows, or add {text.name}."
-            )
+        with passing(report):
+            if text.is_file():
+                turns = _captions(_text(text).splitlines(), text.relative_to(path).as_posix())
+                samples.append(Sample(key, opening, turns, where=key))
+            elif file.parent != path:
+                samples.append(named_sample(key, opening, file.parent.name.replace("_", " ")))
+            else:
+                advice = f" has no name: put it in a folder named after what it shows, or add {text.name}."
+                raise BadRow("no answer", file.name, advice)
     return samples
 
 
@@ -181,43 +214,48 @@ def json_list(path: Path) -> list[tuple[str, Row]]:
     return [(f"row {number} of {path.name}", row) for number, row in enumerate(rows, start=1)]
 
 
-def json_lines(path: Path) -> list[tuple[str, Row]]:
+def json_lines(path: Path, report: Report = refuse) -> list[tuple[str, Row]]:
     """The rows of a file with one JSON object a line; empty lines are passed over."""
     rows = []
     for number, line in enumerate(_text(path).splitlines(), start=1):
         if line.strip():
-            try:
-                rows.append((f"line {number} of {path.name}", json.loads(line)))
-            except ValueError as problem:
-                raise MattoniError(
-                    f"data: line {number} of {path.name} is not JSON ({problem}): correct it."
-                ) from problem
+            where = f"line {number} of {path.name}"
+            with passing(report):
+                try:
+                    rows.append((where, json.loads(line)))
+                except ValueError as problem:
+                    raise BadRow("form", where, f" is not JSON ({problem}): correct it.") from problem
     return rows
 
 
-def read_rows(rows: Sequence[tuple[str, Row]], images: Path) -> list[Sample]:
+def read_rows(rows: Sequence[tuple[str, Row]], images: Path, report: Report = refuse) -> list[Sample]:
     """Rows that name a picture file; several rows of one picture become one sample."""
     about: dict[str, list[tuple[str, Row]]] = defaultdict(list)
     seen: dict[str, tuple[str, str]] = {}
     for where, row in rows:
-        if not isinstance(row, dict) or not row.get("image"):
-            raise MattoniError(f"data: {where} names no image: add the key 'image'.")
-        name = str(row["image"])
-        # LLaVA's files say several things of one picture under one id; one id for two pictures is a mistake.
-        if "id" in row:
-            other, before = seen.setdefault(str(row["id"]), (name, where))
-            if other != name:
-                raise MattoniError(
-                    f"data: {where} has the id '{row['id']}' of {before}, which is about another picture: "
-                    "give each its own."
-                )
-        if not (images / name).is_file():
-            raise MattoniError(f"data: {where}: there is no picture {name} in {images}: set images to their folder.")
-        about[name].append((where, row))
-    return [_sample(name, images / name, said) for name, said in about.items()]
+        with passing(report):
+            name = _picture_name(where, row, images)
+            # LLaVA's files say several things of one picture under one id; one id for two pictures is a mistake.
+            if "id" in row:
+                other, before = seen.setdefault(str(row["id"]), (name, where))
+                if other != name:
+                    says = f" has the id '{row['id']}' of {before}, which is about another picture: give each its own."
+                    raise BadRow("duplicate id", where, says)
+            about[name].append((where, row))
+    return [sample for name, said in about.items() for sample in _samples(name, images / name, said, report)]
 
 
-def read_parquet(path: Path) -> list[Sample]:
+def _picture_name(where: str, row: object, images: Path) -> str:
+    """What `image` says, if there is such a file."""
+    if not isinstance(row, dict) or not row.get("image"):
+        raise BadRow("no picture", where, " names no image: add the key 'image'.")
+    name = str(row["image"])
+    if not (images / name).is_file():
+        raise BadRow("no picture", where, f": there is no picture {name} in {images}: set images to their folder.")
+    return name
+
+
+def read_parquet(path: Path, report: Report = refuse) -> list[Sample]:
     """A table with `image` (bytes, or Hugging Face's {bytes, path}) and the columns of a row."""
     from pyarrow import ArrowInvalid, parquet
 
@@ -229,14 +267,15 @@ def read_parquet(path: Path) -> list[Sample]:
     for number, row in enumerate(rows, start=1):
         where, image = f"row {number} of {path.name}", row.get("image")
         content = image.get("bytes") if isinstance(image, dict) else image
-        if not isinstance(content, bytes):
-            raise MattoniError(f"data: {where} has no picture: the column 'image' must hold its bytes.")
-        said = {name: value for name, value in row.items() if value is not None}
-        samples.append(_sample(f"{path.name}#{number}", content, [(where, said)]))
+        with passing(report):
+            if not isinstance(content, bytes):
+                raise BadRow("no picture", where, " has no picture: the column 'image' must hold its bytes.")
+            said = {name: value for name, value in row.items() if value is not None}
+            samples += _samples(f"{path.name}#{number}", content, [(where, said)], report)
     return samples
 
 
-def read_shard(path: Path) -> list[Sample]:
+def read_shard(path: Path, report: Report = refuse) -> list[Sample]:
     """A WebDataset shard whose members share a key: a picture with `.json` (a row), `.txt` (captions) or `.name`."""
     groups: dict[str, dict[str, bytes]] = defaultdict(dict)
     try:
@@ -248,17 +287,22 @@ def read_shard(path: Path) -> list[Sample]:
                     key, _, ending = base.partition(".")
                     group = groups[f"{folder}/{key}".lstrip("/")]
                     if ending in group:
-                        raise MattoniError(f"data: {path.name} holds {member.name} twice: give each its own key.")
-                    group[ending] = file.read()
+                        where = f"{member.name} of {path.name}"
+                        report(BadRow("duplicate id", where, " is there twice: give each its own key."))
+                    group.setdefault(ending, file.read())
     except (OSError, tarfile.TarError) as problem:
         raise MattoniError(f"data: {path.name} is not a tar file or is damaged: check the file.") from problem
-    return [_shard_sample(key, parts, f"{key} of {path.name}") for key, parts in groups.items()]
+    samples = []
+    for key, parts in groups.items():
+        with passing(report):
+            samples += _shard_samples(key, parts, f"{key} of {path.name}", report)
+    return samples
 
 
-def _shard_sample(key: str, parts: dict[str, bytes], where: str) -> Sample:
+def _shard_samples(key: str, parts: dict[str, bytes], where: str, report: Report) -> list[Sample]:
     picture = next((content for ending, content in parts.items() if f".{ending.lower()}" in PICTURE_ENDINGS), None)
     if picture is None:
-        raise MattoniError(f"data: {where} has no picture: add one of {', '.join(sorted(PICTURE_ENDINGS))}.")
+        raise BadRow("no picture", where, f" has no picture: add one of {', '.join(sorted(PICTURE_ENDINGS))}.")
     try:
         if "json" in parts:
             row = json.loads(parts["json"])
@@ -267,5 +311,5 @@ def _shard_sample(key: str, parts: dict[str, bytes], where: str) -> Sample:
         else:
             row = {"captions": parts.get("txt", b"").decode().splitlines() or [""]}
     except ValueError as problem:
-        raise MattoniError(f"data: the text of {where} is not JSON or not UTF-8: correct it.") from problem
-    return _sample(key, picture, [(where, row)])
+        raise BadRow("form", where, ": its text is not JSON or not UTF-8: correct it.") from problem
+    return _samples(key, picture, [(where, row)], report)

@@ -22,7 +22,7 @@ from modality_bricks.words import content_vocabulary, words_of
 
 # Queries that spell a named thing's pieces in order; the other queries are free.
 NAME_SLOTS = 6
-CaptionScore = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
+CaptionScores = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class GenerateStage:
         steps: int,
         every: int,
         seed: int,
-        score_captions: CaptionScore,
+        score_captions: CaptionScores,
         new_tokens: int,
         spelling: Spelling,
         words_weight: float,
@@ -322,7 +322,7 @@ class GenerateStage:
         self.model.eval()
         metrics: dict[str, float] = {}
         lines: list[str] = []
-        score = 0.0
+        rows: list[Sequence[float]] = []
         for source, cache in zip(self.dev.sources, self.dev.caches, strict=True):
             named = source.samples[0].name is not None
             question = "What is in the picture?" if named else source.samples[0].turns[0][0]
@@ -332,16 +332,16 @@ class GenerateStage:
                 answers += self.answer(cache.get([(i, 0) for i in range(start, stop)]), question)
             kind = "named" if named else "captions"
             shuffled = answers_of_others(answers)
-            value, beside = self._score(source.samples, answers), self._score(source.samples, shuffled)
+            rows.append(self._scores(source.samples, answers))
+            value, beside = (float(np.mean(r)) for r in (rows[-1], self._scores(source.samples, shuffled)))
             metrics |= {kind: value, f"{kind} shuffled": beside, f"{kind} distinct": len(set(answers)) / len(answers)}
             metrics[f"{kind} n"] = len(answers)
-            score += value
             lines += [f"{s.name or s.turns[0][1]} -> {a}" for s, a in zip(source.samples[:5], answers, strict=False)]
-        return Evaluation({"score": score, **metrics}, lines)
+        return Evaluation({"score": sum(float(np.mean(r)) for r in rows), **metrics}, lines, rows)
 
-    def _score(self, samples: Sequence[Sample], answers: Sequence[str]) -> float:
+    def _scores(self, samples: Sequence[Sample], answers: Sequence[str]) -> Sequence[float]:
         if samples[0].name is not None:
-            return float(np.mean([names_it(a, s.synonyms) for s, a in zip(samples, answers, strict=True)]))
+            return [float(names_it(a, s.synonyms)) for s, a in zip(samples, answers, strict=True)]
         return self.score_captions(answers, [sorted({a for _, a in s.turns}) for s in samples])
 
     @torch.inference_mode()

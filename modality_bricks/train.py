@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers)
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -25,7 +24,7 @@ from mattoni.errors import Interrupted, MattoniError
 from modality_bricks.columns_stage import ColumnsModel, ColumnsStage
 from modality_bricks.encoder_stage import EncoderModel, EncoderStage, save_encoder
 from modality_bricks.loop import locked, train
-from modality_bricks.prepare import Find, columns_stage, encoder_stage, generate_stage, words_stage
+from modality_bricks.prepare import Reading, columns_stage, encoder_stage, generate_stage, words_stage
 from modality_bricks.publish import write_brick, write_result
 from modality_bricks.recipe import (
     ColumnsRecipe,
@@ -46,17 +45,17 @@ if TYPE_CHECKING:
 
 
 def build_stage(
-    recipe: StageRecipe, find: Find, accelerator: Accelerator, host: "Host | None"
+    recipe: StageRecipe, reading: Reading, accelerator: Accelerator, host: "Host | None"
 ) -> EncoderStage | ColumnsStage | WordsStage | GenerateStage:
     """The stage of a recipe, ready to train."""
     if isinstance(recipe, EncoderRecipe):
-        return encoder_stage(recipe, find, accelerator, Path(recipe.run) / "cache")
+        return encoder_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
     if isinstance(recipe, ColumnsRecipe):
-        return columns_stage(recipe, find, accelerator, Path(recipe.run) / "cache")
+        return columns_stage(recipe, reading.find, accelerator, Path(recipe.run) / "cache")
     assert host is not None
     if isinstance(recipe, WordsRecipe):
-        return words_stage(recipe, find, accelerator, host.tokenizer, host.embedding)
-    return generate_stage(recipe, find, accelerator, host.tokenizer, host.model, chat_frame(host), caption_score)
+        return words_stage(recipe, reading, accelerator, host.tokenizer, host.embedding)
+    return generate_stage(recipe, reading, accelerator, host.tokenizer, host.model, chat_frame(host), caption_scores)
 
 
 def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, folder: Path) -> None:
@@ -103,12 +102,11 @@ def chat_frame(host: "Host") -> ChatFrame:
     )
 
 
-def caption_score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """CIDEr-D as `mattoni eval` measures it."""
+def caption_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[float]:
+    """CIDEr-D of each answer as `mattoni eval` measures it."""
     from assistant.metrics import Scored, cider
 
-    values = cider([Scored(answer, tuple(wanted)) for answer, wanted in zip(answers, references, strict=True)])
-    return float(np.mean(values))
+    return cider([Scored(answer, tuple(wanted)) for answer, wanted in zip(answers, references, strict=True)])
 
 
 def hardware(accelerator: Accelerator) -> str:
@@ -129,10 +127,12 @@ def run_config(config: Path) -> None:
     # Launched as one of several processes where there is no GPU, accelerate has to be told that this is meant.
     alone = "LOCAL_RANK" not in os.environ or torch.cuda.is_available()
     accelerator = Accelerator(cpu=recipe.device == "cpu" or not alone, kwargs_handlers=[unused])
-    host = None if isinstance(recipe, EncoderRecipe | ColumnsRecipe) else load_host(recipe.host, str(accelerator.device))
+    host = (
+        None if isinstance(recipe, EncoderRecipe | ColumnsRecipe) else load_host(recipe.host, str(accelerator.device))
+    )
     folder = Path(recipe.run)
     with locked(folder) if accelerator.is_main_process else nullcontext():
-        stage = build_stage(recipe, finder(config), accelerator, host)
+        stage = build_stage(recipe, Reading(finder(config)), accelerator, host)
         outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
         if accelerator.is_main_process:
             save_part(stage, folder)

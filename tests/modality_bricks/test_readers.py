@@ -166,8 +166,8 @@ def test_a_picture_that_cannot_be_opened_is_named_when_it_is_drawn(read, tmp_pat
 @pytest.mark.parametrize(
     ("kind", "name", "content", "sentence"),
     [
-        ("jsonl", "x.jsonl", b"", "x.jsonl holds no samples of format jsonl"),
-        ("llava", "x.json", b"[]", "x.json holds no samples of format llava"),
+        ("jsonl", "x.jsonl", b"", "x.jsonl holds no rows of format jsonl"),
+        ("llava", "x.json", b"[]", "x.json holds no rows of format llava"),
         ("llava", "x.json", b"{}", "x.json must be a JSON list"),
         ("jsonl", "x.jsonl", b"\n{", "line 2 of x.jsonl is not JSON"),
         ("jsonl", "x.jsonl", b"\xff", "x.jsonl cannot be read as UTF-8"),
@@ -183,7 +183,7 @@ def test_a_file_without_rows_is_refused(read, tmp_path, kind, name, content, sen
 
 def test_an_empty_folder_and_a_picture_without_a_name_are_refused(read, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MattoniError, match="empty holds no samples of format folder"):
+    with pytest.raises(MattoniError, match="empty holds no rows of format folder"):
         read("folder", "empty")
     (tmp_path / "empty" / "a.png").write_bytes(png("red"))
     with pytest.raises(MattoniError, match="a.png has no name: put it in a folder named after what it shows"):
