@@ -139,6 +139,7 @@ class ColumnsStage:
         batch: int,
         seed: int,
         values_weight: float,
+        frozen: Sequence[str] = (),
     ) -> None:
         torch.manual_seed(seed)
         self.train, self.dev, self.columns, self.config = train, dev, list(classes), config
@@ -146,7 +147,12 @@ class ColumnsStage:
         self.steps_per_evaluation = len(train.pixels) // batch
         self.steps = round(epochs * self.steps_per_evaluation)
         sizes = [len(names) for names in classes.values()]
-        self.model: nn.Module = ColumnsModel(config, sizes, train.values.shape[2])
+        model = ColumnsModel(config, sizes, train.values.shape[2])
+        visual = model.clip.visual
+        self.frozen = [visual.get_submodule(name) for name in frozen]
+        for part in self.frozen:
+            part.requires_grad_(False)
+        self.model: nn.Module = model
         # Module.to takes it; torch's overloads leave it out.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -166,6 +172,9 @@ class ColumnsStage:
         pictures = torch.where(torch.from_numpy(mirrored).view(-1, 1, 1, 1), pictures.flip(-1), pictures)
         pictures = jitter(recolour(shift(pictures, places), colours), shades)
         device = device_of(model)
+        for part in self.frozen:
+            # The loop sets all to train; batch norms of what is frozen keep their statistics.
+            part.eval()
         with half(device):
             *logits, values = model(normalise(pictures, MEAN, STD).to(device))
         labels = torch.from_numpy(self.train.labels[mirrored.astype(int), rows]).to(device)
@@ -174,7 +183,8 @@ class ColumnsStage:
             loss = loss + F.cross_entropy(found.float(), labels[:, column], ignore_index=_MISSING, reduction="sum")
         wanted = torch.from_numpy(self.train.values[mirrored.astype(int), rows]).to(device)
         error = (values.float() - wanted.nan_to_num()).abs() * ~wanted.isnan()
-        return (loss + self.values_weight * error.sum()) / len(rows)
+        total: Tensor = (loss + self.values_weight * error.sum()) / len(rows)
+        return total
 
     @torch.inference_mode()
     def evaluate(self, step: int) -> Evaluation:

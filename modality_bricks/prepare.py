@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,7 +19,7 @@ from mattoni.files import replacing
 from modality_bricks.columns_stage import ColumnsStage, read_labelled
 from modality_bricks.data_checks import BadRows, Say, refuse_without_choice, warnings_of, without_unreadable
 from modality_bricks.draws import Draws
-from modality_bricks.encoder import load_encoder
+from modality_bricks.encoder import WEIGHTS, load_encoder
 from modality_bricks.encoder_stage import EncoderData, EncoderStage, Phase, model_config
 from modality_bricks.features import FeatureCache
 from modality_bricks.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
@@ -160,11 +161,25 @@ def columns_stage(recipe: ColumnsRecipe, find: Find, accelerator: Accelerator, c
         train, classes = read_labelled([find(name) for name in recipe.data.rows], None, recipe.size, cache)
         dev, _ = read_labelled([find(name) for name in recipe.data.dev_rows], classes, recipe.size, cache)
     config = model_config(recipe.architecture, recipe.size, recipe.embedding, recipe.pool)
-    stage = ColumnsStage(train, dev, classes, config, recipe.epochs, recipe.batch, recipe.seed, recipe.values_weight)
-    if recipe.start_from is not None:
+    stage = ColumnsStage(
+        train, dev, classes, config, recipe.epochs, recipe.batch, recipe.seed, recipe.values_weight, recipe.frozen
+    )
+    if recipe.start_from is not None and recipe.start_from.startswith("local-dir:"):
+        start_tower(stage.model, Path(recipe.start_from.removeprefix("local-dir:")))
+    elif recipe.start_from is not None:
         start_weights(stage.model, Path(recipe.start_from))
     stage.model = refuse_batch_statistics(stage.model, accelerator)
     return stage
+
+
+def start_tower(model: nn.Module, folder: Path) -> None:
+    """Begin with the trunk of another encoder of the same architecture; its pool and projection are learned anew."""
+    weights = {
+        f"clip.{name}": value for name, value in load_file(folder / WEIGHTS).items() if name.startswith("visual.trunk.")
+    }
+    left = model.load_state_dict(weights, strict=False)
+    if not weights or left.unexpected_keys:
+        raise MattoniError(f"start_from: the encoder in {folder} has another architecture: give both the same.")
 
 
 def read_splits(recipe: WordsRecipe | GenerateRecipe, reading: Reading, device: torch.device) -> tuple[Split, Split]:

@@ -91,7 +91,8 @@ class ColumnsRecipe(_Stage):
     """A vision encoder from pictures with several labels each."""
 
     stage: Literal["columns"]
-    start_from: str | None = None
+    start_from: str | None = None  # best.pt of an earlier run, or local-dir: and the folder of an encoder
+    frozen: tuple[str, ...] = ()  # parts of the tower that stay as they start, such as "trunk.layer1"
     architecture: str
     pool: Literal["avg", "abs_attn"] = "abs_attn"  # averages forget where something was
     embedding: PositiveInt

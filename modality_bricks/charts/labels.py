@@ -15,7 +15,8 @@ from modality_bricks.ocr import Line
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 # More texts than that are no labels of a chart.
 MOST_LABELS = 20
-_NUMBER = re.compile(r"[-−+~$€£]?[\dOol]+(?:[.,:]\d+)*\s?[%kKMm]?")
+# A tick beside a number is read as a dash.
+_NUMBER = re.compile(r"[-−+~$€£]?[\dOol]+(?:[.,:]\d+)*\s?[%kKMm]?(?:\s?[-−–_])?")
 # Edges are one line when they differ by at most this part of a text's height.
 _IN_LINE = 0.75
 # A title is set larger than labels, or stands apart from them by this part of its height.
