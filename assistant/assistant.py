@@ -18,6 +18,7 @@ import psutil
 from assistant.card import BrickCard
 from assistant.conversation import ConversationStore, StoredMessage, open_store
 from assistant.engine import Engine, Pace, Status, Ticket
+from assistant.examples import Added, add_examples
 from assistant.generation import Sampling
 from assistant.host import Host, load_host
 from assistant.inject import Workshop
@@ -186,6 +187,11 @@ class Assistant:
                 update=update,
                 publish=self._on_engine,
             )
+
+    def add_examples(self, name: str, files: Sequence[Attachment]) -> Added:
+        """Give an image brick of the user's keys from example pictures. The brick waits for the running turn only to be swapped."""
+        with self._adding:
+            return add_examples(name, files, self.registry.scan(), self._runner.glance, publish=self._on_engine)
 
     def remove_brick(self, name: str) -> None:
         """Delete a brick of the user's with every byte that was made from it. Those that came with Mattoni stay."""

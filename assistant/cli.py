@@ -504,6 +504,25 @@ def bricks_import(
     )
 
 
+@bricks_app.command("examples")
+def bricks_examples(
+    name: Annotated[str, typer.Argument(help="An image brick of yours.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures it is for, or folders of them; about 20.")],
+) -> None:
+    """Let the router find an image brick by example pictures: keys are made, nothing is trained."""
+    from assistant.examples import add_examples
+    from modality_bricks.glance import Glance
+
+    files = [
+        file
+        for path in pictures
+        for file in (sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".") if path.is_dir() else [path])
+    ]
+    # Read one by one: many photos are large.
+    attachments = (attachment for file in files for attachment in read_attachments([file]))
+    print(printable(add_examples(name, attachments, scanned(), Glance.load()).sentence))
+
+
 @bricks_app.command("remove")
 def bricks_remove(name: str) -> None:
     """Delete a brick of yours with every byte. Those that came with Mattoni stay."""

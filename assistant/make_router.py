@@ -1,11 +1,11 @@
 """Remakes what the router decides by, from training data and from the messages in models/router:
 
     python -m assistant.make_router questions                  which messages ask about a picture
-    python -m assistant.make_router keys                       the keys of the shipped bricks `photo` and `document`
-    python -m assistant.make_router brick FOLDER PICTURES      the keys of any image brick, from example pictures
+    python -m assistant.make_router keys                       the keys of the shipped bricks `photo`, `document` and `chart`
     python -m assistant.make_router skill FOLDER RECIPE        the keys of a skill, from its training recipe
 
-The keys of a skill are first made by its training (`mattoni train task`); nothing is trained here.
+The keys of a skill are first made by its training (`mattoni train task`), those of a user's image brick from example pictures
+(`mattoni bricks examples`). Nothing is trained here.
 """
 
 import json
@@ -21,13 +21,10 @@ from torch import Tensor
 from assistant.card import Routes, describe_files, read_card, write_card
 from assistant.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.embedder import Embedder
-from assistant.keyring import Keyrings
-from assistant.look import Attachment, Picture, look
 from assistant.picture_questions import PictureQuestions, unit_depths
-from assistant.registry import Registry
 from mattoni.errors import MattoniError
 from mattoni.keys import KEYS, make_keys, save_keys
-from mattoni.paths import brick_folders, shipped_models, training_data
+from mattoni.paths import shipped_models, training_data
 from modality_bricks import glance_pictures as drawn
 from modality_bricks.glance import Glance
 from task_bricks.messages import read_texts
@@ -142,31 +139,15 @@ def write_routes(folder: Path, routes: Routes) -> None:
 
 
 def make_shipped_keys() -> dict[str, float]:
-    """Keys of `photo` and `document`; gives their thresholds."""
+    """Keys of `photo`, `document` and `chart`; gives their thresholds."""
     vectors = example_vectors(Glance.load(), training_data())
     thresholds = {}
-    for name in ("photo", "document"):
-        # The two compete by score; a threshold only has to keep out what is for neither of them.
+    for name in ("photo", "document", "chart"):
+        # They compete by score; a threshold only has to tell what is for none of them.
         keys, threshold = make_keys(vectors[name], vectors["neither"], MOST_KEYS)
         write_keys(shipped_models() / "bricks" / name, keys, threshold)
         thresholds[name] = threshold
     return thresholds
-
-
-def make_brick_keys(folder: Path, pictures: Path) -> dict[str, float]:
-    """Keys of an image brick from a folder of 20 or more example pictures.
-
-    What it is not for is told by the other bricks' keys, so that nothing of theirs is needed or changed.
-    """
-    files = sorted(path for path in pictures.iterdir() if path.is_file())
-    items = [item for path in files for item in look([Attachment(path.name, path.read_bytes())]).items]
-    found = [item.image for item in items if isinstance(item, Picture)]
-    keyring = Keyrings().of(Registry(brick_folders()).scan())
-    others = [b.keys for b in keyring.bricks if b.space == "glance" and b.keys is not None and b.name != folder.name]
-    own = Glance.load().embed(found)
-    keys, threshold = make_keys(own, torch.cat(others) if others else own[:0], MOST_KEYS)
-    write_keys(folder, keys, threshold)
-    return {folder.name: threshold}
 
 
 def make_skill_brick_keys(folder: Path, recipe_path: Path) -> dict[str, float]:
@@ -190,8 +171,6 @@ def main(arguments: list[str]) -> None:
             print(json.dumps(make_questions()))
         case ["keys"]:
             print(json.dumps(make_shipped_keys()))
-        case ["brick", folder, pictures]:
-            print(json.dumps(make_brick_keys(Path(folder), Path(pictures))))
         case ["skill", folder, recipe]:
             print(json.dumps(make_skill_brick_keys(Path(folder), Path(recipe))))
         case _:

@@ -2,8 +2,9 @@
 
 Knows nothing of pictures, models or files: whoever calls it has embedded the pictures in the `glance` space and the
 message in the `text` space. Routing is maximum inner product search (MIPS) over the bricks' keys: a brick's score is
-the largest inner product of its keys with the vector, and it may be chosen when the score reaches its threshold. A brick
-may bring counter-keys, which say what is near and not for it (`mattoni.keys`).
+the largest inner product of its keys with the vector. Of image bricks the best score wins, and its threshold says whether
+that is worth a notice; a skill is chosen only when its score reaches the threshold. A brick may bring counter-keys, which say
+what is near and not for it (`mattoni.keys`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -182,9 +183,9 @@ def _route_picture(
         by_hand = switched_on[0].name
     if by_hand is not None:
         return _chosen(by_hand, choices, scored, "chosen by hand"), [], scored
-    near = [candidate for candidate in scored if candidate.score >= candidate.threshold]
-    if near:
-        return _chosen(near[0].name, choices, scored, _nearness(near[0])), [], scored
+    # The nearest key wins, whatever the thresholds: a brick that is added cannot take pictures that are nearer to another's.
+    if scored and scored[0].score >= scored[0].threshold:
+        return _chosen(scored[0].name, choices, scored, _nearness(scored[0])), [], scored
     if switched_on and scored:
         return _chosen(scored[0].name, choices, scored, f"switched on; {_nearness(scored[0])}"), [], scored
     if not allowed:

@@ -20,6 +20,7 @@ from mattoni.files import write_bytes
 
 KEYS = "keys.safetensors"  # what the file is called in a brick's folder
 FOLDS = 5
+PER_KEY = 4  # examples that one key stands for, at least
 
 
 def make_keys(own: Tensor, others: Tensor, most: int = 16, seed: int = 0) -> tuple[Tensor, float]:
@@ -29,7 +30,7 @@ def make_keys(own: Tensor, others: Tensor, most: int = 16, seed: int = 0) -> tup
     others   (m, width), unit rows: embeddings of what is for somebody else; may be empty
     returns  (at most `most` keys, width), unit rows, and the threshold
 
-    Keys are spherical k-means centres (Dhillon & Modha 2001), one per four examples at most. The threshold is chosen on
+    Keys are spherical k-means centres (Dhillon & Modha 2001), one per PER_KEY examples at most. The threshold is chosen on
     scores of examples that the keys were not made from (five folds), where own misses and others' hits are fewest.
     """
     keys, _, threshold = make_contrasted_keys(own, others, most, 0, seed)
@@ -46,7 +47,7 @@ def make_contrasted_keys(
     """
     if len(own) < FOLDS:
         raise MattoniError(f"Keys need at least {FOLDS} examples of what the brick is for, not {len(own)}: add some.")
-    count = max(1, min(most, len(own) // 4))
+    count = max(1, min(most, len(own) // PER_KEY))
     counters = min(most_counter, len(others) // 4)
     counter = spherical_kmeans(others, counters, seed) if counters else others[:0]
     order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
@@ -63,6 +64,19 @@ def make_contrasted_keys(
     if not len(mine):
         raise MattoniError("The examples of what the brick is for are all nearer to what it is not for: add others.")
     return spherical_kmeans(own, count, seed), counter, best_threshold(mine, theirs)
+
+
+def make_keys_from_few(own: Tensor, others: Tensor, most: int = 16) -> tuple[Tensor, float, Tensor]:
+    """As `make_keys` for a few examples, 10 or more: (keys, threshold, each example's score when it is left out).
+
+    A left-out score is that of one example with the keys which all the rest make, so that it may be compared with its
+    scores with other bricks' keys. `others` may be nothing but those keys.
+    """
+    count = max(1, min(most, len(own) // PER_KEY))
+    rest = ~torch.eye(len(own), dtype=torch.bool)
+    left_out = torch.cat([nearest(own[i : i + 1], spherical_kmeans(own[rest[i]], count)) for i in range(len(own))])
+    keys = spherical_kmeans(own, count)
+    return keys, best_threshold(left_out, nearest(others, keys)), left_out
 
 
 def scores(vectors: Tensor, keys: Tensor, counter: Tensor | None = None) -> Tensor:

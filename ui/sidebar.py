@@ -170,8 +170,24 @@ def _draw_vision(assistant: Any, bricks: list[Any]) -> str | None:
     for brick in bricks:
         if brick.warning:
             st.caption(f":material/warning: {plain(brick.warning, 300)}")
+        _draw_examples(assistant, brick)
         _draw_remove(assistant, brick.name, brick.folder)
     return None if chosen in (None, "auto") else chosen
+
+
+def _draw_examples(assistant: Any, brick: Any) -> None:
+    """Example pictures by which the router finds an image brick of the user's."""
+    if not brick.folder.is_relative_to(data_folder()):
+        return
+    name = brick.name
+    with st.popover(f"Show {plain(name)} examples", icon=":material/add_photo_alternate:", key=f"examples-{name}"):
+        st.caption("About 20 pictures of what it is for: Auto then chooses it for such pictures. Nothing is trained.")
+        with st.form(f"examples-form-{name}", clear_on_submit=True, border=False):
+            uploads = st.file_uploader("Pictures", accept_multiple_files=True, key=f"example-files-{name}")
+            if st.form_submit_button("Use them", type="primary"):
+                with st.spinner("Looking at them…"):
+                    sent = [Attachment(upload.name, upload.getvalue()) for upload in uploads]
+                    _told(lambda: str(assistant.add_examples(name, sent).sentence))
 
 
 def _draw_choice(assistant: Any, brick: Any, with_strength: bool) -> "Choice":
@@ -241,12 +257,17 @@ def _draw_add_knowledge(assistant: Any) -> None:
 
 
 def _added(action: Callable[[], "BrickCard"]) -> None:
-    """Run it, say what came of it, and draw the page again with the new brick."""
+    """Run it, say that the brick was added, and draw the page again with it."""
+    _told(lambda: f"{action().title} was added.")
 
-    def add() -> None:
-        st.session_state["news"] = f"{action().title} was added."
 
-    guarded(add)()
+def _told(action: Callable[[], str]) -> None:
+    """Run it, show its sentence, and draw the page again."""
+
+    def tell() -> None:
+        st.session_state["news"] = action()
+
+    guarded(tell)()
     st.rerun()
 
 

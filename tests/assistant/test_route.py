@@ -42,6 +42,13 @@ def test_a_brick_added_later_is_found_by_its_keys_alone():
     assert names(route(Question((picture(0, 0.1, 1, 0),)), Keyring((*KEYRING.bricks, chart)), Choices())) == ["chart"]
 
 
+def test_a_brick_added_later_takes_no_picture_that_is_nearer_to_another_brick():
+    lenient = KeyedBrick("stickers", "modality", "glance", E[2:3], 0.1)
+    plan = route(Question((picture(0.5, 0, 0.4, 0.77),)), Keyring((*KEYRING.bricks, lenient)), Choices())
+    assert names(plan) == ["photo"]
+    assert [notice.code for notice in plan.notices] == ["fallback"]  # it is near to neither
+
+
 def test_a_skill_is_not_chosen_for_a_message_that_its_counter_keys_are_nearer_to():
     german = KeyedBrick("english-german", "task", "text", E[:1], 0.5, counter=E[2:3])
     for_french, for_german = torch.tensor([[0.6, 0.0, 0.8, 0.0]]), torch.tensor([[0.8, 0.0, 0.6, 0.0]])
