@@ -118,12 +118,7 @@ def load_encoder(
     config = open_clip.get_pretrained_cfg(architecture, tag) if tag else None
     if config:
         # `owner/name/` or `owner/name/file`
-        repository = "/".join(str(config.get("hf_hub", "")).split("/")[:2])
-        if not repository:
-            raise MattoniError(
-                f"The encoder '{name}' is published as a pickled checkpoint, which is refused: choose another tag."
-            )
-        return _from_folder(_download(repository), device, dtype)
+        return _from_folder(_download("/".join(str(config["hf_hub"]).split("/")[:2])), device, dtype)
     if tag and open_clip.list_pretrained_tags_by_model(architecture):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
         raise MattoniError(f"open_clip has no weights '{tag}' of {architecture}: choose one of {tags}.")

@@ -6,13 +6,14 @@ import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mattoni.torchvision_ops  # noqa: F401
 
 import pytest
 import torch
 import yaml
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ from assistant.picture_questions import PictureQuestions
 from assistant.prompt import Prompt, Soft, Turn, build_prompt
 from assistant.turn import Runner
 from mattoni.paths import data_folder
-from modality_bricks.encoder import CONFIG, WEIGHTS
+from modality_bricks.encoder import CONFIG, WEIGHTS, load_encoder
 from modality_bricks.stitch import QFormerStitch, StitchShape, save_stitch
 
 QUERIES = 4
@@ -55,36 +56,60 @@ def assistant(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.M
     opened.close()
 
 
-def write_eyes(folder: Path, host: Host) -> None:
-    """An image brick with random weights: a tiny open_clip encoder and a stitch for the host, four soft tokens."""
-    (folder / "encoder").mkdir(parents=True)
-    vision = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
-    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 1, "layers": 1}
+# A vision transformer of open_clip: 16 patches and a class token.
+TINY_VIT = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+
+
+def write_encoder(folder: Path, vision: dict[str, Any], embed_dim: int = 16, **model: Any) -> None:
+    """An encoder folder of open_clip with random weights. `vision` and `model` are what a model config says."""
+    folder.mkdir(parents=True)
+    size = vision["image_size"]
     pixels = {
         "mean": [0.5] * 3,
         "std": [0.25] * 3,
         "interpolation": "bicubic",
         "resize_mode": "squash",
-        "size": [32] * 2,
+        "size": size if isinstance(size, list) else [size] * 2,
     }
-    config = {
-        "model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text},
-        "preprocess_cfg": pixels,
-    }
-    (folder / "encoder" / CONFIG).write_text(json.dumps(config))
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 1, "layers": 1}
+    built = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
+    config = {"model_cfg": {**built, **model}, "preprocess_cfg": pixels}
+    (folder / CONFIG).write_text(json.dumps(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+        encoder = (CustomTextCLIP if model.get("custom_text") else CLIP)(**built)
+    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / WEIGHTS)
+
+
+def write_eyes(
+    folder: Path, host: Host, vision: dict[str, Any] = TINY_VIT, source: str = "local-dir:encoder", **model: Any
+) -> None:
+    """An image brick with random weights: an open_clip encoder and a stitch for the host, four soft tokens.
+
+    source  what the card names as encoder; the one in the brick's folder is written unless it is another
+    """
+    if source == "local-dir:encoder":
+        write_encoder(folder / "encoder", vision, **model)
+    encoder = load_encoder(folder / "encoder" if source == "local-dir:encoder" else source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         shape = StitchShape(
-            tokens=17, feature_width=64, host_width=host.width, words=64, queries=QUERIES, layers=1, width=16, heads=2
+            tokens=encoder.tokens,
+            feature_width=encoder.width,
+            host_width=host.width,
+            words=64,
+            queries=QUERIES,
+            layers=1,
+            width=16,
+            heads=2,
         )
         stitch = QFormerStitch(shape)
         # With the usual spread every picture would be about the same mixture of words.
         for layer in stitch.parameters():
             if layer.dim() > 1:
                 torch.nn.init.normal_(layer, std=1.0)
-    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / "encoder" / WEIGHTS)
     stitch.set_words(torch.arange(64), host.embedding.detach().float())
+    folder.mkdir(parents=True, exist_ok=True)
     save_stitch(stitch, folder)
     card = {
         "schema": 1,
@@ -95,7 +120,7 @@ def write_eyes(folder: Path, host: Host) -> None:
         "host": host.identity.model_dump(),
         "injects": ["sequence"],
         "files": {name: file.model_dump() for name, file in describe_files(folder).items()},
-        "parts": {"encoder": "local-dir:encoder", "stitch": "qformer", "queries": QUERIES},
+        "parts": {"encoder": source, "stitch": "qformer", "queries": QUERIES},
         "licence": "none",
     }
     (folder / "brick.yaml").write_text(yaml.safe_dump(card))
