@@ -584,8 +584,16 @@ _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 
 @train_app.command("modality", context_settings=_FORWARD, add_help_option=False)
 def train_modality(context: typer.Context) -> None:
-    """Train an image brick from a config: `python -m modality_bricks.train` (--help lists its options)."""
+    """Train an image brick from configs; --dry-run tells first what it takes (--help lists the options)."""
     from modality_bricks.train import main
+
+    main(context.args)
+
+
+@train_app.command("watch", context_settings=_FORWARD, add_help_option=False)
+def train_watch(context: typer.Context) -> None:
+    """Show training runs on a page of this machine, running or not (--help lists its options)."""
+    from modality_bricks.watch import main
 
     main(context.args)
 
@@ -620,7 +628,7 @@ def evaluate(
     quantise: Quantise = None,
 ) -> None:
     """Ask every row of a file, greedily, and print the scores as one JSON object."""
-    from assistant.evaluation import Reply, read_rows, replies, report, shuffled_pictures, write_lines
+    from assistant.evaluation import asking, read_rows, replies, report, shuffled_pictures, write_lines
 
     choices = choices_of(vision, skill, knowledge, no_bricks)
     asked_rows = read_rows(rows, limit)
@@ -630,13 +638,8 @@ def evaluate(
         asked_rows = shuffled_pictures(asked_rows)
     start = time.monotonic()
     with opened(host, device, dtype, quantise) as assistant:
-
-        def answer(text: str, attachments: "tuple[Attachment, ...]") -> Reply:
-            ticket = assistant.ask(text, attachments, choices, sampling)
-            ticket.wait()
-            return Reply(ticket.text, trace_of(ticket), ticket.error)
-
-        asked = list(with_progress(replies(asked_rows, rows.parent, answer), len(asked_rows)))
+        ask_row = asking(assistant, choices, sampling)
+        asked = list(with_progress(replies(asked_rows, rows.parent, ask_row), len(asked_rows)))
     summary, lines = report(asked)
     if out is not None:
         write_lines(out, lines)

@@ -5,8 +5,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -14,6 +15,19 @@ from assistant.look import Attachment
 from assistant.metrics import METRICS, Metric, Scored, score
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
+
+if TYPE_CHECKING:  # a bad row must not wait for torch to be named
+    from assistant.assistant import Assistant
+    from assistant.generation import Sampling
+    from assistant.route import Choices
+
+
+class Earlier(BaseModel):
+    """A message of the same conversation that is asked before the row's own; its answer is not scored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    question: str
+    image: str
 
 
 class Row(BaseModel):
@@ -30,6 +44,10 @@ class Row(BaseModel):
     answers: tuple[str, ...] = Field(min_length=1)
     metric: Metric
     words: PositiveInt | None = None  # only the first words of the answer count
+    names: (
+        str | tuple[str, ...]
+    ) = ()  # of `named`: all that could be named, or a JSON file of them beside the rows' file
+    before: Earlier | None = None
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> "Row":
@@ -39,6 +57,8 @@ class Row(BaseModel):
             raise ValueError("'input' belongs to 'instruction'; join it to the question")
         if self.image is not None and self.images:
             raise ValueError("give either 'image' or 'images'")
+        if (self.metric == "named") != bool(self.names):
+            raise ValueError("'names' and the metric 'named' need each other")
         if not all(answer.strip() for answer in self.answers):
             raise ValueError("an answer is empty")
         return self
@@ -81,14 +101,30 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         row = _parse_row(line, where)
         if row.id in numbers:
             raise MattoniError(f"{where}: the id '{row.id}' is that of row {numbers[row.id]}; make it unique.")
-        for name in (*row.pictures, *filter(None, [row.file])):
+        listed = row.names if isinstance(row.names, str) else None
+        earlier = row.before.image if row.before is not None else None
+        for name in (*row.pictures, *filter(None, [row.file, listed, earlier])):
             if not (path.parent / name).is_file():
                 raise MattoniError(f"{where}: there is no file '{name}' beside the rows' file.")
+        if listed is not None:
+            row = row.model_copy(update={"names": _names(path.parent / listed)})
         numbers[row.id] = number
         rows.append(row)
     if not rows:
         raise MattoniError(f"{path.name} holds no rows: write one JSON object per line.")
     return rows
+
+
+@lru_cache
+def _names(path: Path) -> tuple[str, ...]:
+    """A JSON list of names."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise MattoniError(f"{path.name} is no JSON list of names ({problem}): write it anew.") from problem
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MattoniError(f"{path.name} is no JSON list of names: write it anew.")
+    return tuple(names)
 
 
 def _parse_row(line: str, where: str) -> Row:
@@ -139,12 +175,41 @@ def attachments_of(row: Row, folder: Path) -> tuple[Attachment, ...]:
     return tuple(Attachment(stem + Path(name).suffix, (folder / name).read_bytes()) for name, stem in sent)
 
 
+Message = tuple[str, tuple[Attachment, ...]]
+
+
+def messages_of(row: Row, folder: Path) -> tuple[Message, ...]:
+    """What a user sends for the row, one after the other: the row's own message is the last."""
+    own = (row.message, attachments_of(row, folder))
+    if row.before is None:
+        return (own,)
+    earlier = Attachment("picture" + Path(row.before.image).suffix, (folder / row.before.image).read_bytes())
+    return ((row.before.question, (earlier,)), own)
+
+
 def replies(
-    rows: Sequence[Row], folder: Path, ask: Callable[[str, tuple[Attachment, ...]], Reply]
+    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply]
 ) -> Iterator[tuple[Row, Reply]]:
-    """Ask the rows one after the other, each as the first message of a conversation of its own."""
+    """Ask the rows one after the other, each in a conversation of its own."""
     for row in rows:
-        yield row, ask(row.message, attachments_of(row, folder))
+        yield row, ask(messages_of(row, folder))
+
+
+def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> Callable[[tuple[Message, ...]], Reply]:
+    """What sends a row's messages to the assistant and waits. A conversation of several is deleted afterwards."""
+
+    def ask(messages: tuple[Message, ...]) -> Reply:
+        conversation = assistant.store.new() if len(messages) > 1 else None
+        try:
+            for text, attachments in messages:
+                ticket = assistant.ask(text, attachments, choices, sampling, conversation)
+                ticket.wait()
+        finally:
+            if conversation is not None:
+                assistant.store.delete(conversation)
+        return Reply(ticket.text, ticket.trace.to_json() if ticket.trace is not None else {}, ticket.error)
+
+    return ask
 
 
 def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -155,7 +220,9 @@ def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dic
         of_metric = [(row, reply) for row, reply in asked if row.metric == metric]
         if not of_metric:
             continue
-        result = score(metric, [Scored(reply.answer, row.answers, row.words) for row, reply in of_metric])
+        result = score(
+            metric, [Scored(reply.answer, row.answers, row.words, tuple(row.names)) for row, reply in of_metric]
+        )
         row_scores |= {row.id: value for (row, _), value in zip(of_metric, result.rows, strict=True)}
         scores[metric] = {
             "score": round(result.value, 4),

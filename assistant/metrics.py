@@ -11,12 +11,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
 from sacrebleu.metrics.chrf import CHRF
 
-Metric = Literal["contains", "exact", "accuracy", "number", "f1", "chrf", "cider", "anls"]
+Metric = Literal["contains", "named", "exact", "accuracy", "number", "f1", "chrf", "cider", "anls"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _NUMBER = re.compile(r"(?<![\d.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\d.])-?\.\d+|\d+")
@@ -34,6 +35,7 @@ class Scored:
     answer: str
     references: tuple[str, ...]
     words: int | None = None
+    names: tuple[str, ...] = ()  # of everything that could be named: what `named` may not find beside the references
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,34 @@ def names(text: str, reference: str) -> bool:
     "cat" is not in "category", nor 2.50 in 12.50 or 2.505. A letter may touch a number ("RM12.50" names 12.50), for
     that is how amounts are printed.
     """
-    wanted = fold(reference)
+    return _whole(fold(reference)).search(fold(text)) is not None
+
+
+@lru_cache(maxsize=4096)
+def _whole(wanted: str) -> re.Pattern[str]:
+    """Finds folded `wanted` as whole words; nothing finds nothing."""
     if not wanted:
-        return False
+        return re.compile(r"(?!)")
     before = r"(?<!\d)(?<!\d[.,])" if wanted[0].isdigit() else r"(?<![^\W\d_])" if wanted[0].isalpha() else ""
     after = r"(?![.,]?\d)" if wanted[-1].isdigit() else r"(?![^\W\d_])" if wanted[-1].isalpha() else ""
-    return re.search(before + re.escape(wanted) + after, fold(text)) is not None
+    return re.compile(before + re.escape(wanted) + after)
 
 
 def contains(answer: str, references: Sequence[str]) -> float:
     """1 if the answer holds a reference as whole words, case and spaces folded (see `names`)."""
     return float(any(names(answer, reference) for reference in references))
+
+
+def named(answer: str, references: Sequence[str], names: Sequence[str]) -> float:
+    """1 if the answer names a reference and nothing else of `names`, as whole words, case and spaces folded.
+
+    A name inside a longer one is not named: "tabby cat" names no "cat", whichever of the two is right.
+    """
+    text, right = fold(answer), {fold(reference) for reference in references}
+    every = right | {fold(name) for name in names}
+    found = [match.span() for name in every if name in text for match in _whole(name).finditer(text)]
+    longest = [(a, b) for a, b in found if not any(c <= a and b <= d and (c, d) != (a, b) for c, d in found)]
+    return float(bool(longest) and all(text[a:b] in right for a, b in longest))
 
 
 def exact(answer: str, references: Sequence[str]) -> float:
@@ -235,6 +254,24 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def paired_difference(values: Sequence[float], others: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """The mean of `values` less that of `others`, row by row, and its 95 % interval: the rows are resampled in pairs."""
+    differences = [a - b for a, b in zip(values, others, strict=True)]
+    return (sum(differences) / len(differences), *bootstrap(differences, seed))
+
+
+def paired_ratio(values: Sequence[float], others: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """The mean of `values` by that of `others` and its 95 % interval, resampled in pairs; not a number by nothing."""
+    pairs = np.asarray([values, others], dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    means = [pairs[:, generator.integers(0, pairs.shape[1], pairs.shape[1])].mean(1) for _ in range(_RESAMPLES)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = [float(a / b) for a, b in means]
+        ratio = float(pairs[0].mean() / pairs[1].mean())
+    low, high = np.percentile([r for r in ratios if math.isfinite(r)] or [math.nan], [2.5, 97.5])
+    return ratio, float(low), float(high)
+
+
 def score(metric: Metric, rows: Sequence[Scored], seed: int = 0) -> Result:
     """Score rows that share a metric. Raises ValueError without rows."""
     if not rows:
@@ -246,6 +283,8 @@ def score(metric: Metric, rows: Sequence[Scored], seed: int = 0) -> Result:
     elif metric == "accuracy":
         labels = sorted({reference for row in rows for reference in row.references})
         values = [accuracy(first_words(row.answer, row.words), row.references, labels) for row in rows]
+    elif metric == "named":
+        values = [named(first_words(row.answer, row.words), row.references, row.names) for row in rows]
     else:
         alone = {"contains": contains, "exact": exact, "number": number, "f1": f1, "anls": anls}[metric]
         values = [alone(first_words(row.answer, row.words), row.references) for row in rows]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from assistant.evaluation import Row, write_lines
 from mattoni.errors import MattoniError
+from mattoni.files import write_text
 from mattoni.paths import training_data
 from modality_bricks.packs import captioned_pictures, pack_files, sheet_tiles
 
@@ -22,10 +23,11 @@ RowValues = Mapping[str, Any]
 
 
 def tinyimagenet(data: Path, split: str, out: Path) -> Iterator[RowValues]:
-    """What is in each tile? Every synonym of its class is right, within the first 12 words."""
+    """What is in each tile? A synonym of its class is in the first 12 words, and none of another of the 200 classes."""
     vision = data / "vision"
     classes = json.loads((vision / "tinyimagenet-classes.json").read_text(encoding="utf-8"))
     synonyms = [list(dict.fromkeys([entry["short"], *entry["names"]])) for entry in classes]
+    write_text(out / "names.json", json.dumps(sorted({name for names in synonyms for name in names})))
     pixels, labels = sheet_tiles(_packs(vision, f"tinyimagenet-{split}-*.tar"))
     for number, (tile, label) in enumerate(zip(pixels, labels, strict=True)):
         name = f"pictures/{number:05}.png"
@@ -35,8 +37,9 @@ def tinyimagenet(data: Path, split: str, out: Path) -> Iterator[RowValues]:
             "question": "What is in the picture?",
             "image": name,
             "answers": synonyms[label],
-            "metric": "contains",
+            "metric": "named",
             "words": 12,
+            "names": "names.json",
         }
 
 
@@ -48,11 +51,35 @@ def flickr8k(data: Path, split: str, out: Path) -> Iterator[RowValues]:
             picture.save(out / name)
             yield {
                 "id": key,
-                "question": "Describe the picture.",
+                "question": "Describe the photo.",
                 "image": name,
                 "answers": captions,
                 "metric": "cider",
             }
+
+
+def daquar(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Short questions about rooms, one accepted answer each."""
+    (path,) = _packs(data / "vision", f"daquar-{split}-images.tar.gz")
+    for name, content in pack_files(path).items():
+        (out / "pictures" / name).write_bytes(content)
+    for row in _lines(data / "vision" / f"daquar-{split}.jsonl"):
+        yield {**row, "image": f"pictures/{row['image']}.webp"}
+
+
+def plain(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Questions on a passage that stands in the message: nothing to look up and nothing to see."""
+    passages = {p["passage_id"]: p for p in _lines(data / "text" / f"reading-passages-{split}.jsonl")}
+    for row in _lines(data / "text" / f"reading-{split}.jsonl"):
+        text = passages[row["passage_id"]]["text"]
+        yield {**row, "question": f"{text}\n\nAnswer in a few words: {row['question']}", "metric": "contains"}
+
+
+def plain_after_picture(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """The same questions, each after a question about a picture of its own in the same conversation."""
+    tiles = tinyimagenet(data, split, out)
+    for row, tile in zip(plain(data, split, out), tiles, strict=False):
+        yield {**row, "before": {"question": tile["question"], "image": tile["image"]}}
 
 
 def amounts(total: str) -> list[str]:
@@ -116,6 +143,9 @@ def reading(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "tinyimagenet": tinyimagenet,
     "flickr8k": flickr8k,
+    "daquar": daquar,
+    "plain": plain,
+    "plain-after-picture": plain_after_picture,
     "receipts": receipts,
     "receipts-lines": receipts_lines,
     "translation-de": translation_de,

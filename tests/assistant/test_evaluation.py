@@ -2,7 +2,17 @@ import json
 
 import pytest
 
-from assistant.evaluation import Reply, Row, attachments_of, read_rows, replies, report, shuffled_pictures, write_lines
+from assistant.evaluation import (
+    Reply,
+    Row,
+    attachments_of,
+    messages_of,
+    read_rows,
+    replies,
+    report,
+    shuffled_pictures,
+    write_lines,
+)
 from mattoni.errors import MattoniError
 
 GOOD = {"id": "r1", "question": "What is it?", "answers": ["a dog"], "metric": "contains"}
@@ -20,11 +30,14 @@ def rows_file(folder, *rows):
         ("{", "rows.jsonl, row 2: this is not JSON"),
         ("[1]", "rows.jsonl, row 2: this is not a JSON object"),
         ({"id": "r2", "answers": ["x"], "metric": "f1"}, "row 2: give either 'question', or 'instruction' and 'input'"),
-        ({**GOOD, "id": "r2", "metric": "bleu"}, "row 2: no metric is called 'bleu' (known: contains, exact"),
+        ({**GOOD, "id": "r2", "metric": "bleu"}, "row 2: no metric is called 'bleu' (known: contains, named"),
         ({**GOOD, "id": "r2", "answers": []}, "row 2: answers: "),
         ({**GOOD, "id": "r2", "answers": [" "]}, "row 2: an answer is empty."),
         ({"question": "?", "answers": ["x"], "metric": "f1"}, "row 2: 'id' is missing; add it."),
         (GOOD, "row 2: the id 'r1' is that of row 1; make it unique."),
+        ({**GOOD, "id": "r2", "metric": "named"}, "row 2: 'names' and the metric 'named' need each other."),
+        ({**GOOD, "id": "r2", "metric": "named", "names": "no.json"}, "row 2: there is no file 'no.json' beside"),
+        ({**GOOD, "id": "r2", "before": {"question": "?", "image": "no.png"}}, "there is no file 'no.png' beside"),
         ({**GOOD, "id": "r2", "image": "no.png"}, "row 2: there is no file 'no.png' beside the rows' file."),
     ],
 )
@@ -93,7 +106,7 @@ def test_the_report_has_scores_with_n_and_a_line_per_row(tmp_path):
     ]
     said = {"What is it?": "It is a dog.", "2+2?": "5"}
     trace = {"notices": [{"code": "fallback", "text": "…"}], "bricks": [{"name": "photo"}]}
-    asked = list(replies(rows, tmp_path, lambda text, files: Reply(said[text], trace)))
+    asked = list(replies(rows, tmp_path, lambda messages: Reply(said[messages[-1][0]], trace)))
     summary, lines = report(asked)
     assert summary["n"] == 3
     assert summary["scores"]["contains"] == {"score": 1.0, "n": 2, "low": 1.0, "high": 1.0}
@@ -104,6 +117,25 @@ def test_the_report_has_scores_with_n_and_a_line_per_row(tmp_path):
     assert all(line["trace"] == trace for line in lines)
     write_lines(tmp_path / "out.jsonl", lines)
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == lines
+
+
+def test_the_names_of_all_that_could_be_named_stand_in_one_file_for_all_rows(tmp_path):
+    row = {**GOOD, "metric": "named", "answers": ["dog"], "names": "names.json"}
+    (tmp_path / "names.json").write_text('["dog", "cat"]')
+    rows = read_rows(rows_file(tmp_path, row, {**row, "id": "r2"}))
+    said = iter(["A dog.", "A dog and a cat."])
+    summary, _ = report(list(replies(rows, tmp_path, lambda messages: Reply(next(said), {}))))
+    assert summary["scores"]["named"]["score"] == 0.5
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(MattoniError, match="other.json is no JSON list of names"):
+        read_rows(rows_file(tmp_path, {**row, "names": "other.json"}))
+
+
+def test_an_earlier_message_of_the_conversation_is_sent_first(tmp_path):
+    (tmp_path / "beehive.png").write_bytes(b"1")
+    row = Row(**GOOD, before={"question": "What is in the picture?", "image": "beehive.png"})
+    (text, (picture,)), own = messages_of(row, tmp_path)
+    assert (text, picture.name, own) == ("What is in the picture?", "picture.png", ("What is it?", ()))
 
 
 def test_a_row_that_failed_is_counted_and_keeps_its_reason(tmp_path):

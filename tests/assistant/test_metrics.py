@@ -18,6 +18,8 @@ from assistant.metrics import (
     last_number,
     levenshtein,
     number,
+    paired_difference,
+    paired_ratio,
     score,
 )
 
@@ -61,6 +63,43 @@ COCO_VALUES = [1.599347, 1.404937, 0.03976, 0.300557, 0.0]
 )
 def test_contains_wants_whole_words_and_whole_numbers(answer, reference, value):
     assert contains(answer, [reference]) == value
+
+
+@pytest.mark.parametrize(
+    ("answer", "references", "value"),
+    [
+        ("A tabby cat.", ["tabby cat", "tabby"], 1),
+        ("A TABBY\ncat on a mat", ["tabby cat", "tabby"], 1),
+        ("A tabby cat.", ["cat"], 0),  # the longer name is another class
+        ("A cat.", ["tabby cat", "tabby"], 0),
+        ("A cat, a tabby cat.", ["tabby cat", "tabby"], 0),  # another class beside the right one
+        ("A dog and a tabby.", ["tabby cat", "tabby"], 0),
+        ("A tabby, that is a tabby cat.", ["tabby cat", "tabby"], 1),  # two names of the right one
+        ("A concatenation.", ["cat"], 0),
+        ("A wagon.", ["beach wagon", "wagon"], 1),  # a name of two classes is right for both
+        ("A station wagon.", ["wagon", "covered wagon"], 0),
+        ("Nothing that I know.", ["cat"], 0),
+        ("", ["cat"], 0),
+    ],
+)
+def test_named_wants_a_name_of_the_class_and_of_no_other(answer, references, value):
+    names = ["cat", "tabby", "tabby cat", "dog", "beach wagon", "station wagon", "wagon", "covered wagon"]
+    assert score("named", [Scored(answer, tuple(references), 12, tuple(names))]).value == value
+
+
+def test_what_is_named_after_the_words_that_count_does_not_matter():
+    words = "one two three four five six seven eight nine ten a cat dog"
+    assert score("named", [Scored(words, ("cat",), 12, ("cat", "dog"))]).value == 1
+
+
+def test_differences_and_ratios_are_resampled_in_pairs():
+    """What is hard for both is no noise between them."""
+    hard = [0.0, 1.0] * 50
+    assert paired_difference([value + 0.1 for value in hard], hard) == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_ratio([0.9 * value for value in hard], hard) == pytest.approx((0.9, 0.9, 0.9))
+    difference, low, high = paired_difference(hard, hard[::-1])
+    assert low < difference == 0 < high
+    assert math.isnan(paired_ratio([0.0], [0.0])[0])
 
 
 def test_only_the_first_words_count_when_the_row_says_so():
