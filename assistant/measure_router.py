@@ -1,23 +1,31 @@
-"""Measures the router: python -m assistant.measure_router [pictures] [questions] [skill]
+"""Measures the router: python -m assistant.measure_router [pictures] [later] [questions] [skill]
 
-`pictures`   photo or document, on 400 dev pictures of equalised size and colour, and on the same as they come
+`pictures`   photo, chart or document, on 600 dev pictures of equalised size and colour, and on the same as they come
+`later`      a fourth image brick that is given 20 example pictures: how often it is chosen, and what that costs the others
 `questions`  who asks about a picture that is not there: picture-questions-dev, plain-lookalikes-dev, chat-dev
 `skill`      when Auto chooses `english-german`: translation-de-dev and what is near it
-Without a word, all three. Prints one JSON object. Needs MATTONI_DATA; pages are rendered with chromium where there is one.
+Without a word, all of them. Prints one JSON object. Needs MATTONI_DATA, and chromium for the first two.
 """
 
+import io
 import json
 import sys
-from collections import defaultdict
+import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
+from assistant.card import BrickCard, write_card
 from assistant.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.embedder import Embedder
+from assistant.examples import add_examples
 from assistant.keyring import Keyrings
+from assistant.look import Attachment
 from assistant.picture_questions import PictureQuestions
 from assistant.registry import Registry
 from assistant.route import Choices, Keyring, Question, SeenPicture, route
@@ -25,7 +33,8 @@ from assistant.turn import message_pieces
 from mattoni.errors import MattoniError
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.glance import Glance
-from modality_bricks.glance_dev import Shown, dev_pictures, equalised
+from modality_bricks.glance_dev import Shown, dev_pictures, dev_reports, equalised
+from modality_bricks.glance_dev_kinds import LATER_KINDS
 
 Figures = dict[str, object]
 
@@ -39,32 +48,96 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return [json.loads(line) for line in file]
 
 
-def measure_pictures(keyring: Keyring, glance: Glance, shown: Sequence[Shown]) -> Figures:
-    """Right between photo and document, over all and per sort; and how often a fallback was announced."""
-    right: dict[str, list[bool]] = defaultdict(list)
-    fallbacks = []
-    for picture, vector in zip(shown, glance.embed([s.image for s in shown]), strict=True):
-        plan = route(Question((SeenPicture(picture.sort, vector),)), keyring, Choices())
-        chosen = plan.pictures[0]
-        right[picture.sort].append(chosen is not None and chosen.name == picture.brick)
-        fallbacks.append(any(notice.code == "fallback" for notice in plan.notices))
+def _chosen(keyring: Keyring, vectors: Tensor) -> list[tuple[str | None, bool]]:
+    """Of each picture the brick that looks at it, and whether that was announced as a fallback."""
+    chosen: list[tuple[str | None, bool]] = []
+    for vector in vectors:
+        plan = route(Question((SeenPicture("picture", vector),)), keyring, Choices())
+        brick = plan.pictures[0]
+        chosen.append((brick.name if brick else None, any(notice.code == "fallback" for notice in plan.notices)))
+    return chosen
+
+
+def measure_pictures(keyring: Keyring, shown: Sequence[Shown], vectors: Tensor) -> Figures:
+    """Right among photo, chart and document, over all and per sort; and how often a fallback was announced."""
+    chosen = _chosen(keyring, vectors)
+    wrong: dict[str, list[str]] = defaultdict(list)
+    for picture, (name, _) in zip(shown, chosen, strict=True):
+        wrong[picture.sort] += [str(name)] if name != picture.brick else []
+    sizes = Counter(picture.sort for picture in shown)
+    right = [name == picture.brick for picture, (name, _) in zip(shown, chosen, strict=True)]
     return {
-        "right_percent": _percent([r for rows in right.values() for r in rows]),
+        "right_percent": _percent(right),
         "n": len(shown),
         "always_photo_percent": _percent([s.brick == "photo" for s in shown]),
-        "fallback_announced_percent": _percent(fallbacks),
-        "wrong_of": {sort: f"{rows.count(False)} of {len(rows)}" for sort, rows in right.items()},
+        "fallback_announced_percent": _percent([announced for _, announced in chosen]),
+        "wrong_of": {
+            sort: f"{len(wrong[sort])} of {size} {dict(Counter(wrong[sort]))}" for sort, size in sizes.items()
+        },
     }
+
+
+def _equalised(shown: Sequence[Shown]) -> list[Image.Image]:
+    rng = np.random.default_rng(7)
+    return [equalised(picture.image, rng) for picture in shown]
 
 
 def pictures(keyring: Keyring, data: Path) -> Figures:
-    """The 400 dev pictures equalised, and as they come."""
-    shown, glance, rng = list(dev_pictures(data)), Glance.load(), np.random.default_rng(7)
-    same = [Shown(equalised(s.image, rng), s.sort, s.brick) for s in shown]
+    """The 600 dev pictures equalised, and as they come; and who looks at reports, for which no brick is wrong."""
+    shown, glance = list(dev_pictures(data)), Glance.load()
+    reports = [name for name, _ in _chosen(keyring, glance.embed(list(dev_reports(data))))]
     return {
-        "equalised": measure_pictures(keyring, glance, same),
-        "as they come": measure_pictures(keyring, glance, shown),
+        "equalised": measure_pictures(keyring, shown, glance.embed(_equalised(shown))),
+        "as they come": measure_pictures(keyring, shown, glance.embed([s.image for s in shown])),
+        "reports with a chart go to": dict(Counter(reports)),
     }
+
+
+def later(data: Path, draws: int = 3, examples: int = 20, held_out: int = 120) -> Figures:
+    """A fourth brick from `examples` pictures as they come, on held-out pictures and the 600, all equalised."""
+    glance, rng = Glance.load(), np.random.default_rng(8)
+    shown = list(dev_pictures(data))
+    others = glance.embed(_equalised(shown))
+    figures: Figures = {}
+    for number, kind in enumerate(LATER_KINDS):
+        drawn = [kind(np.random.default_rng([11, number, n])) for n in range(draws * examples + held_out)]
+        new = glance.embed([equalised(picture, rng) for picture in drawn[-held_out:]])
+        trials = [drawn[draw * examples : (draw + 1) * examples] for draw in range(draws)]
+        figures[kind.__name__] = [_later(trial, new, others, [s.brick for s in shown], glance) for trial in trials]
+    return figures
+
+
+def _later(
+    examples: Sequence[Image.Image], new: Tensor, others: Tensor, bricks: Sequence[str], glance: Glance
+) -> Figures:
+    """One trial: the user's command on a brick without anything else, then the router before and after."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "later").mkdir()
+        card = {"schema": 1, "name": "later", "kind": "modality", "title": "", "summary": "", "licence": ""}
+        write_card(BrickCard.model_validate({**card, "injects": ["sequence"]}), Path(folder) / "later")
+        registry = Registry([Path(folder), shipped_models() / "bricks"])
+        before = [name for name, _ in _chosen(Keyrings().of(registry.scan()), others)]
+        try:
+            added = add_examples("later", [_sent(picture) for picture in examples], registry.scan(), glance)
+        except MattoniError as refused:
+            return {"refused": str(refused)}
+        keyring = Keyrings().of(registry.scan())
+    after = [name for name, _ in _chosen(keyring, others)]
+    lost = _percent([a == b for a, b in zip(before, bricks, strict=True)])
+    return {
+        "right_percent": _percent([name == "later" for name, _ in _chosen(keyring, new)]),
+        "n": len(new),
+        "others_lose_points": round(lost - _percent([a == b for a, b in zip(after, bricks, strict=True)]), 2),
+        "n_others": len(others),
+        "recognised_left_out": f"{added.recognised} of {added.examples}",
+        "nearest": added.nearest,
+    }
+
+
+def _sent(picture: Image.Image) -> Attachment:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return Attachment("picture.png", file.getvalue())
 
 
 def questions(embedder: Embedder, data: Path) -> Figures:
@@ -114,6 +187,7 @@ def main(parts: Sequence[str]) -> None:
     keyring = Keyrings().of(Registry([shipped_models() / "bricks"]).scan())
     measures: dict[str, Callable[[], Figures]] = {
         "pictures": lambda: pictures(keyring, data),
+        "later": lambda: later(data),
         "questions": lambda: questions(Embedder(fetch(BUILTIN_EMBEDDER)), data),
         "skill": lambda: skill(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
     }

@@ -16,6 +16,7 @@ from assistant.route import Choice
 from assistant.turn import Runner
 from mattoni.errors import MattoniError
 from tests.assistant.conftest import write_eyes
+from tests.assistant.test_examples import add_brick, stripes
 
 COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "train", "eval", "bench"]
 
@@ -248,3 +249,18 @@ def test_documents_are_added_cited_and_removed(mattoni, real_cache, tmp_path):
 def test_an_address_is_no_host_for_the_page(mattoni):
     status, _, told = mattoni("ui", "--host", "0.0.0.0")
     assert status == 1 and told == "--host names the language model: to listen on 0.0.0.0, use --address 0.0.0.0.\n"
+
+
+def test_an_image_brick_is_found_by_pictures_and_folders_of_pictures(mattoni, tmp_path):
+    add_brick("stripes")
+    (tmp_path / "more").mkdir()
+    for number in range(20):
+        stripes(number).save(tmp_path / ("" if number < 2 else "more") / f"{number}.png")
+    (tmp_path / "more" / ".DS_Store").write_bytes(b"left by a file manager")
+    status, out, _ = mattoni("bricks", "examples", "stripes", tmp_path / "0.png", tmp_path / "1.png", tmp_path / "more")
+    assert status == 0 and out.startswith("'stripes' is chosen by its pictures now: 20 of 20 examples are recognised")
+    (tmp_path / "more" / "3.png").write_bytes(b"")
+    status, _, told = mattoni("bricks", "examples", "stripes", tmp_path / "more")
+    assert (status, told) == (1, "3.png is empty: send it again.\n")
+    status, _, told = mattoni("bricks", "examples", "stripes", tmp_path / "none")
+    assert status == 1 and told.startswith(f"{tmp_path / 'none'} cannot be read")

@@ -10,9 +10,11 @@ from assistant.conversation import open_store
 from assistant.generation import Sampling
 from assistant.host import load_host
 from tests.assistant.conftest import write_eyes
+from tests.assistant.test_examples import sent, stripes
 from tests.ui.conftest import PAGE
 from ui.backend import backend
 from ui.sidebar import OTHER_ANSWER, anew
+from ui.text import plain
 
 
 def conversation_of(page: AppTest) -> str:
@@ -211,3 +213,23 @@ def test_the_example_pictures_are_those_that_the_script_draws(name):
     drawn = {"orange.jpg": draw.orange, "receipt.png": draw.receipt, "screenshot.png": draw.screenshot}[name]()
     with Image.open(FOLDER / name) as shipped:
         assert drawn.size == shipped.size and (FOLDER / name).stat().st_size < 100_000
+
+
+def test_an_image_brick_of_the_users_is_shown_examples_and_the_page_says_what_was_measured(open_page, tiny_host, home):
+    write_eyes(home / "data" / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
+    page = open_page()
+    assert [u.key for u in page.file_uploader if u.key.startswith("example")] == [
+        "example-files-eyes"
+    ]  # no shipped one
+
+    def show(count: int) -> AppTest:
+        files = [(f"{n}.png", sent(stripes(n)).content, "image/png") for n in range(count)]
+        page.file_uploader(key="example-files-eyes").set_value(files)
+        next(b for b in page.button if b.label == "Use them").click()
+        return page.run()
+
+    show(3)
+    assert [e.value for e in page.error] == [plain("3 example pictures are too few: give 10 that differ, better 20.")]
+    show(12)
+    assert no_errors(page)
+    assert page.toast[0].value.startswith(plain("'eyes' is chosen by its pictures now: 12 of 12 examples"))
