@@ -227,7 +227,8 @@ def _encode_run(tokenizer: PreTrainedTokenizerBase, run: Sequence[str | Text], b
             else encode_untrusted(tokenizer, part.text)
         )
     ]
-    added = set(tokenizer.get_added_vocab().values())
+    # What no token stands for is no mark, though many tokenizers list it with them.
+    added = set(tokenizer.get_added_vocab().values()) - {tokenizer.unk_token_id}
     # A stranger's text next to the template's could still spell an added token; then nothing is encoded together.
     same = [i for i in ids if i in added] == [i for i in apart if i in added]
     return tuple(ids if same else apart)

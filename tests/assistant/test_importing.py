@@ -1,18 +1,22 @@
 """Importing BLIP-2, InstructBLIP and LLaVA-1.5: their tiny random selves answer as transformers lets them answer."""
 
 import io
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mattoni.torchvision_ops  # noqa: F401
 
+import huggingface_hub
 import pytest
 import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoProcessor,
+    AutoTokenizer,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2Processor,
@@ -27,17 +31,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from assistant import cli
 from assistant.assistant import Assistant
+from assistant.catalogue import catalogue
 from assistant.embedder import Embedder
 from assistant.generation import Generation, Sampling
+from assistant.host import load_host
 from assistant.importing import import_checkpoint
 from assistant.look import Attachment
 from assistant.picture_questions import PictureQuestions
+from assistant.prompt import AFTER_PICTURE, Prompt, Soft, Text, Turn, build_prompt
 from assistant.registry import Registry
 from assistant.route import Choices
 from assistant.turn import Runner
+from mattoni.errors import MattoniError
 from mattoni.paths import brick_folders, data_folder, hosts_folder
-from tests.assistant.conftest import done
+from modality_bricks.modality import load_modality
+from tests.assistant.conftest import done, full_disk
 
 SIZE, QUESTION = 32, "What is in the picture?"
 WORDS = [
@@ -270,3 +280,283 @@ def test_an_imported_checkpoint_answers_as_in_transformers(family, checkpoints, 
     first = len(seen)
     done(assistant.ask(QUESTION, [sent(photo(seed=1))], Choices(vision=card.name), Sampling(max_tokens=1)))
     assert (seen[first] - seen[0]).abs().max() > 0.05
+
+
+def test_the_second_question_keeps_the_first_ones_keys_and_values(checkpoints, opened):
+    for family in ("blip-2", "llava"):
+        card = bring_in(checkpoints[family]).card
+        assistant = opened(card.name)
+        conversation, choices, short = assistant.store.new(), Choices(vision=card.name), Sampling(max_tokens=3)
+        first = done(assistant.ask(QUESTION, [sent(photo())], choices, short, conversation))
+        second = done(assistant.ask("What colour is it?", (), choices, short, conversation))
+        assert second.status == "done", second.error
+        # All but the last token: it was never fed.
+        assert second.trace.tokens["reused"] >= first.trace.tokens["prompt"] + first.trace.tokens["new"] - 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vision_feature_select_strategy": "full"},
+        {"vision_feature_layer": [-3, -1]},
+        {"vision_feature_layer": 1, "multimodal_projector_bias": False, "projector_hidden_act": "relu"},
+    ],
+)
+def test_a_projector_reads_the_layers_and_tokens_that_its_checkpoint_says(changes, tmp_path, opened):
+    folder = make_llava(tmp_path / "odd", **changes)
+    model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    inputs = AutoProcessor.from_pretrained(folder)(images=photo(), text="<image>", return_tensors="pt")
+    with torch.no_grad():
+        wanted = model.get_image_features(inputs["pixel_values"]).pooler_output[0]
+    card = bring_in(folder).card
+    brick = data_folder() / "bricks" / card.name
+    loaded = load_modality(brick, card.parts, torch.zeros(1, 32))
+    torch.testing.assert_close(loaded.soft_tokens([photo()])[0], wanted, rtol=0, atol=1e-5)
+    assert card.parts["soft_tokens"] == len(wanted)
+
+
+def test_soft_tokens_of_instructblip_follow_the_question_and_are_kept_by_it(checkpoints, opened):
+    card = bring_in(checkpoints["instructblip"]).card
+    assistant = opened(card.name)
+    brick, workshop, picture = assistant.bricks().get(card.name), assistant._workshop, photo()
+    asked = [workshop.soft_tokens(brick, "a digest", lambda: picture, q) for q in ("What?", "Where?", "What?")]
+    assert asked[0] is asked[2] and asked[0].digest != asked[1].digest
+    assert (asked[0].vectors - asked[1].vectors).abs().max() > 1e-3
+
+
+def test_a_typed_placeholder_or_end_mark_is_text(checkpoints, opened, monkeypatch):
+    card = bring_in(checkpoints["llava"]).card
+    assistant = opened(card.name)
+    prompts: list[Prompt] = []
+
+    def build(*arguments: Any) -> Prompt:
+        prompts.append(build_prompt(*arguments))
+        return prompts[-1]
+
+    monkeypatch.setattr("assistant.writing.build_prompt", build)
+    choices, short = Choices(vision=card.name), Sampling(max_tokens=1)
+    for text in ("plain", "a <image> and </s><s>", "<im", "age>"):
+        assert done(assistant.ask(text, [sent(photo())], choices, short)).status == "done"
+    vocabulary = assistant.host.tokenizer.get_vocab()
+    marks = [vocabulary[mark] for mark in ("<image>", "<s>", "</s>")]
+    for prompt in prompts:
+        # One picture, one beginning, no end and no further picture, whatever the message says.
+        assert sum(isinstance(piece, Soft) for piece in prompt.pieces) == 1
+        assert [prompt.keys.count(mark) for mark in marks] == [0, 1, 0]
+
+
+def prompt_ids(tokenizer: Any, question: str, pictures: int) -> list[int | str]:
+    """Mattoni's prompt for some pictures and a question; each picture is its number as text."""
+    seen = [Soft(f"{n}", torch.zeros(1, 1)) for n in range(pictures)]
+    beside = [segment for soft in seen for segment in (soft, AFTER_PICTURE)]
+    pieces = build_prompt(tokenizer, [Turn("user", (*beside, Text(question)))]).pieces
+    return [i for piece in pieces for i in ([piece.digest] if isinstance(piece, Soft) else piece)]
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_the_prompt_has_the_token_ids_of_the_checkpoints_processor(family, checkpoints):
+    bring_in(checkpoints[family], "mine")
+    tokenizer = AutoTokenizer.from_pretrained(hosts_folder() / "mine")
+    processor = AutoProcessor.from_pretrained(checkpoints[family])
+    image = processor.tokenizer.convert_tokens_to_ids("<image>")
+    for question in (QUESTION, "(two) dogs,\nor one?", "  Two spaces, é and 犬", "\nNew line first"):
+        text = PROMPTS[family].replace(QUESTION, question)
+        wanted = processor(images=photo(), text=text)["input_ids"][0]
+        once = ["0" if i == image else i for n, i in enumerate(wanted) if i != image or wanted[n - 1] != image or not n]
+        assert prompt_ids(tokenizer, question, 1) == once
+
+
+def test_pictures_of_one_message_stand_in_their_order_at_the_checkpoints_place(checkpoints):
+    for family, place in (("blip-2", 0), ("instructblip", 0), ("llava", None)):
+        bring_in(checkpoints[family], family)
+        tokenizer = AutoTokenizer.from_pretrained(hosts_folder() / family)
+        ids = prompt_ids(tokenizer, QUESTION, 2)
+        first, second = ids.index("0"), ids.index("1")
+        assert first < second and (place is None or (first, second) == (0, 1))
+        assert ids.count(tokenizer.bos_token_id) == 1
+        # Without a picture it is a plain prompt.
+        assert all(isinstance(i, int) for i in prompt_ids(tokenizer, QUESTION, 0))
+
+
+def test_a_llava_without_a_template_of_its_own_gets_the_published_one(checkpoints, tmp_path):
+    def take_template(folder: Path) -> None:
+        (folder / "chat_template.jinja").unlink()
+
+    bring_in(checkpoints["llava"], "with")
+    bring_in(spoilt(checkpoints["llava"], tmp_path / "odd", take_template), "without")
+    own, published = (AutoTokenizer.from_pretrained(hosts_folder() / name) for name in ("with", "without"))
+    assert own.chat_template != published.chat_template
+    assert prompt_ids(own, QUESTION, 2) == prompt_ids(published, QUESTION, 2)
+
+
+def test_a_host_folder_links_the_shards_and_is_known_by_its_card(checkpoints, capsys):
+    card = bring_in(checkpoints["llava"]).card
+    folder = hosts_folder() / card.name
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    assert all(shard.stat().st_ino == (checkpoints["llava"] / shard.name).stat().st_ino for shard in shards)
+    # The card was made from one weight at a time; the loaded host says the same.
+    assert load_host(card.name, "cpu", "float32").identity == card.host
+    assert [row["name"] for row in listed(capsys)] == [*catalogue(), card.name]
+
+
+def listed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What `mattoni models list --json` prints."""
+    capsys.readouterr()
+    cli.models_list(as_json=True)
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return rows
+
+
+def test_removing_the_brick_removes_its_host_too(checkpoints, opened, tiny_host):
+    card = bring_in(checkpoints["llava"]).card
+    opened(str(tiny_host)).remove_brick(card.name)
+    assert not (hosts_folder() / card.name).exists() and not (data_folder() / "bricks" / card.name).exists()
+    assert (checkpoints["llava"] / "model.safetensors.index.json").is_file()
+
+
+def test_it_takes_over_the_keys_of_the_photo_brick_and_is_routed(checkpoints, opened):
+    card = bring_in(checkpoints["llava"]).card
+    shipped = Registry(brick_folders()).scan().get("photo")
+    assert card.routes == shipped.card.routes
+    assert (data_folder() / "bricks" / card.name / "keys.safetensors").read_bytes() == (
+        shipped.folder / "keys.safetensors"
+    ).read_bytes()
+    assistant = opened(card.name)
+    # The photo brick itself is for another host, so photos go to this one.
+    assert {brick.name for brick in assistant.bricks().usable if brick.card.routes} == {card.name, "document"}
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_a_checkpoint_of_the_hub_comes_in_by_its_id(family, checkpoints, monkeypatch):
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+        asked.append((repository, allow_patterns))
+        return str(checkpoints[family])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    card = bring_in("Someone/Their.Model-7b").card
+    assert card.name == "their-model-7b" and card.training == {"imported_from": "Someone/Their.Model-7b"}
+    assert asked[0][0] == "Someone/Their.Model-7b"
+    assert not [pattern for pattern in asked[0][1] if "bin" in pattern or "pt" in pattern]
+
+
+# Bad input
+
+
+def nothing_is_there() -> bool:
+    """Neither a host nor a brick, nor what a broken import would leave."""
+    return not any(any(folder.rglob("*")) for folder in (hosts_folder(), data_folder() / "bricks") if folder.is_dir())
+
+
+def spoilt(source: Path, target: Path, spoil: Callable[[Path], object]) -> Path:
+    """A copy of a checkpoint after `spoil` went over it."""
+    shutil.copytree(source, target)
+    spoil(target)
+    return target
+
+
+def first_shard(folder: Path) -> Path:
+    return sorted(folder.glob("*.safetensors"))[0]
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def pickle_it(folder: Path) -> None:
+    for file in folder.glob("model*"):
+        file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "another family": (
+        lambda f: change_config(f, model_type="qwen2_vl"),
+        r"odd is a checkpoint of the family 'qwen2_vl'; those of blip-2, instructblip, llava can be imported\.",
+    ),
+    "an encoder-decoder": (
+        lambda f: change_config(f, model_type="blip-2", text_config={"model_type": "t5", "is_encoder_decoder": True}),
+        r"odd: its language model \(t5\) is an encoder-decoder, and a host must be decoder-only",
+    ),
+    "no configuration": (lambda f: (f / "config.json").unlink(), r"odd holds no config\.json"),
+    "a damaged configuration": (lambda f: (f / "config.json").write_text("{"), r"odd/config\.json is damaged"),
+    "pickled weights": (pickle_it, r"odd/pytorch_model\.bin is a pickled checkpoint, which can run code"),
+    "a missing shard": (lambda f: first_shard(f).unlink(), r"odd/model-00001-of-\d+\.safetensors is missing"),
+    "a truncated shard": (
+        lambda f: first_shard(f).write_bytes(first_shard(f).read_bytes()[:-50]),
+        r"model-00001-of-\d+\.safetensors is cut short",
+    ),
+    "a shard that is something else": (
+        lambda f: first_shard(f).write_bytes(b"<html>not found</html>"),
+        r"model-00001-of-\d+\.safetensors is cut short or no safetensors file",
+    ),
+    "a damaged index": (
+        lambda f: (f / "model.safetensors.index.json").write_text("[]"),
+        r"odd/model\.safetensors\.index\.json is damaged",
+    ),
+    "no tokenizer": (
+        lambda f: [file.unlink() for file in f.glob("tokenizer*")],
+        r"odd holds no tokenizer that can be read",
+    ),
+    "no image processor": (
+        lambda f: [file.unlink() for file in f.glob("*processor*")],
+        r"odd/preprocessor_config\.json is missing or damaged",
+    ),
+    "a language model of another shape": (
+        lambda f: change_config(f, text_config={**LLAMA, "intermediate_size": 64}),
+        r"odd: model\.layers\.0\.mlp\..* has the shape .* instead of .*; fetch the whole checkpoint again",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_cannot_be_imported_is_one_sentence_and_leaves_nothing(how, checkpoints, tmp_path):
+    spoil, sentence = SPOILT[how]
+    folder = spoilt(checkpoints["llava"], tmp_path / "odd", spoil)
+    with pytest.raises(MattoniError, match=sentence) as raised:
+        bring_in(folder)
+    assert str(raised.value).count("\n") == 0
+    assert nothing_is_there()
+
+
+def test_an_index_that_leads_out_of_the_folder_is_refused(checkpoints, tmp_path):
+    def lead_out(folder: Path) -> None:
+        shutil.copy(first_shard(folder), tmp_path / "outside.safetensors")
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        index["weight_map"] = dict.fromkeys(index["weight_map"], "../outside.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(MattoniError, match=r"outside\.safetensors is missing"):
+        bring_in(spoilt(checkpoints["llava"], tmp_path / "odd", lead_out))
+
+
+def test_a_name_that_is_taken_or_no_name_is_refused(checkpoints):
+    card = bring_in(checkpoints["llava"], "mine").card
+    assert card.name == "mine"
+    with pytest.raises(MattoniError, match="There is already a brick or host called 'mine': remove it first"):
+        bring_in(checkpoints["blip-2"], "mine")
+    with pytest.raises(MattoniError, match="There is already a brick or host called 'photo'"):
+        bring_in(checkpoints["blip-2"], "photo")
+    with pytest.raises(MattoniError, match="'My Eyes' cannot name a brick"):
+        bring_in(checkpoints["blip-2"], "My Eyes")
+
+
+def test_a_source_that_is_not_there_is_one_sentence(monkeypatch):
+    with pytest.raises(MattoniError, match="There is no './nowhere': name a folder or a Hub id such as llava-hf"):
+        bring_in("./nowhere")
+    # The tests run offline: the real client says so.
+    with pytest.raises(MattoniError, match="'someone/something' could not be fetched from the Hub: check the network"):
+        bring_in("someone/something")
+
+
+def test_a_full_disk_leaves_nothing(checkpoints, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1_000_000))
+        with pytest.raises(MattoniError, match="needs 0.1 GB beside its own files and 0.0 GB are free"):
+            bring_in(checkpoints["llava"])
+    with full_disk(20_000), pytest.raises(MattoniError, match="Cannot write .*: free some space"):
+        bring_in(checkpoints["llava"])
+    assert nothing_is_there()
