@@ -4,7 +4,9 @@ A picture may have several views (as it is, mirrored, crops), each a row of the 
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,44 +44,73 @@ def view_of(picture: Image.Image, key: str, view: int) -> Image.Image:
 
 
 class FeatureCache:
-    """Rows of (tokens, width) in float16 on disk, filled lazily; safe to kill, as a row is marked after it is written."""
+    """Rows of (tokens, width) in float16 on disk, filled lazily; safe to kill, as a row is marked after it is written.
+
+    The files' names hash encoder, pictures and views: another host or stitch finds the same features.
+    """
 
     def __init__(self, folder: Path, source: SampleSet, encoder: VisionEncoder) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         samples, views = source.samples, source.views
-        self.samples, self.views, self.encoder = samples, views, encoder
+        self.folder, self.samples, self.views, self.encoder = folder, samples, views, encoder
+        self.rows, self.row_bytes = len(samples) * views, 2 * encoder.tokens * encoder.width
+        self.computed, self.seconds = 0, 0.0  # by this object
         digest = hashlib.sha256()
         for value in encoder.state_dict().values():
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         digest.update(f"{source.origin} {views} {len(samples)} {[s.key for s in samples]}".encode())
-        name = digest.hexdigest()[:16]
-        rows = len(samples) * views
-        shape = (rows, encoder.tokens, encoder.width)
-        self._features = _memmap(folder / f"{name}.features", np.float16, shape)
-        self._done = _memmap(folder / f"{name}.done", np.uint8, (rows,))
+        self.name = digest.hexdigest()[:16]
+
+    def rows_in(self, folder: Path) -> int:
+        """How many rows are there already, in this or another folder of features."""
+        path = folder / f"{self.name}.done"
+        return int(np.fromfile(path, np.uint8).sum()) if path.is_file() else 0
 
     def get(self, wanted: Sequence[tuple[int, int]]) -> Tensor:
         """Features of (sample, view) pairs: (n, tokens, width), float32."""
         rows = [sample * self.views + view for sample, view in wanted]
         missing = [i for i, row in enumerate(rows) if not self._done[row]]
-        for start in range(0, len(missing), 64):
-            part = missing[start : start + 64]
+        start = time.monotonic()
+        for first in range(0, len(missing), 64):
+            part = missing[first : first + 64]
             pictures = [
                 view_of(self.samples[wanted[i][0]].open(), self.samples[wanted[i][0]].key, wanted[i][1]) for i in part
             ]
             batch = stack(self.encoder, pictures)
             with half(device_of(self.encoder)):  # twice as fast, and the cache is float16 anyway
                 found = self.encoder.features(batch)
-            for i, features in zip(part, found, strict=True):
-                self._features[rows[i]] = features.float().cpu().numpy()
-                self._done[rows[i]] = 1
+            self._write([rows[i] for i in part], found)
+        self.computed, self.seconds = self.computed + len(missing), self.seconds + time.monotonic() - start
         return torch.from_numpy(np.asarray(self._features[rows], dtype=np.float32))
 
+    def _write(self, rows: Sequence[int], found: Tensor) -> None:
+        """Put features into the file, then mark their rows."""
+        features, done = self._files
+        # Written, not assigned to the mapping: on a full disk that would be a SIGBUS, and this is an error with a name.
+        with features.open("rb+", buffering=0) as file, done.open("rb+", buffering=0) as marks:
+            for row, values in zip(rows, found.float().cpu().numpy().astype(np.float16), strict=True):
+                file.seek(row * self.row_bytes)
+                file.write(values.tobytes())
+                marks.seek(row)
+                marks.write(b"\1")
 
-def _memmap(path: Path, kind: type, shape: tuple[int, ...]) -> np.memmap:
-    """Open the file, or make it, all zeros."""
-    size = int(np.prod(shape)) * np.dtype(kind).itemsize
-    if not path.exists() or path.stat().st_size != size:
-        with path.open("wb") as file:
-            file.truncate(size)
-    return np.memmap(path, dtype=kind, mode="r+", shape=shape)
+    @cached_property
+    def _files(self) -> tuple[Path, Path]:
+        """Of features and marks; made where they are not there, all zeros and without taking room."""
+        sizes = {f"{self.name}.features": self.rows * self.row_bytes, f"{self.name}.done": self.rows}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, size in sizes.items():
+            path = self.folder / name
+            if not path.exists() or path.stat().st_size != size:
+                with path.open("wb") as file:
+                    file.truncate(size)
+        features, done = (self.folder / name for name in sizes)
+        return features, done
+
+    @cached_property
+    def _features(self) -> np.memmap:
+        shape = (self.rows, self.encoder.tokens, self.encoder.width)
+        return np.memmap(self._files[0], dtype=np.float16, mode="r", shape=shape)
+
+    @cached_property
+    def _done(self) -> np.memmap:
+        return np.memmap(self._files[1], dtype=np.uint8, mode="r", shape=(self.rows,))

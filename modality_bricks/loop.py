@@ -7,6 +7,7 @@ one another, so there are no negatives to gather.
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -20,13 +21,11 @@ from typing import Any, Literal, Protocol, TypedDict
 
 import torch
 from accelerate import Accelerator
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from mattoni.errors import Interrupted, MattoniError
 from mattoni.files import replacing, write_text
-
-CHECKPOINT, BEST, LOG, STATE, LOCK = "checkpoint.pt", "best.pt", "log.jsonl", "state.json", ".lock"
+from modality_bricks.run_folder import BEST, CHECKPOINT, LOG, STATE, Log, read_log
 
 
 @dataclass(frozen=True)
@@ -131,28 +130,6 @@ def draw_curve(records: list[dict[str, Any]], png: Path) -> None:
         figure.savefig(temporary, dpi=90, format="png")
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's log, also of one that is being written; a line that a kill or a full disk cut off is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with suppress(ValueError):
-            records.append(json.loads(line))
-    return records
-
-
-class Log:
-    """`log.jsonl` of a run: one line per record, cut back to the checkpoint on resume."""
-
-    def __init__(self, path: Path, from_step: int) -> None:
-        self.path = path
-        kept = [record for record in read_log(path) if record["step"] < from_step]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-
-    def write(self, **record: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-
 class Best(TypedDict):
     """The evaluation with the highest `Stage.best_metric`."""
 
@@ -171,27 +148,6 @@ class Progress:
     last: dict[str, float] = field(default_factory=dict)
     evaluated: int = 0  # steps that were done at the last evaluation
     recent: list[float] = field(default_factory=list)  # losses that no line of the log has yet
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from training the same run. Raises MattoniError if one does already."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as problem:
-        raise MattoniError(
-            f"{folder} is being trained by another process: wait for its end, or look at it with "
-            f"`mattoni train watch {folder}`."
-        ) from problem
-    try:
-        # A checkpoint that a killed process was writing helps nobody and may be large.
-        for leftover in folder.glob(".*.pt.*"):
-            leftover.unlink()
-        yield
-    finally:
-        lock.release()
 
 
 class Stop:
@@ -418,6 +374,7 @@ class _Run:
             progress = self.progress
             values = {
                 "state": state,
+                "process": os.getpid(),
                 "sentence": sentence,
                 "step": progress.step,
                 "steps": self.stage.steps,

@@ -1,5 +1,6 @@
 """Builds the stages of a modality brick from a recipe: data, model, steps. Training only; what belongs to a host is an argument."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from modality_bricks.stitch_stages import CaptionScores, ChatFrame, GenerateStag
 from modality_bricks.teacher import load_teacher, teacher_features
 
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
+STATISTICS = 512  # pictures of each source that a new stitch learns the features' mean and spread from
 Find = Callable[[str], Path]
 
 
@@ -42,7 +44,7 @@ class Reading:
     find: Find
     skip_bad_rows: bool = False
     say: Say = print
-    remembers: bool = True  # which sources were looked at before, in the folder of the cache
+    trial: bool = False  # of a dry run: nothing is looked up or left in a cache, and slow things are guessed
 
 
 def encoder_data(recipe: EncoderRecipe, reading: Reading, cache: Path) -> EncoderData:
@@ -71,7 +73,12 @@ def encoder_data(recipe: EncoderRecipe, reading: Reading, cache: Path) -> Encode
     if files.teacher is not None:
         small = crops_as_tiles([picture for _, picture, _ in rows], CROPS_PER_PICTURE, tiles.shape[1], recipe.seed)
         parts = [tiles, small.reshape(-1, *small.shape[2:])]
-        teacher = kept_teacher_features(find(files.teacher), parts, cache / "teacher.npy")
+        kept = cache / "teacher.npy"
+        teacher = (
+            guessed_teacher_features(find(files.teacher), parts, reading.say)
+            if reading.trial and not kept.exists()
+            else kept_teacher_features(find(files.teacher), parts, kept)
+        )
     return EncoderData(tiles, labels, crops, [captions for _, _, captions in rows], teacher, dev_tiles, dev_labels)
 
 
@@ -95,6 +102,16 @@ def kept_teacher_features(teacher: Path, parts: Sequence[Pixels], path: Path) ->
             np.save(file, features)
     loaded: NDArray[np.float16] = np.load(path)
     return loaded
+
+
+def guessed_teacher_features(teacher: Path, parts: Sequence[Pixels], say: Say) -> NDArray[np.float16]:
+    """For a trial: the features of a few pictures over and over, and how long all of them would take."""
+    few, rows = parts[0][:128], sum(len(part) for part in parts)
+    start = time.monotonic()
+    features = teacher_features(load_teacher(teacher), few)
+    minutes = (time.monotonic() - start) / len(few) * rows / 60
+    say(f"data: the teacher's features of {rows:,} pictures are computed once, in about {minutes:.1f} minutes more")
+    return np.resize(features, (rows, features.shape[1]))
 
 
 def folder_tiles(folder: Path, size: int, report: Report) -> tuple[Pixels, Labels, list[str]]:
@@ -138,6 +155,9 @@ def encoder_stage(recipe: EncoderRecipe, reading: Reading, accelerator: Accelera
     """The stage that trains an encoder."""
     with accelerator.main_process_first():
         data = encoder_data(recipe, reading, cache)
+    pictures = len(data.tiles) + len(data.captions)
+    if pictures < recipe.batch:
+        raise MattoniError(f"batch is {recipe.batch}, and there are {pictures} pictures: lower batch, or give more.")
     stage = EncoderStage(
         data,
         model_config(recipe.architecture, recipe.size, recipe.embedding),
@@ -198,7 +218,7 @@ def read_splits(recipe: WordsRecipe | GenerateRecipe, reading: Reading, device: 
                 # Why nothing is left says more than that nothing is left.
                 bad.settle(False, reading.say)
                 raise
-            marks = folder if reading.remembers else None
+            marks = None if reading.trial else folder
             found, seen = without_unreadable(found, marks, bad.report, reading.say)
             sets[-1].append(found)
             digests[-1] |= seen
@@ -252,7 +272,7 @@ def new_stitch(recipe: WordsRecipe, split: Split, spelling: Spelling, embedding:
         )
     )
     stitch.set_words(torch.tensor(spelling.ids), embedding, opening)
-    rows = [cache.get([(i, 0) for i in range(min(512, len(cache.samples)))]) for cache in split.caches]
+    rows = [cache.get([(i, 0) for i in range(min(STATISTICS, len(cache.samples)))]) for cache in split.caches]
     features = torch.cat(rows)
     stitch.feature_mean.copy_(features.mean(0))
     stitch.feature_scale.copy_(features.std(0).clamp(min=1e-3))
@@ -274,6 +294,22 @@ def words_stage(
     return WordsStage(
         stitch, spelling, split, dev, recipe.batch, recipe.steps, recipe.steps_per_evaluation, recipe.seed
     )
+
+
+def check_takes_soft_tokens(host: PreTrainedModel, name: str) -> None:
+    """Raise MattoniError unless the host reads embeddings behind a cache of keys and values, as a stitch needs it."""
+    try:
+        with torch.no_grad():
+            cache = host(torch.zeros(1, 2, dtype=torch.long, device=host.device), use_cache=True).past_key_values
+            keys = cache.layers[0].keys
+            embedding = host.get_input_embeddings()(torch.zeros(1, 1, dtype=torch.long, device=host.device))
+            host(inputs_embeds=embedding, past_key_values=cache, use_cache=True)
+    except (TypeError, AttributeError, IndexError, ValueError, NotImplementedError, RuntimeError) as problem:
+        raise MattoniError(
+            f"{name}: this host takes no soft tokens (it has no cache of keys and values that they could join), so no image "
+            "brick fits it: choose a decoder-only transformer."
+        ) from problem
+    assert keys is not None
 
 
 def started_stitch(run: Path, embedding: torch.Tensor) -> QFormerStitch:

@@ -1,6 +1,7 @@
 """What a training config file says. Read once; from there on, plain arguments."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -178,6 +179,22 @@ def read_recipe(path: Path) -> StageRecipe:
         place = ".".join(str(p) for p in error["loc"])
         raise MattoniError(f"{path.name}: {place or 'the file'}: {error['msg']}; correct it.") from problem
     return recipe
+
+
+def for_host(recipe: StageRecipe, host: str) -> StageRecipe:
+    """The recipe for another host: the same data, encoder and cached features, and runs and a brick of its own."""
+    if isinstance(recipe, EncoderRecipe | ColumnsRecipe) or recipe.host == host:
+        return recipe
+    end = re.sub(r"[^a-z0-9]+", "-", host.rstrip("/").split("/")[-1].lower().removesuffix(".gguf")).strip("-")
+    changes: dict[str, Any] = {"host": host, "run": f"{recipe.run}--{end}"}
+    if isinstance(recipe, GenerateRecipe):
+        changes["start_from"] = f"{recipe.start_from}--{end}"
+        if recipe.brick is not None:
+            # An encoder's run belongs to every host.
+            parents = [own if Path(own := f"{run}--{end}").exists() else run for run in recipe.brick.parents]
+            brick = {"folder": f"{recipe.brick.folder}-{end}", "parents": tuple(parents)}
+            changes["brick"] = recipe.brick.model_copy(update=brick)
+    return recipe.model_copy(update=changes)
 
 
 def finder(config: Path) -> Callable[[str], Path]:

@@ -11,8 +11,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers)
@@ -22,10 +24,18 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from mattoni.errors import Interrupted, MattoniError
 from modality_bricks.columns_stage import ColumnsModel, ColumnsStage
+from modality_bricks.dry_run import conclude, estimate, peak_memory, relocated
 from modality_bricks.encoder_stage import EncoderModel, EncoderStage, save_encoder
-from modality_bricks.loop import locked, train
-from modality_bricks.prepare import Reading, columns_stage, encoder_stage, generate_stage, words_stage
-from modality_bricks.publish import write_brick, write_result
+from modality_bricks.loop import train
+from modality_bricks.prepare import (
+    Reading,
+    check_takes_soft_tokens,
+    columns_stage,
+    encoder_stage,
+    generate_stage,
+    words_stage,
+)
+from modality_bricks.publish import check_parents, check_same_words, compared, write_brick, write_result
 from modality_bricks.recipe import (
     ColumnsRecipe,
     EncoderRecipe,
@@ -34,11 +44,14 @@ from modality_bricks.recipe import (
     WordsRecipe,
     depends_on,
     finder,
+    for_host,
     read_recipe,
     shipped_or_own,
 )
+from modality_bricks.run_folder import locked
 from modality_bricks.stitch import save_stitch
 from modality_bricks.stitch_stages import ChatFrame, GenerateStage, WordsStage
+from modality_bricks.watch import serve
 
 if TYPE_CHECKING:
     from assistant.host import Host
@@ -116,44 +129,139 @@ def hardware(accelerator: Accelerator) -> str:
     return f"{platform.machine()} CPU, {accelerator.num_processes * torch.get_num_threads()} thread(s), torch {torch.__version__}"
 
 
-def run_config(config: Path) -> None:
-    """Run the stage of one config; the last stage also writes the brick."""
+def load_host_of(recipe: StageRecipe, device: str) -> "Host | None":
+    """The host that a stage needs. Raises MattoniError where it takes no soft tokens, or an earlier stage had another."""
     from assistant.host import load_host
 
-    recipe = read_recipe(config)
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
+    if isinstance(recipe, EncoderRecipe | ColumnsRecipe):
+        return None
+    host = load_host(recipe.host, device)
+    check_takes_soft_tokens(host.model, host.name)
+    check_same_words(recipe, host)
+    return host
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the configs."""
+
+    host: str | None = None
+    skip_bad_rows: bool = False
+    replace_anyway: bool = False
+
+
+def started(recipe: StageRecipe) -> Accelerator:
+    """What spreads a batch over processes and devices."""
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     # Launched as one of several processes where there is no GPU, accelerate has to be told that this is meant.
     alone = "LOCAL_RANK" not in os.environ or torch.cuda.is_available()
-    accelerator = Accelerator(cpu=recipe.device == "cpu" or not alone, kwargs_handlers=[unused])
-    host = (
-        None if isinstance(recipe, EncoderRecipe | ColumnsRecipe) else load_host(recipe.host, str(accelerator.device))
-    )
+    return Accelerator(cpu=recipe.device == "cpu" or not alone, kwargs_handlers=[unused])
+
+
+def recipe_of(config: Path, options: Options) -> StageRecipe:
+    """Read a config as the options want it."""
+    recipe = read_recipe(config)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    return recipe if options.host is None else for_host(recipe, options.host)
+
+
+def run_config(config: Path, options: Options) -> None:
+    """Run the stage of one config; the last stage also writes the brick."""
+    recipe = recipe_of(config, options)
     folder = Path(recipe.run)
-    with locked(folder) if accelerator.is_main_process else nullcontext():
-        stage = build_stage(recipe, Reading(finder(config)), accelerator, host)
+    if (
+        options.host is not None
+        and (folder / "encoder").is_dir()
+        and not isinstance(recipe, WordsRecipe | GenerateRecipe)
+    ):
+        print(f"{folder}: the encoder is there and serves every host")
+        return
+    check_parents(recipe)
+    accelerator = started(recipe)
+    main = accelerator.is_main_process
+    with locked(folder) if main else nullcontext():
+        host = load_host_of(recipe, str(accelerator.device))
+        stage = build_stage(
+            recipe, Reading(finder(config), options.skip_bad_rows, accelerator.print), accelerator, host
+        )
         outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
-        if accelerator.is_main_process:
+        if main:
             save_part(stage, folder)
-            result = write_result(recipe, config, outcome, hardware(accelerator))
-            accelerator.print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
+            result = write_result(recipe, config, outcome, hardware(accelerator), host, options.host)
+            print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
             if isinstance(recipe, GenerateRecipe) and recipe.brick is not None:
-                assert host is not None
-                accelerator.print(f"brick written: {write_brick(recipe, result, host)}")
+                assert host is not None and isinstance(stage, GenerateStage)
+                if not options.replace_anyway:
+                    compared(stage, recipe, host, print)
+                print(f"brick written: {write_brick(recipe, result, host)}")
     # What the main process wrote is what the next config starts from.
     accelerator.wait_for_everyone()
 
 
+def dry_run(configs: Sequence[Path], options: Options, price: float | None) -> None:
+    """Check the data of all stages, run a few steps of each, and say what they will take; leave nothing behind."""
+    estimates, runs, memory = [], dict[str, Path](), ""
+    with TemporaryDirectory() as temporary:
+        for config in configs:
+            recipe = recipe_of(config, options)
+            accelerator = started(recipe)
+            if accelerator.num_processes > 1:
+                raise MattoniError("--dry-run measures one process: start it without accelerate-launch.")
+            print(f"{config.name}: stage {recipe.stage}, run {recipe.run}", flush=True)
+            trial = relocated(recipe, Path(temporary), runs)
+            host = load_host_of(trial, str(accelerator.device))
+            reading = Reading(finder(config), options.skip_bad_rows, lambda line: print(f"  {line}"), trial=True)
+            stage = build_stage(trial, reading, accelerator, host)
+            cache = Path(recipe.cache) if isinstance(recipe, WordsRecipe | GenerateRecipe) else None
+            settings = recipe.optimise.settings(recipe.seed)
+            stage.model.to(accelerator.device)
+            estimates.append(estimate(stage, settings, accelerator, Path(recipe.run), cache))
+            memory = peak_memory(stage)
+            for line in estimates[-1].lines():
+                print(f"  {line}", flush=True)
+            if isinstance(stage, WordsStage | GenerateStage):
+                save_stitch(stage.stitch, Path(trial.run))
+            else:
+                save_encoder(stage.model, stage.config, Path(trial.run) / "encoder")
+        for line in conclude(estimates, Path(recipe.run), memory, price):
+            print(line)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stages of some configs, one after the other."""
-    parser = argparse.ArgumentParser(prog="python -m modality_bricks.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="mattoni train modality", description="Train an image brick, stage by stage.")
     parser.add_argument(
         "configs", type=Path, nargs="+", help="YAML files in their order; a bare name may be one that came with Mattoni"
     )
-    for config in parser.parse_args(arguments).configs:
+    parser.add_argument(
+        "--host",
+        help="train the stitch for this host (catalogue name, Hub id or folder), with the same encoder and features",
+    )
+    parser.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave out rows that cannot be used, and say which"
+    )
+    parser.add_argument("--replace-anyway", action="store_true", help="replace a brick that is better on the dev rows")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check data, measure a few steps, tell time, memory, disk and cost; write nothing",
+    )
+    parser.add_argument(
+        "--price", type=float, metavar="PER_HOUR", help="what an hour of this machine costs, for --dry-run"
+    )
+    parser.add_argument("--watch", action="store_true", help="show the runs on a page of this machine while they train")
+    given = parser.parse_args(arguments)
+    options = Options(given.host, given.skip_bad_rows, given.replace_anyway)
+    configs = [shipped_or_own(config) for config in given.configs]
+    if given.dry_run:
+        dry_run(configs, options, given.price)
+        return
+    if given.watch:
+        print(f"watch: {serve([Path(recipe_of(config, options).run) for config in configs]).address}", flush=True)
+    for config in configs:
         try:
-            run_config(shipped_or_own(config))
+            run_config(config, options)
         except KeyboardInterrupt:
             # Outside of the loop, which has its own answer: while data are read, or a brick is written.
             raise Interrupted(f"Stopped in {config.name}: the same command goes on.", signal.SIGINT) from None

@@ -19,6 +19,7 @@ from mattoni.errors import Interrupted, MattoniError
 from mattoni.paths import data_folder
 from modality_bricks import loop
 from modality_bricks.encoder_stage import EncoderStage
+from modality_bricks.run_folder import locked, read_log
 
 STAGES = ("encoder", "words", "generate")
 TWO_EPOCHS = {"phases": [{"size": 32, "epochs": 1.4}]}  # 13 steps, with an evaluation after 9 and after 13
@@ -43,7 +44,7 @@ def tensors(state: dict) -> list[torch.Tensor]:
 
 
 def log_of(run: str) -> list[dict]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in loop.read_log(Path(run) / "log.jsonl")]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(Path(run) / "log.jsonl")]
 
 
 def killed_in(work: Callable[[], object]) -> None:
@@ -227,7 +228,7 @@ def test_one_run_is_not_trained_by_two_processes_at_once(make_configs):
     encoder = make_configs()[0]
     ready, child = Path("ready"), os.fork()
     if child == 0:
-        with loop.locked(Path("runs/encoder")):
+        with locked(Path("runs/encoder")):
             ready.touch()
             signal.pause()
     try:
