@@ -1,9 +1,10 @@
 """Asks each planned brick for its injections, with caches by content. Knows nothing of routing or generation."""
 
 import hashlib
+import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -14,11 +15,11 @@ from torch import Tensor
 from assistant.composition import LowRank
 from assistant.host import Host
 from assistant.look import Picture
-from assistant.prompt import Soft
+from assistant.prompt import Soft, Text, encode_untrusted
 from assistant.registry import Brick
 from assistant.trace import Attention
 from mattoni.errors import MattoniError
-from modality_bricks.charts.labels import chart_texts, placed, prompt_text
+from modality_bricks.charts.labels import ChartTexts, chart_texts, named, placed, title_text
 from modality_bricks.modality import ModalityBrick, load_modality
 from modality_bricks.ocr import Line, Reader, text_in_reading_order
 from task_bricks.lora import LoRA, check_fits, read_lora
@@ -115,9 +116,39 @@ class Workshop:
         """The text on a picture, in reading order."""
         return text_in_reading_order(self._read(brick, digest, open_image))
 
-    def read_labels(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> str:
-        """The text on a chart, its labels in the order in which a chart's soft tokens count them."""
-        return prompt_text(chart_texts(placed(self._read(brick, digest, open_image))))
+    def read_labels(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> ChartTexts:
+        """The title and the labels on a chart, in the order in which a chart's soft tokens count them."""
+        return chart_texts(placed(self._read(brick, digest, open_image)))
+
+    def name_labels(
+        self, brick: Brick, digest: str, open_image: Callable[[], Image.Image], texts: ChartTexts
+    ) -> list[Text | Soft]:
+        """What soft tokens say of labels, in the labels' own words: each a mixture of the labels that may be meant."""
+        said = self._modality(brick).said(self.encode(brick, digest, open_image))
+        segments: list[Text | Soft] = [Text(title_text(texts))]
+        if said is not None and texts.labels:
+            words = [str(self._host.tokenizer.decode([i])).strip() for i in said[1].tolist()]
+            for number, (what, shares) in enumerate(named(said[0].tolist(), words, len(texts.labels))):
+                segments.append(Text(f", {what}:" if number else f"{what.capitalize()}:"))
+                contents = hashlib.sha256(json.dumps([digest, what, texts]).encode()).hexdigest()
+                segments.append(Soft(f"{brick.digest}:{contents}", self._mixture(texts.labels, shares)))
+            if len(segments) > 1:
+                segments.append(Text(".\n"))
+        return segments
+
+    def _mixture(self, labels: Sequence[str], shares: Sequence[float]) -> Tensor:
+        """As many vectors as the likeliest label has tokens, (n, width): the labels' tokens, mixed by their shares."""
+        tokenizer = self._host.tokenizer
+        ids = [encode_untrusted(tokenizer, f" {label}") or encode_untrusted(tokenizer, " ?") for label in labels][
+            : len(shares)
+        ]
+        length = len(ids[max(range(len(shares)), key=shares.__getitem__)])
+        rows = [self._host.embed(torch.tensor(row, device=self._host.device)).float() for row in ids]
+        mixed = torch.zeros(length, self._host.width, device=self._host.device)
+        for row, share in zip(rows, shares, strict=True):
+            # A shorter label's last token stands for what it lacks.
+            mixed += share * row[[min(place, len(row) - 1) for place in range(length)]]
+        return mixed
 
     def _read(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> list[Line]:
         return self._lines.get((brick.digest, digest), lambda: self.reader.read(open_image()))

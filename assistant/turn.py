@@ -209,9 +209,9 @@ class Runner:
             return part
         _use(trace, reader, Chosen(reader.name, 1.0, None, None, f"reads the labels for {part['brick']}"))
         with trace.stage("read"):
-            text = self.workshop.read_labels(reader, picture.digest, lambda: picture.image)
+            texts = self.workshop.read_labels(reader, picture.digest, lambda: picture.image)
         trace.injections.append(f"sequence: labels of {picture.name} by {reader.name}")
-        return {**part, "labels": text}
+        return {**part, "title": texts.title, "labels": list(texts.labels)}
 
     def _read_document(
         self, document: Document, request: Request, bricks: Bricks, trace: Trace, ticket: Ticket

@@ -37,6 +37,7 @@ from assistant.trace import Notice, Trace
 from knowledge_bricks.documents import Documents, Hit, answer_threshold, searched_text
 from knowledge_bricks.passages import DocumentText, PageText, split_document
 from mattoni.errors import MattoniError
+from modality_bricks.charts.labels import ChartTexts
 
 # Role markers and line ends that a template puts around one exchange; generous.
 _TEMPLATE_TOKENS = 24
@@ -237,8 +238,8 @@ class Writer:
                 continue
             try:
                 segments.extend([self._soft(part, question), AFTER_PICTURE])
-                if part.get("labels"):
-                    segments.append(Text(part["labels"]))
+                if "labels" in part:
+                    segments.extend(self._labels(part))
             except MattoniError as problem:
                 # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.
                 notice = Notice("gone", f"{part['name']} from earlier was left out: {problem}")
@@ -253,6 +254,12 @@ class Writer:
         return self.workshop.soft_tokens(
             self.bricks.get(part["brick"]), digest, lambda: _reopened(self.request, digest), question
         )
+
+    def _labels(self, part: Part) -> list[Text | Soft]:
+        """What the soft tokens of a picture say of the labels that were read on it."""
+        digest, texts = part["picture"], ChartTexts(part["title"], tuple(part["labels"]))
+        brick = self.bricks.get(part["brick"])
+        return self.workshop.name_labels(brick, digest, lambda: _reopened(self.request, digest), texts)
 
 
 def _instruction(parts: Sequence[Part]) -> str:

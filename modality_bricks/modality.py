@@ -47,6 +47,17 @@ class ModalityBrick:
         assert isinstance(soft, Tensor)
         return soft
 
+    @torch.no_grad()
+    def said(self, features: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What each query of a stitch says of one picture, (tokens, feature width), before the residue.
+
+        Shares of words (queries, words) and the words' ids (words,); None for a stitch that does not speak in words.
+        """
+        if not isinstance(self._stitch, QFormerStitch):
+            return None
+        logits = self._stitch.word_logits(self._stitch.read(features.unsqueeze(0)))[0].float()
+        return (self._stitch.shape.sharpness * logits).softmax(-1), self._stitch.word_ids
+
     def attended(self, features: Tensor) -> Attended | None:
         """What the stitch attended to on one picture, (tokens, feature width); None for one without cross-attention."""
         if not isinstance(self._stitch, QFormerStitch):

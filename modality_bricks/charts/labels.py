@@ -1,6 +1,7 @@
 """Puts the texts that were read on a chart into order: a title, and numbered labels. Knows nothing of bars or values.
 
-Soft tokens can say "the third", and OCR alone knows how the third is called; so both must count alike. Labels count from
+Soft tokens can say "the third", and OCR alone knows how the third is called; so both must count alike, and the words of the
+third label can take the place of "third": a pointer into what was read (Vinyals et al. 2015, arXiv:1506.03134). Labels count from
 the left along the bottom, from the top down the left side, or clockwise from the top around a pie.
 """
 
@@ -13,8 +14,7 @@ from typing import NamedTuple
 from modality_bricks.ocr import Line
 
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
-# More texts than that are no labels of a chart.
-MOST_LABELS = 20
+_MOSTLY = 0.5
 # A tick beside a number is read as a dash.
 _NUMBER = re.compile(r"[-−+~$€£]?[\dOol]+(?:[.,:]\d+)*\s?[%kKMm]?(?:\s?[-−–_])?")
 # Edges are one line when they differ by at most this part of a text's height.
@@ -72,15 +72,39 @@ def chart_texts(texts: Sequence[Placed]) -> ChartTexts:
     return ChartTexts(title.text if title else "", tuple(t.text for t in labels))
 
 
-def prompt_text(texts: ChartTexts) -> str:
-    """How the host is told, on lines of their own: the title, then the labels by their ordinals; empty without texts."""
-    listed = ", ".join(f"{_ordinal(n)} {label}" for n, label in enumerate(texts.labels[:MOST_LABELS], start=1))
-    title = f"Title: {texts.title}.\n" if texts.title else ""
-    return title + (f"Labels: {listed}.\n" if listed else "")
+def title_text(texts: ChartTexts) -> str:
+    """How the host is told the title; empty without one."""
+    return f"Title: {texts.title}.\n" if texts.title else ""
 
 
-def _ordinal(number: int) -> str:
-    return ORDINALS[number - 1] if number <= len(ORDINALS) else f"{number}th"
+class Named(NamedTuple):
+    """Something that the soft tokens say of a label: that the fourth is the highest, mostly."""
+
+    what: str  # a word, such as "highest"
+    shares: tuple[float, ...]  # of the labels, in their order, together 1
+
+
+def named(shares: Sequence[Sequence[float]], words: Sequence[str], labels: int) -> list[Named]:
+    """What queries say of labels: where one says an ordinal, more than anything else, the one before says what it is.
+
+    shares  of the words, by query
+    labels  how many there are; ordinals beyond them name none
+    """
+    places = {ordinal: words.index(ordinal) for ordinal in ORDINALS[:labels] if ordinal in words}
+    found = []
+    for before, query in zip(shares, shares[1:], strict=False):
+        of_labels = [query[places[ordinal]] if ordinal in places else 0.0 for ordinal in ORDINALS[:labels]]
+        if (total := sum(of_labels)) > _MOSTLY:
+            found.append(
+                Named(words[max(range(len(words)), key=before.__getitem__)], tuple(s / total for s in of_labels))
+            )
+    return found
+
+
+def named_text(names: Sequence[tuple[str, str]]) -> str:
+    """What stands before the question, with labels in words: "Highest: Plums, lowest: Figs." """
+    said = ", ".join(f"{what}: {label}" for what, label in names)
+    return f"{said[:1].upper()}{said[1:]}.\n" if said else ""
 
 
 def is_number(text: str) -> bool:

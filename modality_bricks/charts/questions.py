@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from modality_bricks.charts.draw import Facts, Kind
-from modality_bricks.charts.labels import ORDINALS, ChartTexts, Placed, chart_texts, prompt_text
+from modality_bricks.charts.labels import ORDINALS, ChartTexts, Placed, chart_texts, named_text, title_text
 
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 NAMES: dict[Kind, str] = {
@@ -125,33 +125,28 @@ def turns(facts: Facts, rng: np.random.Generator) -> list[tuple[str, str]]:
     texts = texts_of(facts)
     right = answers(facts)
     replies = {name: f"{found[0][:1].upper()}{found[0][1:]}." for name, found in right.items()}
-    # A small host finds the label in two steps, each of them a token: which one, then how it is called.
-    for name, place in (("highest", facts.highest), ("lowest", facts.lowest)):
-        if place is not None:
-            replies[name] = f"The {ORDINALS[place]}, {right[name][0]}."
     replies["kind"] = f"A {NAMES[facts.kind]}."
     replies["describe"] = description(facts, texts)
     if "count" in right:
         replies["count"] = f"{NUMBERS[facts.count or 0].capitalize()}."
     found = []
     for name, reply in replies.items():
-        if name in ("highest", "lowest") and right[name][0] not in texts.labels:
-            continue
         wordings = WORDINGS[name]
         if facts.kind in ("bar", "horizontal bar"):
             wordings += _BAR_WORDINGS.get(name, ())
         elif facts.kind == "pie":
             wordings += _PIE_WORDINGS.get(name, ())
-        # The label questions need all that the soft tokens say and a list to look it up in; they are asked most.
-        for _ in range(3 if name in ("highest", "lowest") else 1):
+        # The label questions are asked most.
+        for _ in range(2 if name in ("highest", "lowest") else 1):
             wording = wordings[int(rng.integers(len(wordings)))].format(thing=THINGS[facts.kind])
-            found.append((asked(texts, wording), reply))
+            found.append((asked(texts, right, wording), reply))
     return found
 
 
-def asked(texts: ChartTexts, question: str) -> str:
-    """What stands behind the soft tokens: the chart's texts, then the question."""
-    return prompt_text(texts) + question
+def asked(texts: ChartTexts, right: dict[str, tuple[str, ...]], question: str) -> str:
+    """What stands behind the soft tokens: the title, the labels that the soft tokens point at, the question."""
+    names = [(what, right[what][0]) for what in ("highest", "lowest") if what in right]
+    return title_text(texts) + named_text(names) + question
 
 
 def conversation(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
