@@ -76,8 +76,7 @@ class Workshop:
 
     def soft_tokens(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image], question: str = "") -> Soft:
         """The picture's soft tokens, from cached features where they are known."""
-        # What they were made from: for a stitch that reads the question, that too.
-        asked = hashlib.sha256(question.encode()).hexdigest() if self._modality(brick).reads_question else ""
+        asked = self._asked(brick, question)
 
         def make() -> Soft:
             features = self.encode(brick, digest, open_image)
@@ -91,12 +90,16 @@ class Workshop:
 
         return self._soft.get((brick.digest, digest, asked), make)
 
-    def attention(self, brick: Brick, picture: Picture) -> Attention:
+    def _asked(self, brick: Brick, question: str) -> str:
+        """What stands for the question where soft tokens were made from it too."""
+        return hashlib.sha256(question.encode()).hexdigest() if self._modality(brick).reads_question else ""
+
+    def attention(self, brick: Brick, picture: Picture, question: str) -> Attention:
         """What of the picture the brick's stitch attended to, from cached features."""
 
         def make() -> Attention:
             modality = self._modality(brick)
-            attended = modality.attended(self.encode(brick, picture.digest, lambda: picture.image))
+            attended = modality.attended(self.encode(brick, picture.digest, lambda: picture.image), question)
             if attended is None:
                 sentence = f"{brick.name}'s stitch has no cross-attention, so it cannot be told where it looked."
                 return Attention(picture.digest, picture.name, brick.name, sentence=sentence)
@@ -110,7 +113,8 @@ class Workshop:
             )
 
         # The same picture may come again under another name.
-        return replace(self._attention.get((brick.digest, picture.digest), make), name=picture.name)
+        key = (brick.digest, picture.digest, self._asked(brick, question))
+        return replace(self._attention.get(key, make), name=picture.name)
 
     def read(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image]) -> str:
         """The text on a picture, in reading order."""

@@ -196,7 +196,7 @@ class Runner:
         with trace.stage("stitch"):
             soft = self.workshop.soft_tokens(brick, picture.digest, lambda: picture.image, question)
         with trace.stage("attention"):
-            trace.attention.append(self.workshop.attention(brick, picture))
+            trace.attention.append(self.workshop.attention(brick, picture, question))
         trace.injections.append(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {brick.name}")
         return part
 

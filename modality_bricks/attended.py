@@ -6,26 +6,26 @@ import mattoni.torchvision_ops  # noqa: F401  (before transformers)
 
 import torch
 from torch import Tensor
-from transformers import Blip2QFormerModel
+from transformers import Blip2QFormerModel, InstructBlipQFormerModel
 
 
 @torch.no_grad()
-def attended(qformer: Blip2QFormerModel, queries: Tensor, features: Tensor) -> Tensor:
+def attended(qformer: Blip2QFormerModel | InstructBlipQFormerModel, features: Tensor, **inputs: Tensor) -> Tensor:
     """The share of the cross-attention that each feature got, over all layers, heads and queries.
 
     Method: the norm-based analysis of Kobayashi et al. 2020 (arXiv:2004.10102, section 3). A weight counts by the length of
     what it carried to the query, ‖Σ_heads α f(x)‖, because much attention may go to features that say nothing. It finds
     a thing better than the weights alone, their roll-out or their gradients (docs/experiments.md).
 
-    queries   (batch, queries, width)
     features  (batch, tokens, feature width)
+    inputs    what the Q-Former takes besides: `query_embeds` (batch, queries, width) and, if it reads one, a question
     returns   (batch, tokens), each row sums to 1
     """
     # Of transformers' implementations only the eager one gives the weights.
     usual = qformer.config._attn_implementation
     qformer.set_attn_implementation("eager")
     try:
-        read = qformer(query_embeds=queries, encoder_hidden_states=features, output_attentions=True)
+        read = qformer(**inputs, encoder_hidden_states=features, output_attentions=True)
     finally:
         qformer.set_attn_implementation(usual)
     layers = [layer for layer in qformer.encoder.layer if layer.has_cross_attention]

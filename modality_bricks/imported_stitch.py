@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from mattoni.errors import MattoniError
+from modality_bricks.attended import attended
 from modality_bricks.stitch import FILE
 
 TOKENIZER = "tokenizer"  # the folder of an instruction-aware Q-Former's own tokenizer
@@ -44,12 +45,17 @@ class Blip2Stitch(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Let the queries read the features."""
-        read = self.qformer(
-            query_embeds=self.query_tokens.expand(len(features), -1, -1), encoder_hidden_states=features
-        )
+        read = self.qformer(**self._inputs(features), encoder_hidden_states=features)
         soft = self.language_projection(read.last_hidden_state.to(self.language_projection.weight.dtype))
         assert isinstance(soft, Tensor)
         return soft
+
+    def attended(self, features: Tensor, question: str = "") -> Tensor:
+        """The share of the queries' attention that each feature got: (batch, tokens). The question plays no part."""
+        return attended(self.qformer, features, **self._inputs(features))
+
+    def _inputs(self, features: Tensor) -> dict[str, Tensor]:
+        return {"query_embeds": self.query_tokens.expand(len(features), -1, -1)}
 
 
 class InstructBlipStitch(nn.Module):
@@ -67,13 +73,21 @@ class InstructBlipStitch(nn.Module):
 
     def forward(self, features: Tensor, question: str) -> Tensor:
         """Let the queries read the features and the question."""
-        ids = self._tokenizer(question, truncation=True, max_length=self._longest)["input_ids"]
-        asked = torch.tensor([ids], device=features.device).expand(len(features), -1)
-        queries = self.query_tokens.expand(len(features), -1, -1)
-        read = self.qformer(input_ids=asked, query_embeds=queries, encoder_hidden_states=features).last_hidden_state
-        soft = self.language_projection(read[:, : queries.shape[1]].to(self.language_projection.weight.dtype))
+        read = self.qformer(**self._inputs(features, question), encoder_hidden_states=features).last_hidden_state
+        soft = self.language_projection(read[:, : self.query_tokens.shape[1]].to(self.language_projection.weight.dtype))
         assert isinstance(soft, Tensor)
         return soft
+
+    def attended(self, features: Tensor, question: str) -> Tensor:
+        """The share of the queries' attention that each feature got with this question: (batch, tokens)."""
+        return attended(self.qformer, features, **self._inputs(features, question))
+
+    def _inputs(self, features: Tensor, question: str) -> dict[str, Tensor]:
+        ids = self._tokenizer(question, truncation=True, max_length=self._longest)["input_ids"]
+        return {
+            "input_ids": torch.tensor([ids], device=features.device).expand(len(features), -1),
+            "query_embeds": self.query_tokens.expand(len(features), -1, -1),
+        }
 
 
 class ProjectorStitch(nn.Module):

@@ -11,7 +11,13 @@ from torch.nn import functional as F
 
 from mattoni.errors import MattoniError
 from modality_bricks.encoder import FOLDERS, Box, VisionEncoder, load_encoder, stack
-from modality_bricks.imported_stitch import KINDS, ImportedStitch, InstructBlipStitch, load_imported_stitch
+from modality_bricks.imported_stitch import (
+    KINDS,
+    ImportedStitch,
+    InstructBlipStitch,
+    ProjectorStitch,
+    load_imported_stitch,
+)
 from modality_bricks.stitch import QFormerStitch, load_stitch
 
 FINEST = 8  # rows and columns of what is told of a stitch's attention: a trace is no picture
@@ -58,11 +64,11 @@ class ModalityBrick:
         logits = self._stitch.word_logits(self._stitch.read(features.unsqueeze(0)))[0].float()
         return (self._stitch.shape.sharpness * logits).softmax(-1), self._stitch.word_ids
 
-    def attended(self, features: Tensor) -> Attended | None:
+    def attended(self, features: Tensor, question: str = "") -> Attended | None:
         """What the stitch attended to on one picture, (tokens, feature width); None for one without cross-attention."""
-        if not isinstance(self._stitch, QFormerStitch):
+        if isinstance(self._stitch, ProjectorStitch):
             return None
-        shares = self._stitch.attended(features.unsqueeze(0))[0]
+        shares = self._stitch.attended(features.unsqueeze(0), question)[0].float()
         rows, columns = self._encoder.grid
         places = shares[self._encoder.first_patch :][: rows * columns]
         grid = places.reshape(1, rows, columns)

@@ -111,9 +111,10 @@ class QFormerStitch(nn.Module):
         assert isinstance(hidden, Tensor)
         return hidden
 
-    def attended(self, features: Tensor) -> Tensor:
-        """The share of the queries' attention that each feature got: (batch, tokens)."""
-        return attended(self.qformer, *self._inputs(features))
+    def attended(self, features: Tensor, question: str = "") -> Tensor:
+        """The share of the queries' attention that each feature got: (batch, tokens). The question plays no part."""
+        queries, features = self._inputs(features)
+        return attended(self.qformer, features, query_embeds=queries)
 
     def _inputs(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """What the Q-Former takes: the queries, and the features of known mean and spread with their places."""

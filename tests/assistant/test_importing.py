@@ -324,6 +324,25 @@ def test_soft_tokens_of_instructblip_follow_the_question_and_are_kept_by_it(chec
     assert (asked[0].vectors - asked[1].vectors).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("family", MAKERS)
+def test_the_trace_says_what_a_q_former_attended_to_and_that_a_projector_cannot_tell(family, checkpoints, opened):
+    card = bring_in(checkpoints[family]).card
+    assistant, found = opened(card.name), []
+    for question in (QUESTION, "How many bricks?"):
+        ticket = done(assistant.ask(question, [sent(photo())], Choices(vision=card.name), Sampling(max_tokens=1)))
+        assert ticket.status == "done", ticket.error
+        found += ticket.trace.attention
+    first, second = found
+    if family == "llava":
+        assert first.grid == ()
+        assert first.sentence == f"{card.name}'s stitch has no cross-attention, so it cannot be told where it looked."
+        return
+    assert len(first.grid) == len(first.grid[0]) > 1
+    assert sum(map(sum, first.grid)) + first.elsewhere == pytest.approx(1, abs=0.002) and first.elsewhere > 0
+    # InstructBLIP's queries see the question.
+    assert (first.grid == second.grid) == (family == "blip-2")
+
+
 def test_a_typed_placeholder_or_end_mark_is_text(checkpoints, opened, monkeypatch):
     card = bring_in(checkpoints["llava"]).card
     assistant = opened(card.name)
