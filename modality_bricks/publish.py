@@ -104,8 +104,9 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
     results = [json.loads((Path(run) / RESULT).read_text()) for run in brick.parents] + [result]
     best = result["best"]
     scheme, _, place = recipe.encoder.partition(":")
-    dev = {("named" if s.format in ("tiles", "folder") else "captions"): s for s in recipe.dev}
-    titles = {"named": "names the thing in the first 12 words", "captions": "CIDEr-D"}
+    told = "answered" if "answered" in best else "captions"
+    dev = {("named" if s.format in ("tiles", "folder") else told): s for s in recipe.dev}
+    titles = {"named": "names the thing in the first 12 words", "captions": "CIDEr-D", "answered": "answers as its row"}
     metrics = tuple(
         Metric(
             name=titles[kind],
@@ -147,7 +148,8 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
                     "encoder": f"{scheme}:encoder" if scheme in FOLDERS else recipe.encoder,
                     "stitch": "qformer",
                     "queries": stitch_queries,
-                },
+                }
+                | ({"reads": brick.reads} if brick.reads else {}),
                 "training": {
                     "command": [r["command"] for r in results],
                     "data": list(brick.data),

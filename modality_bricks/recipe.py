@@ -143,6 +143,7 @@ class BrickRecipe(_Part):
     limits: str
     data: tuple[str, ...]
     parents: tuple[str, ...] = ()  # runs whose results belong into the card
+    reads: Literal["labels"] | None = None  # what a reading brick is to read on the same picture
 
 
 class GenerateRecipe(_StitchStage):

@@ -317,6 +317,8 @@ class GenerateStage:
     def evaluate(self, step: int) -> Evaluation:
         """Greedy answers to "What is in the picture?" (named) and "Describe the picture." (captions) on the dev pictures.
 
+        Pictures with a sentence to spell are asked their own questions (answered).
+
         Beside each figure stands the one with shuffled pictures, and how many different answers there are per picture.
         """
         self.model.eval()
@@ -324,6 +326,13 @@ class GenerateStage:
         lines: list[str] = []
         rows: list[Sequence[float]] = []
         for source, cache in zip(self.dev.sources, self.dev.caches, strict=True):
+            if source.samples[0].spells:
+                right, others, found = self._asked(source, cache)
+                rows.append(right)
+                metrics |= {"answered": float(np.mean(right)), "answered shuffled": float(np.mean(others))}
+                metrics |= {"answered distinct": len(set(found)) / len(found), "answered n": len(found)}
+                lines += [f"{s.spells} -> {a}" for s, a in zip(source.samples[:5], found, strict=False)]
+                continue
             named = source.samples[0].name is not None
             question = "What is in the picture?" if named else source.samples[0].turns[0][0]
             answers: list[str] = []
@@ -338,6 +347,18 @@ class GenerateStage:
             metrics[f"{kind} n"] = len(answers)
             lines += [f"{s.name or s.turns[0][1]} -> {a}" for s, a in zip(source.samples[:5], answers, strict=False)]
         return Evaluation({"score": sum(float(np.mean(r)) for r in rows), **metrics}, lines, rows)
+
+    def _asked(self, source: SampleSet, cache: FeatureCache) -> tuple[list[float], list[float], list[str]]:
+        """One of its own questions about each picture: whether the answer is the row's, also with another picture's tokens."""
+        right, others, found = [], [], []
+        for i, sample in enumerate(source.samples):
+            question, wanted = sample.turns[i % len(sample.turns)]
+            mine, other = (cache.get([(k, 0)]) for k in (i, (i + len(source.samples) // 2) % len(source.samples)))
+            answer, beside = (self.answer(features, question)[0] for features in (mine, other))
+            right.append(float(answer.lower() == wanted.lower()))
+            others.append(float(beside.lower() == wanted.lower()))
+            found.append(answer)
+        return right, others, found
 
     def _scores(self, samples: Sequence[Sample], answers: Sequence[str]) -> Sequence[float]:
         if samples[0].name is not None:
