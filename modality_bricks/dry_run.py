@@ -52,8 +52,8 @@ class Estimate:
         done = f", {self.done:,} of them done" if self.done else ""
         features = f", features of {self.features:,} views {minutes(self.features * self.feature_seconds)}"
         return [
-            f"time: {minutes(self.seconds)} ({self.steps:,} steps of {self.step_seconds:.2f} s{done}; {self.evaluations} "
-            f"evaluations of {self.evaluation_seconds:.0f} s{features if self.features else ''})",
+            f"time: {minutes(self.seconds)} ({self.steps:,} steps of {self.step_seconds:.2f} s{done}; evaluations: "
+            f"{self.evaluations} of {self.evaluation_seconds:.1f} s{features if self.features else ''})",
             f"disk: {size(self.checkpoint_bytes + self.feature_bytes)} (checkpoints {size(self.checkpoint_bytes)}, "
             f"features {size(self.feature_bytes)})",
         ]

@@ -39,7 +39,8 @@ def view_of_run(folder: Path) -> dict[str, Any]:
     return {
         "name": folder.as_posix(),
         "state": state or {"state": "waiting"},
-        "losses": losses[:: 1 + len(losses) // POINTS] + losses[-1:],
+        # Counted from the end: the last one is always among them.
+        "losses": losses[:: -(1 + len(losses) // POINTS)][::-1],
         "evaluations": [{"step": r["step"] + 1, "metrics": r["metrics"]} for r in evaluations],
         "samples": evaluations[-1]["samples"] if evaluations else [],
     }

@@ -22,6 +22,7 @@ from modality_bricks.encoder_stage import EncoderModel, EncoderStage, model_conf
 from modality_bricks.features import FeatureCache
 from modality_bricks.loop import Evaluation
 from modality_bricks.recipe import for_host, read_recipe
+from modality_bricks.run_folder import read_log
 from modality_bricks.samples import Source, read_source
 from modality_bricks.stitch_stages import GenerateStage
 
@@ -41,7 +42,7 @@ def test_a_dry_run_tells_time_memory_disk_and_cost_and_leaves_nothing(make_confi
     told = capsys.readouterr().out
     for stage in ("encoder", "words", "generate"):
         assert f"{stage}.yaml: stage {stage}, run runs/{stage}" in told
-    assert told.count("time: ") == 3 and told.count("evaluations of") == 3 and "features of 108 views" in told
+    assert told.count("time: ") == 3 and told.count("evaluations: ") == 3 and "features of 108 views" in told
     assert "at 0.5 an hour" in told and "of memory at most" in told and told.endswith("Nothing was written.\n")
 
 
@@ -284,3 +285,17 @@ def test_several_evaluations_are_estimated_from_a_part_of_the_rows(make_configs,
     monkeypatch.setattr(EncoderStage, "evaluate", lambda s, step: seen.append(len(s.data.dev_tiles)) or real(s, step))
     entry.main([str(make_configs()[0]), "--dry-run"])
     assert seen == [36]
+
+
+# CUDA
+
+
+@pytest.mark.gpu
+def test_the_same_commands_train_on_a_gpu(make_configs):
+    entry.main([str(path) for path in make_configs("gpu")])
+    entry.main([str(path) for path in make_configs("cpu", encoder={"device": "cpu"})[:1]])
+    for stage in ("encoder", "words", "generate"):
+        assert torch.cuda.get_device_name() in json.loads(Path(f"gpu/{stage}/result.json").read_text())["hardware"]
+    # bf16 on both, in kernels that round in another order.
+    losses = [[r["loss"] for r in read_log(Path(f"{run}/encoder/log.jsonl")) if "loss" in r] for run in ("gpu", "cpu")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
