@@ -79,12 +79,27 @@ def test_every_part_gives_figures_with_n_and_an_interval_and_asks_once(measure, 
 
 
 def test_pairs_are_made_of_what_was_named_right(measure):
-    lines = measure.ask("tinyimagenet")
+    measure.ask("tinyimagenet")
     with pytest.raises(MattoniError, match="fewer than two classes were named right"):
         pairs(measure)
-    write_lines(measure.out / "tinyimagenet.answers.jsonl", [line | {"score": 1.0} for line in lines])
+    path = measure.out / "tinyimagenet.answers.jsonl"
+    said = [json.loads(line) for line in path.read_text().splitlines()]
+    right = {row.id: row.answers[0] for row in measure.rows("tinyimagenet")}
+    write_lines(path, [line | {"answer": f"It is {right[line['id']]}."} for line in said])
     found = pairs(measure)
     assert (found["n"], found["named right alone"]) == (4, 4)
+
+
+def test_a_run_that_was_killed_goes_on_and_a_wider_one_asks_only_what_is_new(measure, monkeypatch):
+    asked = []
+    ask = type(measure.assistant).ask
+    monkeypatch.setattr(type(measure.assistant), "ask", lambda *args: asked.append(args) or ask(*args))
+    measure.ask("tinyimagenet")
+    path = measure.out / "tinyimagenet.answers.jsonl"
+    path.write_text(path.read_text()[:-10])  # killed in the middle of the fourth line
+    measure.limit = 6
+    assert [line["id"] for line in measure.ask("tinyimagenet")] == [f"r{n}" for n in range(6)]
+    assert len(asked) == 4 + 3
 
 
 def test_answers_of_other_bricks_are_not_mixed_in(measure, assistant):
