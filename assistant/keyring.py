@@ -9,11 +9,20 @@ class Keyrings:
     """Makes keyrings; keys are read once per state of a brick (its digest, never its name)."""
 
     def __init__(self) -> None:
-        self._keyed: dict[str, KeyedBrick] = {}
+        self._keyed: dict[tuple[str, bool], KeyedBrick] = {}
 
     def of(self, bricks: Bricks) -> Keyring:
-        """The keyring of these bricks. What is gone from them is forgotten."""
-        self._keyed = {b.digest: self._keyed.get(b.digest) or keyed(b) for b in bricks.usable}
+        """The keyring of these bricks. What is gone from them is forgotten.
+
+        Beside one that was made for this very host, a brick of its kind that was made for another of the same shape has no
+        keys: only the user chooses it.
+        """
+        exact = {b.card.kind for b in bricks.usable if b.card.host is not None and b.warning is None}
+        found = {(b.digest, b.warning is not None and b.card.kind in exact): b for b in bricks.usable}
+        self._keyed = {
+            key: self._keyed.get(key) or (KeyedBrick(b.name, b.card.kind) if key[1] else keyed(b))
+            for key, b in found.items()
+        }
         return Keyring(tuple(self._keyed.values()))
 
 

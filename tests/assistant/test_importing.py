@@ -38,6 +38,7 @@ from assistant.embedder import Embedder
 from assistant.generation import Generation, Sampling
 from assistant.host import load_host
 from assistant.importing import import_checkpoint
+from assistant.keyring import Keyrings
 from assistant.look import Attachment
 from assistant.picture_questions import PictureQuestions
 from assistant.prompt import AFTER_PICTURE, Prompt, Soft, Text, Turn, build_prompt
@@ -111,9 +112,9 @@ def bert_like() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=wordpiece, pad_token="[PAD]", unk_token="[UNK]")
 
 
-def large(model: torch.nn.Module) -> None:
+def large(model: torch.nn.Module, seed: int) -> None:
     """Weights far enough apart that the answer depends on every token and every pixel."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         norm = parameter.dim() == 1 and name.endswith("weight")
         torch.nn.init.normal_(parameter, mean=float(norm), std=0.3)
@@ -148,7 +149,7 @@ def make_instructblip(folder: Path) -> Path:
     return save(InstructBlipForConditionalGeneration(config), processor, folder)
 
 
-def make_llava(folder: Path, **changes: Any) -> Path:
+def make_llava(folder: Path, seed: int = 0, **changes: Any) -> Path:
     tokenizer = metaspace()
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
     pictures = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
@@ -167,7 +168,7 @@ def make_llava(folder: Path, **changes: Any) -> Path:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         **changes,
     )
-    return save(LlavaForConditionalGeneration(config), processor, folder)
+    return save(LlavaForConditionalGeneration(config), processor, folder, seed)
 
 
 # As llava-hf/llava-1.5-7b-hf publishes it.
@@ -182,9 +183,9 @@ LLAVA_TEMPLATE = (
 )
 
 
-def save(model: Any, processor: Any, folder: Path) -> Path:
+def save(model: Any, processor: Any, folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint in several shards, as the large ones are."""
-    large(model)
+    large(model, seed)
     model.save_pretrained(folder, max_shard_size="40KB")
     processor.save_pretrained(folder)
     return folder
@@ -434,16 +435,24 @@ def test_removing_the_brick_removes_its_host_too(checkpoints, opened, tiny_host)
     assert (checkpoints["llava"] / "model.safetensors.index.json").is_file()
 
 
-def test_it_takes_over_the_keys_of_the_photo_brick_and_is_routed(checkpoints, opened):
+def test_it_takes_over_the_keys_of_the_photo_brick_and_is_routed(checkpoints, opened, tmp_path):
     card = bring_in(checkpoints["llava"]).card
     shipped = Registry(brick_folders()).scan().get("photo")
     assert card.routes == shipped.card.routes
     assert (data_folder() / "bricks" / card.name / "keys.safetensors").read_bytes() == (
         shipped.folder / "keys.safetensors"
     ).read_bytes()
+    # A host of the same shape came with another checkpoint; its brick would fit, and is left to the user.
+    bring_in(make_llava(tmp_path / "a-twin", seed=1))
     assistant = opened(card.name)
-    # The photo brick itself is for another host, so photos go to this one.
-    assert {brick.name for brick in assistant.bricks().usable if brick.card.routes} == {card.name, "document"}
+    names = {brick.name: brick.warning for brick in assistant.bricks().usable if brick.card.kind == "modality"}
+    assert set(names) == {card.name, "a-twin", "document"} and names["a-twin"]
+    keyring = Keyrings().of(assistant.bricks())
+    assert {brick.name for brick in keyring.bricks if brick.keys is not None} == {card.name, "document"}
+    assert (
+        done(assistant.ask(QUESTION, [sent(photo())], sampling=Sampling(max_tokens=1))).trace.bricks[0].name
+        == card.name
+    )
 
 
 @pytest.mark.parametrize("family", MAKERS)
