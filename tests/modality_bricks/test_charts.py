@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from assistant.card import read_card
 from assistant.evaluation import read_rows
 from mattoni.errors import MattoniError
 from modality_bricks.charts.__main__ import main, write_charts
@@ -200,3 +201,35 @@ class TestEncoder:
         rows.write_text("\n".join(map(json.dumps, lines)))
         with pytest.raises(MattoniError, match="line 2 of rows.jsonl: the kind 'radar' is in no training row"):
             read_labelled([rows], {"kind": ["bar", "horizontal bar", "line", "pie", "scatter"]}, 32, tmp_path / "cache")
+
+
+class TestStitch:
+    def test_queries_learn_to_spell_and_the_host_is_asked_the_charts_own_questions(
+        self, tmp_path: Path, tiny_host: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_charts(tmp_path / "charts", "train", count=6, side=64)
+        source = {"format": "jsonl", "files": ["charts/rows.jsonl"]}
+        rows = {"rows": ["charts/rows.jsonl"], "dev_rows": ["charts/rows.jsonl"]}
+        encoder = {"architecture": "resnet10t", "embedding": 16, "size": 32, "epochs": 1, "data": rows}
+        stitch = {"encoder": "local-dir:eyes/encoder", "host": str(tiny_host), "steps": 2, "steps_per_evaluation": 2}
+        stitch |= {"data": [source], "dev": [source | {"limit": 3}], "cache": "features"}
+        brick = {"folder": "bricks/bars", "title": "Bars", "summary": "Bars.", "licence": "none", "limits": "all"}
+        stages = [
+            {"stage": "columns", "run": "eyes", "batch": 2} | encoder,
+            {"stage": "words", "run": "words", "batch": 2}
+            | stitch
+            | {"stitch": {"width": 16, "heads": 2, "words": 64}},
+            {"stage": "generate", "run": "speech", "batch": 2, "start_from": "words", "new_tokens": 2}
+            | stitch
+            | {"brick": brick | {"data": ["charts"], "parents": ["words"], "reads": "labels"}},
+        ]
+        for number, stage in enumerate(stages):
+            config = tmp_path / f"{number}.yaml"
+            config.write_text(yaml.safe_dump(stage | {"device": "cpu", "optimise": {"learning_rate": 0.001}}))
+            train([str(config)])
+        assert "spelled" in json.loads((tmp_path / "words" / "result.json").read_text())["best"]
+        assert json.loads((tmp_path / "speech" / "result.json").read_text())["best"]["answered n"] == 3
+        card = read_card(tmp_path / "bricks" / "bars")
+        assert card.parts["reads"] == "labels"
+        assert [metric.name for metric in card.metrics] == ["answers as its row"]
