@@ -93,6 +93,15 @@ def _widen(tokens: Tensor, width: int) -> Tensor:
     return F.pad(tokens, (0, width - tokens.shape[-1]))
 
 
+def split_source(source: str | Path) -> tuple[str, str]:
+    """A source's scheme and the rest: a folder without a scheme is `local-dir`, a Hub id or tag without one has none."""
+    name = str(source)
+    scheme, _, rest = name.partition(":")
+    if scheme in (*FOLDERS, "hf-hub"):
+        return scheme, rest
+    return ("local-dir" if isinstance(source, Path) or Path(name).is_dir() else ""), name
+
+
 def load_encoder(
     source: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> VisionEncoder:
@@ -104,16 +113,13 @@ def load_encoder(
 
     Raises MattoniError for pickled checkpoints, missing files and unknown names.
     """
-    name = str(source)
-    scheme, _, rest = name.partition(":")
+    scheme, name = split_source(source)
     if scheme == "transformers-dir":
-        return load_tower(Path(rest), device, dtype)
+        return load_tower(Path(name), device, dtype)
     if scheme == "local-dir":
-        return _from_folder(Path(rest), device, dtype)
-    if scheme == "hf-hub":
-        return _from_folder(_download(rest), device, dtype)
-    if isinstance(source, Path) or Path(name).is_dir():
         return _from_folder(Path(name), device, dtype)
+    if scheme == "hf-hub":
+        return _from_folder(_download(name), device, dtype)
     architecture, _, tag = name.partition("/")
     config = open_clip.get_pretrained_cfg(architecture, tag) if tag else None
     if config:

@@ -11,7 +11,7 @@ from mattoni.files import replace_folder, write_text
 from mattoni.paths import data_folder
 from modality_bricks.compare import compare, measure
 from modality_bricks.data_checks import Say
-from modality_bricks.encoder import FOLDERS, load_encoder
+from modality_bricks.encoder import FOLDERS, load_encoder, split_source
 from modality_bricks.recipe import GenerateRecipe, StageRecipe, shown
 from modality_bricks.stitch import load_stitch
 from modality_bricks.stitch_stages import GenerateStage
@@ -103,7 +103,7 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
     before = read_card(target) if (target / CARD).is_file() else None
     results = [json.loads((Path(run) / RESULT).read_text()) for run in brick.parents] + [result]
     best = result["best"]
-    scheme, _, place = recipe.encoder.partition(":")
+    scheme, place = split_source(recipe.encoder)
     told = "answered" if "answered" in best else "captions"
     dev = {("named" if s.format in ("tiles", "folder") else told): s for s in recipe.dev}
     titles = {"named": "names the thing in the first 12 words", "captions": "CIDEr-D", "answered": "answers as its row"}
