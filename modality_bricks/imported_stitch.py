@@ -52,7 +52,7 @@ class Blip2Stitch(nn.Module):
 
     def attended(self, features: Tensor, question: str = "") -> Tensor:
         """The share of the queries' attention that each feature got: (batch, tokens). The question plays no part."""
-        return attended(self.qformer, features, **self._inputs(features))
+        return attended(self.qformer, features.to(self.query_tokens.dtype), **self._inputs(features))
 
     def _inputs(self, features: Tensor) -> dict[str, Tensor]:
         return {"query_embeds": self.query_tokens.expand(len(features), -1, -1)}

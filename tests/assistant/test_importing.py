@@ -224,16 +224,16 @@ def sent(picture: Image.Image) -> Attachment:
 
 
 @pytest.fixture
-def opened(tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Assistant]]:
-    """Open the assistant on an imported host, in fp32."""
+def opened(tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Assistant]]:
+    """Open the assistant on an imported host, in fp32 unless told otherwise."""
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(Runner, "embedder", embedder)
     monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
     assistants: list[Assistant] = []
 
-    def open_it(host: str) -> Assistant:
-        assistants.append(Assistant.open(host, device="cpu", dtype="float32"))
+    def open_it(host: str, dtype: str = "float32") -> Assistant:
+        assistants.append(Assistant.open(host, device="cpu", dtype=dtype))
         return assistants[-1]
 
     yield open_it
@@ -283,16 +283,17 @@ def test_an_imported_checkpoint_answers_as_in_transformers(family, checkpoints, 
     assert (seen[first] - seen[0]).abs().max() > 0.05
 
 
-def test_the_second_question_keeps_the_first_ones_keys_and_values(checkpoints, opened):
-    for family in ("blip-2", "llava"):
-        card = bring_in(checkpoints[family]).card
-        assistant = opened(card.name)
-        conversation, choices, short = assistant.store.new(), Choices(vision=card.name), Sampling(max_tokens=3)
-        first = done(assistant.ask(QUESTION, [sent(photo())], choices, short, conversation))
-        second = done(assistant.ask("What colour is it?", (), choices, short, conversation))
-        assert second.status == "done", second.error
-        # All but the last token: it was never fed.
-        assert second.trace.tokens["reused"] >= first.trace.tokens["prompt"] + first.trace.tokens["new"] - 1
+@pytest.mark.parametrize("family", MAKERS)
+def test_in_bfloat16_the_second_question_keeps_the_first_ones_keys_and_values(family, checkpoints, opened):
+    card = bring_in(checkpoints[family]).card
+    assistant = opened(card.name, "bfloat16")
+    assert assistant.bricks().get(card.name).warning is None
+    conversation, choices, short = assistant.store.new(), Choices(vision=card.name), Sampling(max_tokens=3)
+    first = done(assistant.ask(QUESTION, [sent(photo())], choices, short, conversation))
+    second = done(assistant.ask("What colour is it?", (), choices, short, conversation))
+    assert (first.status, second.status) == ("done", "done"), (first.error, second.error)
+    # All but the answer's last token: it was never fed.
+    assert second.trace.tokens["reused"] >= first.trace.tokens["prompt"] + first.trace.tokens["new"] - 1
 
 
 @pytest.mark.parametrize(
