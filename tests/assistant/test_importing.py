@@ -47,6 +47,7 @@ from assistant.route import Choices
 from assistant.turn import Runner
 from mattoni.errors import MattoniError
 from mattoni.paths import brick_folders, data_folder, hosts_folder
+from mattoni.tensors import copy_tensors, stored_tensors
 from modality_bricks.modality import load_modality
 from tests.assistant.conftest import done, full_disk
 
@@ -317,6 +318,41 @@ def test_a_projector_reads_the_layers_and_tokens_that_its_checkpoint_says(change
     assert card.parts["soft_tokens"] == len(wanted)
 
 
+@pytest.mark.parametrize(
+    "renames",
+    [
+        {"vision_tower.": "vision_tower.vision_model."},
+        {
+            "language_model.lm_head.": "lm_head.",
+            "language_model.model.": "model.language_model.",
+            "vision_tower.": "model.vision_tower.",
+            "multi_modal_projector.": "model.multi_modal_projector.",
+        },
+    ],
+    ids=["as published in 2023", "as inside transformers 5"],
+)
+def test_the_weights_may_have_the_names_of_other_versions(renames, checkpoints, tmp_path):
+    def rename(folder: Path) -> None:
+        stored = stored_tensors(folder.glob("*.safetensors"))
+        named = {}
+        for name, tensor in stored.items():
+            old = next((prefix for prefix in renames if name.startswith(prefix)), "")
+            named[renames.get(old, "") + name.removeprefix(old)] = tensor
+        copy_tensors(named, folder / "model.safetensors", {"format": "pt"})
+        for file in folder.glob("model-*"):
+            file.unlink()
+        (folder / "model.safetensors.index.json").unlink()
+
+    usual = bring_in(checkpoints["llava"], "usual").card
+    other = bring_in(spoilt(checkpoints["llava"], tmp_path / "other", rename)).card
+    assert other.host == usual.host == load_host("other", "cpu", "bfloat16").identity
+    soft = [
+        load_modality(data_folder() / "bricks" / card.name, card.parts, torch.zeros(1, 32)).soft_tokens([photo()])
+        for card in (usual, other)
+    ]
+    torch.testing.assert_close(soft[0], soft[1], rtol=0, atol=0)
+
+
 def test_soft_tokens_of_instructblip_follow_the_question_and_are_kept_by_it(checkpoints, opened):
     card = bring_in(checkpoints["instructblip"]).card
     assistant = opened(card.name)
@@ -469,6 +505,13 @@ def test_a_checkpoint_of_the_hub_comes_in_by_its_id(family, checkpoints, monkeyp
     assert card.name == "their-model-7b" and card.training == {"imported_from": "Someone/Their.Model-7b"}
     assert asked[0][0] == "Someone/Their.Model-7b"
     assert not [pattern for pattern in asked[0][1] if "bin" in pattern or "pt" in pattern]
+
+
+def test_the_command_says_how_to_ask_what_came_in(checkpoints, capsys):
+    cli.bricks_import(str(checkpoints["blip-2"]), "eyes-two")
+    said = capsys.readouterr().out
+    assert said.startswith("eyes-two is here, a host and its image brick; in bfloat16 both take 0.0 GB of memory.\n")
+    assert "mattoni ask --host eyes-two --image photo.jpg" in said
 
 
 # Bad input
