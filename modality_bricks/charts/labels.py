@@ -14,7 +14,7 @@ from typing import NamedTuple
 from modality_bricks.ocr import Line
 
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
-_MOSTLY = 0.5
+_MOSTLY, _HARDLY = 0.5, 0.02
 # A tick beside a number is read as a dash.
 _NUMBER = re.compile(r"[-−+~$€£]?[\dOol]+(?:[.,:]\d+)*\s?[%kKMm]?(?:\s?[-−–_])?")
 # Edges are one line when they differ by at most this part of a text's height.
@@ -85,19 +85,20 @@ class Named(NamedTuple):
 
 
 def named(shares: Sequence[Sequence[float]], words: Sequence[str], labels: int) -> list[Named]:
-    """What queries say of labels: where one says an ordinal, more than anything else, the one before says what it is.
+    """What queries say of labels: where one says an ordinal, rather than anything else, the one before says what it is.
 
     shares  of the words, by query
-    labels  how many there are; ordinals beyond them name none
+    labels  how many there are; ordinals beyond them name none of them
     """
-    places = {ordinal: words.index(ordinal) for ordinal in ORDINALS[:labels] if ordinal in words}
+    places = [words.index(ordinal) if ordinal in words else None for ordinal in ORDINALS]
     found = []
     for before, query in zip(shares, shares[1:], strict=False):
-        of_labels = [query[places[ordinal]] if ordinal in places else 0.0 for ordinal in ORDINALS[:labels]]
-        if (total := sum(of_labels)) > _MOSTLY:
-            found.append(
-                Named(words[max(range(len(words)), key=before.__getitem__)], tuple(s / total for s in of_labels))
-            )
+        ordinals = [0.0 if place is None else query[place] for place in places]
+        able = sum(ordinals[:labels])
+        # What is meant may be one label too far when a label was not seen, or not read: then the nearest guess counts.
+        if sum(ordinals) > _MOSTLY and able > _HARDLY:
+            what = words[max(range(len(words)), key=before.__getitem__)]
+            found.append(Named(what, tuple(share / able for share in ordinals[:labels])))
     return found
 
 

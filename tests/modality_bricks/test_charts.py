@@ -118,8 +118,12 @@ class TestPointing:
         assert highest.shares == pytest.approx((1 / 3, 2 / 3))
         assert lowest == ("lowest", (1.0, 0.0))
 
-    def test_an_ordinal_beyond_the_labels_names_none(self) -> None:
+    def test_an_ordinal_beyond_the_labels_names_the_next_guess_if_there_is_one(self) -> None:
         assert named([[1, 0, 0, 0], [0, 1, 0, 0]], self.words, labels=1) == []
+        assert named([[1, 0, 0, 0], [0, 0.9, 0.1, 0]], self.words, labels=1) == [("highest", (1.0,))]
+
+    def test_a_query_that_says_no_ordinal_names_nothing(self) -> None:
+        assert named([[1, 0, 0, 0], [0.6, 0.2, 0.2, 0]], self.words, labels=2) == []
 
     def test_training_shows_the_host_the_same_words(self) -> None:
         asked = dict(turns(BARS, np.random.default_rng(0)))
