@@ -79,18 +79,24 @@ def in_words(attention: Attention) -> str:
         return attention.sentence
     shares: NDArray[np.float64] = np.asarray(attention.grid)
     row, column = np.unravel_index(int(shares.argmax()), shares.shape)
-    place = _place(int(row), shares.shape[0], ("at the top", "in the middle", "at the bottom"))
-    side = _place(int(column), shares.shape[1], ("left", "centre", "right"))
+    place = _PLACES[_third(int(row), shares.shape[0])][_third(int(column), shares.shape[1])]
     times = float(shares.max() / shares.mean())
     return (
-        f"What {attention.brick}'s stitch attended to on {attention.name}: most of all {place}, {side} ({times:.1f} times an even "
+        f"What {attention.brick}'s stitch attended to on {attention.name}: most of all {place} ({times:.1f} times an even "
         f"share); {attention.elsewhere:.0%} went to the picture as a whole."
     )
 
 
-def _place(index: int, count: int, names: tuple[str, str, str]) -> str:
+_PLACES = (
+    ("at the top left", "at the top", "at the top right"),
+    ("on the left", "in the middle", "on the right"),
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
+
+
+def _third(index: int, count: int) -> int:
     """Which third of `count` places."""
-    return names[min(2, int(3 * (index + 0.5) / count))]
+    return min(2, int(3 * (index + 0.5) / count))
 
 
 def sheet(maps: Sequence[tuple[Image.Image, Attention]]) -> Image.Image:

@@ -129,7 +129,10 @@ class Runner:
                 stopping=lambda: ticket.is_stopping,
             )
             prompt, parts = writer.write(parts, knowledge)
-        return self._generate(request, prompt, composition, seed, trace, ticket, save, parts)
+        outcome = self._generate(request, prompt, composition, seed, trace, ticket, save, parts)
+        # After the answer: nobody waits for it.
+        self._say_where_it_looked(request, looked, plan, bricks, trace)
+        return outcome
 
     # Route
 
@@ -195,10 +198,16 @@ class Runner:
             self.workshop.encode(brick, picture.digest, lambda: picture.image)
         with trace.stage("stitch"):
             soft = self.workshop.soft_tokens(brick, picture.digest, lambda: picture.image, question)
-        with trace.stage("attention"):
-            trace.attention.append(self.workshop.attention(brick, picture, question))
         trace.injections.append(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {brick.name}")
         return part
+
+    def _say_where_it_looked(self, request: Request, looked: Looked, plan: Plan, bricks: Bricks, trace: Trace) -> None:
+        pictures = (item for item in looked.items if isinstance(item, Picture))
+        for picture, chosen in zip(pictures, plan.pictures, strict=True):
+            brick = bricks.get(chosen.name) if chosen is not None else None
+            if brick is not None and "reader" not in brick.card.parts:
+                with trace.stage("attention"):
+                    trace.attention.append(self.workshop.attention(brick, picture, request.text))
 
     def _read_labels(self, picture: Picture, part: Part, request: Request, bricks: Bricks, trace: Trace) -> Part:
         """The part with the labels that a reading brick finds on the picture, for a brick that only sees where they are."""

@@ -73,7 +73,7 @@ def test_a_picture_turned_by_its_camera_is_overlaid_upright(tmp_path):
 def test_the_words_say_what_the_map_shows():
     grid = ((0.05, 0.05, 0.05), (0.1, 0.1, 0.4), (0.05, 0.05, 0.05))
     assert in_words(attention(grid)) == (
-        "What photo's stitch attended to on dog.jpg: most of all in the middle, right (4.0 times an even share); "
+        "What photo's stitch attended to on dog.jpg: most of all on the right (4.0 times an even share); "
         "10% went to the picture as a whole."
     )
 
