@@ -16,7 +16,7 @@ COMMON = {
     "French": "le la les un une et est dans de des du sur avec au en sont qui il elle deux homme femme pour par",
     "Spanish": "el la los las un una y es en de del con por que está están su se al dos hombre mujer para sobre",
     "Italian": "il lo la gli le un una uno e è di del della nel nella con che sono su al due uomo donna per mentre",
-    "Portuguese": "o a os as um uma e é em de do da no na com que está estão dois homem mulher para por uns",
+    "Portuguese": "o os um uma e é em de da na com que está estão dois homem mulher para por uns",
     "Dutch": "de het een en is van op met in zijn aan die dat voor naar twee man vrouw bij zit staat draagt naast",
 }
 _WORDS = {language: frozenset(words.split()) for language, words in COMMON.items()}

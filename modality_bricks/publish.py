@@ -81,12 +81,17 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
         return
     stays = f"{target} stays as it is, and the new stitch in {run}; --replace-anyway replaces it all the same"
     card = read_card(target)
-    if card.kind != "modality" or card.host is None or card.host.fingerprint != host.fingerprint:
-        raise MattoniError(f"'{card.name}' is no image brick for {host.name}, so the two cannot be compared: {stays}.")
+    fits = card.host is not None and card.host.fingerprint == host.fingerprint
+    if not fits or card.parts.get("stitch") != "qformer":
+        raise MattoniError(
+            f"'{card.name}' is no image brick of this kind for {host.name}, so the two cannot be compared: {stays}."
+        )
     device, folder = stage.host.device, Path(recipe.cache)
     new = measure(stage, load_encoder(recipe.encoder, device), load_stitch(run, host.embedding, device), folder)
-    scheme, _, place = str(card.parts.get("encoder")).partition(":")
-    source = f"{scheme}:{target / place}" if scheme in FOLDERS else f"{scheme}:{place}"
+    source = str(card.parts.get("encoder"))
+    scheme, place = split_source(source)
+    if scheme in FOLDERS:
+        source = f"{scheme}:{target / place}"
     old = measure(stage, load_encoder(source, device), load_stitch(target, host.embedding, device), folder)
     found = compare(new.rows, old.rows)
     if found.worse:

@@ -195,7 +195,8 @@ def test_a_brick_of_another_host_is_not_replaced(make_configs, make_host, tmp_pa
     other = make_host(tmp_path / "other", seed=1)
     configs = [str(path) for path in make_configs("again", words={"host": str(other)}, generate={"host": str(other)})]
     with pytest.raises(
-        MattoniError, match=r"'shapes' is no image brick for other, so the two cannot be compared: .* stays"
+        MattoniError,
+        match=r"'shapes' is no image brick of this kind for other, so the two cannot be compared: .* stays",
     ):
         entry.main(configs)
 
