@@ -93,8 +93,11 @@ def pictures(keyring: Keyring, data: Path) -> Figures:
     }
 
 
-def later(data: Path, draws: int = 3, examples: int = 20, held_out: int = 120) -> Figures:
-    """A fourth brick from `examples` pictures as they come, on held-out pictures and the 600, all equalised."""
+def later(keyring: Keyring, data: Path, draws: int = 3, examples: int = 20, held_out: int = 120) -> Figures:
+    """A fourth brick from `examples` pictures as they come, on held-out pictures and the 600, all equalised.
+
+    Without that brick its pictures are for none: how often that is announced is a figure too.
+    """
     glance, rng = Glance.load(), np.random.default_rng(8)
     shown = list(dev_pictures(data))
     others = glance.embed(_equalised(shown))
@@ -103,7 +106,10 @@ def later(data: Path, draws: int = 3, examples: int = 20, held_out: int = 120) -
         drawn = [kind(np.random.default_rng([11, number, n])) for n in range(draws * examples + held_out)]
         new = glance.embed([equalised(picture, rng) for picture in drawn[-held_out:]])
         trials = [drawn[draw * examples : (draw + 1) * examples] for draw in range(draws)]
-        figures[kind.__name__] = [_later(trial, new, others, [s.brick for s in shown], glance) for trial in trials]
+        figures[kind.__name__] = {
+            "announced_without_it_percent": _percent([announced for _, announced in _chosen(keyring, new)]),
+            "trials": [_later(trial, new, others, [s.brick for s in shown], glance) for trial in trials],
+        }
     return figures
 
 
@@ -187,7 +193,7 @@ def main(parts: Sequence[str]) -> None:
     keyring = Keyrings().of(Registry([shipped_models() / "bricks"]).scan())
     measures: dict[str, Callable[[], Figures]] = {
         "pictures": lambda: pictures(keyring, data),
-        "later": lambda: later(data),
+        "later": lambda: later(keyring, data),
         "questions": lambda: questions(Embedder(fetch(BUILTIN_EMBEDDER)), data),
         "skill": lambda: skill(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
     }

@@ -72,7 +72,8 @@ def make_keys_from_few(own: Tensor, others: Tensor, most: int = 16) -> tuple[Ten
     A left-out score is that of one example with the keys which all the rest make, so that it may be compared with its
     scores with other bricks' keys. `others` may be nothing but those keys.
     """
-    count = max(1, min(most, len(own) // PER_KEY))
+    # Few examples lie apart: a key for every two of them finds more of what is like them.
+    count = max(1, min(most, len(own) // 2))
     rest = ~torch.eye(len(own), dtype=torch.bool)
     left_out = torch.cat([nearest(own[i : i + 1], spherical_kmeans(own[rest[i]], count)) for i in range(len(own))])
     keys = spherical_kmeans(own, count)

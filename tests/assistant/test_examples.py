@@ -110,7 +110,7 @@ def test_a_second_set_of_examples_replaces_the_first():
     first = load_keys(folder / "keys.safetensors")
     give("stripes", [sent(stripes(number)) for number in range(20, 32)])
     second = load_keys(folder / "keys.safetensors")
-    assert (len(first), len(second)) == (5, 3)
+    assert (len(first), len(second)) == (10, 6)
     assert bricks().get("stripes").card.version == 3
 
 
