@@ -257,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.dry_run:
         dry_run(configs, options, given.price)
         return
-    if given.watch:
+    if given.watch and os.environ.get("RANK", "0") == "0":  # one page, however many processes
         print(f"watch: {serve([Path(recipe_of(config, options).run) for config in configs]).address}", flush=True)
     for config in configs:
         try:
