@@ -43,9 +43,10 @@ from assistant.look import Attachment
 from assistant.picture_questions import PictureQuestions
 from assistant.prompt import AFTER_PICTURE, Prompt, Soft, Text, Turn, build_prompt
 from assistant.registry import Registry
-from assistant.route import Choices
+from assistant.route import Choices, Question, SeenPicture, route
 from assistant.turn import Runner
 from mattoni.errors import MattoniError
+from mattoni.keys import load_keys
 from mattoni.paths import brick_folders, data_folder, hosts_folder
 from mattoni.tensors import copy_tensors, stored_tensors
 from modality_bricks.modality import load_modality
@@ -284,6 +285,7 @@ def test_an_imported_checkpoint_answers_as_in_transformers(family, checkpoints, 
     assert (seen[first] - seen[0]).abs().max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MAKERS)
 def test_in_bfloat16_the_second_question_keeps_the_first_ones_keys_and_values(family, checkpoints, opened):
     card = bring_in(checkpoints[family]).card
@@ -297,6 +299,7 @@ def test_in_bfloat16_the_second_question_keeps_the_first_ones_keys_and_values(fa
     assert second.trace.tokens["reused"] >= first.trace.tokens["prompt"] + first.trace.tokens["new"] - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -318,6 +321,7 @@ def test_a_projector_reads_the_layers_and_tokens_that_its_checkpoint_says(change
     assert card.parts["soft_tokens"] == len(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "renames",
     [
@@ -353,6 +357,7 @@ def test_the_weights_may_have_the_names_of_other_versions(renames, checkpoints, 
     torch.testing.assert_close(soft[0], soft[1], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_soft_tokens_of_instructblip_follow_the_question_and_are_kept_by_it(checkpoints, opened):
     card = bring_in(checkpoints["instructblip"]).card
     assistant = opened(card.name)
@@ -381,6 +386,7 @@ def test_the_trace_says_what_a_q_former_attended_to_and_that_a_projector_cannot_
     assert (first.grid == second.grid) == (family == "blip-2")
 
 
+@pytest.mark.slow
 def test_a_typed_placeholder_or_end_mark_is_text(checkpoints, opened, monkeypatch):
     card = bring_in(checkpoints["llava"]).card
     assistant = opened(card.name)
@@ -423,6 +429,7 @@ def test_the_prompt_has_the_token_ids_of_the_checkpoints_processor(family, check
         assert prompt_ids(tokenizer, question, 1) == once
 
 
+@pytest.mark.slow
 def test_pictures_of_one_message_stand_in_their_order_at_the_checkpoints_place(checkpoints):
     for family, place in (("blip-2", 0), ("instructblip", 0), ("llava", None)):
         bring_in(checkpoints[family], family)
@@ -435,6 +442,7 @@ def test_pictures_of_one_message_stand_in_their_order_at_the_checkpoints_place(c
         assert all(isinstance(i, int) for i in prompt_ids(tokenizer, QUESTION, 0))
 
 
+@pytest.mark.slow
 def test_a_llava_without_a_template_of_its_own_gets_the_published_one(checkpoints, tmp_path):
     def take_template(folder: Path) -> None:
         (folder / "chat_template.jinja").unlink()
@@ -465,6 +473,7 @@ def listed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_removing_the_brick_removes_its_host_too(checkpoints, opened, tiny_host):
     card = bring_in(checkpoints["llava"]).card
     opened(str(tiny_host)).remove_brick(card.name)
@@ -472,6 +481,7 @@ def test_removing_the_brick_removes_its_host_too(checkpoints, opened, tiny_host)
     assert (checkpoints["llava"] / "model.safetensors.index.json").is_file()
 
 
+@pytest.mark.slow
 def test_it_takes_over_the_keys_of_the_photo_brick_and_is_routed(checkpoints, opened, tmp_path):
     card = bring_in(checkpoints["llava"]).card
     shipped = Registry(brick_folders()).scan().get("photo")
@@ -486,12 +496,12 @@ def test_it_takes_over_the_keys_of_the_photo_brick_and_is_routed(checkpoints, op
     assert set(names) == {card.name, "a-twin", "document"} and names["a-twin"]
     keyring = Keyrings().of(assistant.bricks())
     assert {brick.name for brick in keyring.bricks if brick.keys is not None} == {card.name, "document"}
-    assert (
-        done(assistant.ask(QUESTION, [sent(photo())], sampling=Sampling(max_tokens=1))).trace.bricks[0].name
-        == card.name
-    )
+    seen = (SeenPicture("photo.jpg", load_keys(shipped.folder / "keys.safetensors")[0]),)
+    plan = route(Question(seen, None, True, False, False), keyring, Choices())
+    assert plan.pictures[0] is not None and plan.pictures[0].name == card.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MAKERS)
 def test_a_checkpoint_of_the_hub_comes_in_by_its_id(family, checkpoints, monkeypatch):
     asked: list[tuple[str, list[str]]] = []
