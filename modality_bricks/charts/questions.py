@@ -136,8 +136,8 @@ def turns(facts: Facts, rng: np.random.Generator) -> list[tuple[str, str]]:
             wordings += _BAR_WORDINGS.get(name, ())
         elif facts.kind == "pie":
             wordings += _PIE_WORDINGS.get(name, ())
-        # The label questions are asked most.
-        for _ in range(2 if name in ("highest", "lowest") else 1):
+        # The host learns these last, and a trend is seen on few charts.
+        for _ in range(3 if name in ("highest", "lowest", "trend") else 1):
             wording = wordings[int(rng.integers(len(wordings)))].format(thing=THINGS[facts.kind])
             found.append((asked(texts, right, wording), reply))
     return found
