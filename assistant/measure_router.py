@@ -1,6 +1,7 @@
 """Measures the router: python -m assistant.measure_router [pictures] [later] [questions] [skill]
 
-`pictures`   photo, chart or document, on 600 dev pictures of equalised size and colour, and on the same as they come
+`pictures`   photo, chart or document, on 600 dev pictures of equalised size and colour, and on the same as they come; where
+             the chart brick is not there, photo or document, on 400
 `later`      a fourth image brick that is given 20 example pictures: how often it is chosen, and what that costs the others
 `questions`  who asks about a picture that is not there: picture-questions-dev, plain-lookalikes-dev, chat-dev
 `skill`      when Auto chooses `english-german`: translation-de-dev and what is near it
@@ -59,8 +60,13 @@ def _chosen(keyring: Keyring, vectors: Tensor) -> list[tuple[str | None, bool]]:
 
 
 def measure_pictures(keyring: Keyring, shown: Sequence[Shown], vectors: Tensor) -> Figures:
-    """Right among photo, chart and document, over all and per sort; and how often a fallback was announced."""
-    chosen = _chosen(keyring, vectors)
+    """Right among photo, chart and document, over all and per sort; and how often a fallback was announced.
+
+    Pictures of a brick that is not there count for nothing.
+    """
+    there = {brick.name for brick in keyring.bricks}
+    rows = [row for row, picture in enumerate(shown) if picture.brick in there]
+    shown, chosen = [shown[row] for row in rows], _chosen(keyring, vectors[rows])
     wrong: dict[str, list[str]] = defaultdict(list)
     for picture, (name, _) in zip(shown, chosen, strict=True):
         wrong[picture.sort] += [str(name)] if name != picture.brick else []
