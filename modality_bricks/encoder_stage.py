@@ -172,12 +172,16 @@ class EncoderStage:
 
     @torch.inference_mode()
     def evaluate(self, step: int) -> Evaluation:
-        """Top-1 of the dev tiles at the picture size of this step, without flips."""
+        """Top-1 of the dev tiles, without flips, at the size at which the encoder will be used.
+
+        That may well be larger than the last phase's: things look larger in random crops than in whole pictures (FixRes,
+        Touvron et al. 2019, arXiv:1906.06423).
+        """
         self.model.eval()
-        device = device_of(self.model)
+        device, size = device_of(self.model), self.config["vision_cfg"]["image_size"]
         right = 0
         for start in range(0, len(self.data.dev_tiles), 250):
-            pictures = enlarge(torch.from_numpy(self.data.dev_tiles[start : start + 250]), self.sizes[step])
+            pictures = enlarge(torch.from_numpy(self.data.dev_tiles[start : start + 250]), size)
             with half(device):
                 classes = self.model(normalise(pictures, MEAN, STD).to(device))[0]
             labels = torch.from_numpy(self.data.dev_labels[start : start + 250])
