@@ -191,7 +191,15 @@ def test_ctrl_c_in_an_evaluation_stops_at_once_and_the_evaluation_is_made_up_for
     assert same_outcome("whole/encoder", "parts/encoder")
 
 
-def test_ctrl_c_while_data_are_read_is_one_sentence(make_configs, monkeypatch):
+@pytest.fixture
+def heeds_ctrl_c():
+    """As at a terminal: what is started in the background of a script ignores SIGINT, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_data_are_read_is_one_sentence(make_configs, monkeypatch, heeds_ctrl_c):
     monkeypatch.setattr(entry, "build_stage", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted, match="Stopped in encoder.yaml: the same command goes on"):
         entry.main([str(make_configs()[0])])
