@@ -3,8 +3,9 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,11 @@ class Row(BaseModel):
     def pictures(self) -> tuple[str, ...]:
         """The pictures' paths, relative to the rows' file."""
         return (self.image,) if self.image is not None else self.images
+
+    @property
+    def asked(self) -> Hashable:
+        """What tells this row from others in a file of replies, worded otherwise or shuffled too."""
+        return self.id, self.message, self.pictures
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,34 @@ def replies(
     """Ask the rows one after the other, each in a conversation of its own."""
     for row in rows:
         yield row, ask(messages_of(row, folder))
+
+
+def kept_replies(path: Path) -> dict[Hashable, Reply]:
+    """The replies of a file that `reply_and_keep` writes, by `Row.asked`; a line that a stop cut short is taken out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(text))
+        write_lines(path, lines)
+    return {
+        (line["id"], line["message"], tuple(line["pictures"])): Reply(line["answer"], line["trace"], line["error"])
+        for line in lines
+    }
+
+
+def reply_and_keep(
+    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply], path: Path
+) -> dict[Hashable, Reply]:
+    """As `replies`, by `Row.asked`, each appended to the file as it comes, so that a run can be stopped and gone on with."""
+    said: dict[Hashable, Reply] = {}
+    with path.open("a", encoding="utf-8") as file:
+        for row, reply in replies(rows, folder, ask):
+            line = {"id": row.id, "message": row.message, "pictures": row.pictures, **asdict(reply)}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            said[row.asked] = reply
+    return said
 
 
 def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> Callable[[tuple[Message, ...]], Reply]:

@@ -10,14 +10,13 @@ again, a stopped run goes on. Prints one JSON object, with 95 % intervals over r
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from assistant.assistant import Assistant
-from assistant.evaluation import Reply, Row, asking, read_rows, replies, report, shuffled_pictures
+from assistant.evaluation import Reply, Row, asking, kept_replies, read_rows, reply_and_keep, report, shuffled_pictures
 from assistant.generation import Sampling
 from assistant.route import Choices
 from mattoni.errors import MattoniError
@@ -46,20 +45,12 @@ def measure(
     return found
 
 
-def _ask(assistant: Assistant, rows: Iterable[Row], folder: Path, choices: Choices, path: Path) -> dict[str, Reply]:
+def _ask(assistant: Assistant, rows: Sequence[Row], folder: Path, choices: Choices, path: Path) -> dict[str, Reply]:
     """The replies by row; those in the file are not asked for again."""
-    said = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        with suppress(json.JSONDecodeError):
-            kept = json.loads(line)
-            said[kept["id"]] = Reply(kept["answer"], kept["trace"], kept["error"])
+    said = kept_replies(path)
     ask = asking(assistant, choices, Sampling(temperature=0.0, max_tokens=_TOKENS))
-    with path.open("a", encoding="utf-8") as file:
-        for row, reply in replies([row for row in rows if row.id not in said], folder, ask):
-            file.write(json.dumps({"id": row.id, **asdict(reply)}, ensure_ascii=False) + "\n")
-            file.flush()
-            said[row.id] = reply
-    return said
+    said |= reply_and_keep([row for row in rows if row.asked not in said], folder, ask, path)
+    return {row.id: said[row.asked] for row in rows}
 
 
 def main() -> int:

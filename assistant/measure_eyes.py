@@ -17,14 +17,13 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from assistant.assistant import Assistant
-from assistant.evaluation import Reply, Row, asking, read_rows, replies, report, shuffled_pictures, write_lines
+from assistant.evaluation import Row, asking, kept_replies, read_rows, reply_and_keep, report, shuffled_pictures
 from assistant.generation import Sampling
 from assistant.metrics import paired_difference, paired_ratio
 from assistant.route import Choices
@@ -70,40 +69,16 @@ class Measure:
     def ask_rows(self, label: str, folder: str, rows: Sequence[Row], vision: str | None = None) -> Lines:
         """Ask rows whose files lie in a set's folder, but for those that have an answer under the label, and score all."""
         path = self.out / f"{label}.answers.jsonl"
-        said = {_question(line): line for line in _answers(path)}
-        write_lines(path, list(said.values()))
-        missing = [row for row in rows if _asked(row) not in said]
+        said = kept_replies(path)
+        missing = [row for row in rows if row.asked not in said]
         ask = asking(
             self.assistant,
             Choices(vision=vision or self.vision),
             Sampling(temperature=0.0, max_tokens=_TOKENS[rows[0].metric]),
         )
         print(f"{label}: {len(missing)} of {len(rows)} to ask", file=sys.stderr, flush=True)
-        with path.open("a", encoding="utf-8") as file:
-            for row, reply in replies(missing, self.out / folder, ask):
-                line = {"id": row.id, "message": row.message, "pictures": row.pictures, **asdict(reply)}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
-                said[_asked(row)] = line
-        lines = [said[_asked(row)] for row in rows]
-        replied = [Reply(line["answer"], line["trace"], line["error"]) for line in lines]
-        return report(list(zip(rows, replied, strict=True)))[1]
-
-
-def _asked(row: Row) -> Hashable:
-    return row.id, row.message, row.pictures
-
-
-def _question(line: Mapping[str, Any]) -> Hashable:
-    return line["id"], line["message"], tuple(line["pictures"])
-
-
-def _answers(path: Path) -> Iterator[dict[str, Any]]:
-    """The answers of a file that may end in the middle of one."""
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(json.JSONDecodeError):
-                yield json.loads(line)
+        said |= reply_and_keep(missing, self.out / folder, ask, path)
+        return report([(row, said[row.asked]) for row in rows])[1]
 
 
 def scores(lines: Lines) -> list[float]:
