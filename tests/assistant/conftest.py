@@ -56,6 +56,16 @@ def assistant(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.M
     opened.close()
 
 
+def add_bare_brick(name: str, **changes: object) -> Path:
+    """An image brick of the user's that is nothing but a card; `changes` are what the card says otherwise."""
+    folder = data_folder() / "bricks" / name
+    folder.mkdir(parents=True)
+    card = {"schema": 1, "title": "Test", "summary": "A test.", "licence": "none"}
+    card |= {"name": name, "kind": "modality", "injects": ["sequence"], **changes}
+    (folder / "brick.yaml").write_text(yaml.safe_dump(card))
+    return folder
+
+
 # A vision transformer of open_clip: 16 patches and a class token.
 TINY_VIT = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
 

@@ -1,11 +1,9 @@
 """About twenty pictures make an image brick routable: nothing is trained, nothing of another brick changes."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image, ImageOps
 
 from assistant.examples import add_examples
@@ -16,10 +14,9 @@ from assistant.route import Choices, Keyring, Question, SeenPicture, route
 from mattoni.errors import MattoniError
 from mattoni.files import sha256_of
 from mattoni.keys import load_keys
-from mattoni.paths import brick_folders, data_folder, shipped_models
+from mattoni.paths import brick_folders, shipped_models
 from modality_bricks.glance import Glance
-
-CARD = {"schema": 1, "title": "Test", "summary": "A test.", "licence": "none"}
+from tests.assistant.conftest import add_bare_brick
 
 
 def stripes(seed: int) -> Image.Image:
@@ -39,14 +36,6 @@ def sent(picture: Image.Image, name: str = "a.png") -> Attachment:
 STRIPES = [sent(stripes(number), f"{number}.png") for number in range(20)]
 
 
-def add_brick(name: str, **changes: object) -> Path:
-    folder = data_folder() / "bricks" / name
-    folder.mkdir(parents=True)
-    card = {**CARD, "name": name, "kind": "modality", "injects": ["sequence"], **changes}
-    (folder / "brick.yaml").write_text(yaml.safe_dump(card))
-    return folder
-
-
 def bricks():
     return Registry(brick_folders()).scan()
 
@@ -61,7 +50,7 @@ def chosen_for(picture: Image.Image, keyring: Keyring | None = None):
 
 
 def test_twenty_pictures_make_a_new_image_brick_routable():
-    add_brick("stripes")
+    add_bare_brick("stripes")
     give("stripes")
     for number in range(100, 110):
         plan = chosen_for(stripes(number))
@@ -72,7 +61,7 @@ def test_twenty_pictures_make_a_new_image_brick_routable():
 def test_it_changes_nothing_of_the_others_and_is_the_next_version_of_the_brick():
     shipped = sorted(p for p in shipped_models().rglob("*") if p.is_file())
     before = {path: sha256_of(path) for path in shipped}
-    add_brick("stripes", version=3)
+    add_bare_brick("stripes", version=3)
     digest = bricks().get("stripes").digest
     added = give("stripes")
     assert {path: sha256_of(path) for path in shipped} == before
@@ -82,7 +71,7 @@ def test_it_changes_nothing_of_the_others_and_is_the_next_version_of_the_brick()
 
 
 def test_it_says_what_it_measured():
-    add_brick("stripes")
+    add_bare_brick("stripes")
     added = give("stripes")
     assert (added.examples, added.recognised) == (20, 20)
     assert added.sentence == (
@@ -94,7 +83,7 @@ def test_it_says_what_it_measured():
 
 
 def test_a_picture_that_is_like_none_of_its_examples_falls_back_and_a_notice_says_so():
-    folder = add_brick("stripes")
+    folder = add_bare_brick("stripes")
     give("stripes")
     alone = Keyrings().of(Registry([folder.parent]).scan())
     plan = chosen_for(Image.new("RGB", (200, 200)), alone)
@@ -105,7 +94,7 @@ def test_a_picture_that_is_like_none_of_its_examples_falls_back_and_a_notice_say
 
 
 def test_a_second_set_of_examples_replaces_the_first():
-    folder = add_brick("stripes")
+    folder = add_bare_brick("stripes")
     give("stripes")
     first = load_keys(folder / "keys.safetensors")
     give("stripes", [sent(stripes(number)) for number in range(20, 32)])
@@ -130,7 +119,7 @@ def copies(picture: Image.Image, count: int) -> list[Attachment]:
     ],
 )
 def test_examples_that_tell_nothing_are_refused_in_one_sentence_and_change_nothing(files, sentence):
-    folder = add_brick("stripes")
+    folder = add_bare_brick("stripes")
     with pytest.raises(MattoniError, match="^" + sentence.replace("(", r"\(")):
         give("stripes", files)
     assert [p.name for p in folder.iterdir()] == ["brick.yaml"]
@@ -139,7 +128,7 @@ def test_examples_that_tell_nothing_are_refused_in_one_sentence_and_change_nothi
 
 def test_pictures_that_another_brick_looks_at_are_refused():
     for name in ("stripes", "lines"):
-        add_brick(name)
+        add_bare_brick(name)
     give("stripes")
     with pytest.raises(MattoniError, match=r"Only \d+ of 20 examples differ enough from what 'stripes' looks at"):
         give("lines", [sent(ImageOps.mirror(stripes(number))) for number in range(20)])
@@ -147,7 +136,7 @@ def test_pictures_that_another_brick_looks_at_are_refused():
 
 
 def test_only_an_image_brick_of_the_users_takes_examples():
-    add_brick("translator", kind="task", injects=["low-rank"])
+    add_bare_brick("translator", kind="task", injects=["low-rank"])
     with pytest.raises(MattoniError, match="'translator' is a task brick: only image bricks are chosen by pictures"):
         give("translator")
     with pytest.raises(MattoniError, match="'photo' came with Mattoni, and so did its keys"):

@@ -13,19 +13,11 @@ from assistant.keyring import Keyrings
 from assistant.registry import Registry
 from assistant.route import Keyring
 from mattoni.files import sha256_of
-from mattoni.paths import brick_folders, data_folder, shipped_models
+from mattoni.paths import brick_folders, shipped_models
+from tests.assistant.conftest import add_bare_brick
 
-CARD = {"schema": 1, "title": "Test", "summary": "A test.", "licence": "none"}
 MESSAGES = [f"say {word} in german" for word in "bread milk tea salt wine beer fish soup rice corn".split()]
 OTHERS = [f"say {word} in french" for word in "bread milk tea salt wine beer fish soup rice corn".split()]
-
-
-def add_brick(name: str, **changes: object) -> Path:
-    folder = data_folder() / "bricks" / name
-    folder.mkdir(parents=True)
-    card = {**CARD, "name": name, "kind": "modality", "injects": ["sequence"], **changes}
-    (folder / "brick.yaml").write_text(yaml.safe_dump(card))
-    return folder
 
 
 def keyring() -> Keyring:
@@ -52,7 +44,7 @@ def skill(tmp_path: Path, tiny_embedder_folder: Path, monkeypatch: pytest.Monkey
         "messages": "messages.txt", "near_misses": "others.txt", "others": ["chat.jsonl"], "other_tasks": [other]
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    folder = add_brick("tiny-skill", kind="task", injects=["low-rank"])
+    folder = add_bare_brick("tiny-skill", kind="task", injects=["low-rank"])
     (folder / "adapter_model.safetensors").write_bytes((shipped_models() / "glance/glance.safetensors").read_bytes())
     write_card(read_card(folder), folder)
     return folder, tmp_path / "recipe.yaml"
