@@ -15,8 +15,8 @@ from assistant.picture_questions import PictureQuestions
 from assistant.route import Choice
 from assistant.turn import Runner
 from mattoni.errors import MattoniError
-from tests.assistant.conftest import write_eyes
-from tests.assistant.test_examples import add_brick, stripes
+from tests.assistant.conftest import add_bare_brick, write_eyes
+from tests.assistant.test_examples import stripes
 
 COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "train", "eval", "bench"]
 
@@ -252,7 +252,7 @@ def test_an_address_is_no_host_for_the_page(mattoni):
 
 
 def test_an_image_brick_is_found_by_pictures_and_folders_of_pictures(mattoni, tmp_path):
-    add_brick("stripes")
+    add_bare_brick("stripes")
     (tmp_path / "more").mkdir()
     for number in range(20):
         stripes(number).save(tmp_path / ("" if number < 2 else "more") / f"{number}.png")
