@@ -66,10 +66,15 @@ def with_instructions(samples: Sequence[Sample], seed: int) -> list[Sample]:
     names = sorted({s.name for s in samples if s.name is not None})
     chances = np.random.default_rng((seed, 4))
     mentioned = Counter(thing for s in samples if s.name is None for thing in _things(s))
+    asked = (_of_name(s, names, chances) if s.name else _of_captions(s, mentioned, chances) for s in samples)
     return [
-        replace(s, turns=(*s.turns, *(_of_name(s, names, chances) if s.name else _of_captions(s, mentioned, chances))))
-        for s in samples
+        replace(s, turns=(*s.turns, *_a_quarter(more, len(s.turns)))) for s, more in zip(samples, asked, strict=True)
     ]
+
+
+def _a_quarter(turns: Turns, beside: int) -> Turns:
+    """The turns, as often as makes them about a quarter of all: turns are drawn evenly."""
+    return turns * max(1, round(beside / 3 / len(turns))) if turns else ()
 
 
 def _asked(thing: str, chances: np.random.Generator) -> str:

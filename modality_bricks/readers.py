@@ -19,24 +19,47 @@ from PIL import Image, ImageOps
 from mattoni.errors import MattoniError
 
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# The first of each are the wordings that a user is likeliest to write, so they come up more often. Those that
+# assistant/other_wordings.json measures with are held out.
 NAME_QUESTIONS = (
-    "What is in the picture?",
-    "What is in the picture?",
-    "What is in this picture?",
-    "What is this?",
-    "What do you see in the picture?",
+    *["What is in the picture?"] * 4,
+    *["What is in this picture?", "What is this?", "What do you see in the picture?"] * 2,
     "What does this image show?",
     "What is in the photo?",
     "Name the main object in the picture.",
+    "What is that?",
+    "what is this thing",
+    "Tell me what it is.",
+    "What can you see?",
+    "Which object does the photo show?",
+    "Do you recognise this?",
+    "I took this picture. What is in it?",
+    "What is this thing called?",
+    "Please identify the object.",
+    "what do you see",
+    "Say what this is.",
+    "Could you name the thing in the image?",
+    "What is pictured?",
+    "This is a photo of what?",
 )
 CAPTION_QUESTIONS = (
-    "Describe the picture.",
-    "Describe this image in one sentence.",
-    "Describe this photo.",
+    *["Describe the picture.", "Describe this image in one sentence.", "Describe this photo."] * 2,
     "What is happening in the picture?",
     "What does the picture show?",
     "Write a caption for this image.",
     "What is in the picture?",
+    "Describe the scene.",
+    "describe this image",
+    "Please write a sentence about the picture.",
+    "Tell me what you see.",
+    "What do you see in the photo?",
+    "Could you describe the image for me?",
+    "Briefly, what is happening?",
+    "What is this photo about?",
+    "A short caption, please.",
+    "Who or what is in the picture, and what are they doing?",
+    "what happens in this photo",
+    "Say what is in the image.",
 )
 Row = dict[str, Any]
 Turns = tuple[tuple[str, str], ...]
