@@ -34,5 +34,11 @@ def keyed(brick: Brick) -> KeyedBrick:
         return KeyedBrick(card.name, card.kind)
     path = brick.folder / card.routes.keys
     return KeyedBrick(
-        card.name, card.kind, card.routes.space, load_keys(path), card.routes.threshold, load_counter_keys(path)
+        card.name,
+        card.kind,
+        card.routes.space,
+        load_keys(path),
+        card.routes.threshold,
+        load_counter_keys(path),
+        int(card.parts.get("pictures", 0)),
     )

@@ -31,7 +31,7 @@ from assistant.rows import write_rows
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.paths import training_data
-from modality_bricks.readers import answer_for
+from modality_bricks.pairs import in_sentence
 
 Figures = dict[str, Any]
 Lines = list[dict[str, Any]]
@@ -170,11 +170,10 @@ def paired_rows(right: Sequence[Row], seed: int = 0) -> list[Row]:
         if not others:
             continue
         shown, answer = ((row, others[0]), "first") if len(rows) % 2 == 0 else ((others[0], row), "second")
-        thing = answer_for(row.answers[0]).rstrip(".")
         rows.append(
             Row(
                 id=f"pair-{row.id}",
-                question=f"Which picture shows {thing[0].lower()}{thing[1:]}, the first or the second?",
+                question=f"Which picture shows {in_sentence(row.answers[0])}, the first or the second?",
                 images=tuple(picture for part in shown for picture in part.pictures),
                 answers=(answer,),
                 metric="accuracy",

@@ -28,6 +28,7 @@ class KeyedBrick:
     keys: Tensor | None = None  # (n, width), unit rows
     threshold: float = 1.0
     counter: Tensor | None = None  # (m, width), unit rows: what lies near and is not for the brick
+    pictures: int = 0  # how many the conversation must have at least for a skill to be chosen by its keys
 
     def score(self, vectors: Tensor) -> float:
         """The best score of `vectors` (n, width); negative when counter-keys are nearer to all of them."""
@@ -62,6 +63,7 @@ class Question:
     asks_about_picture: bool = False  # what `assistant.picture_questions` says of the message
     has_documents: bool = False  # a document came with the message
     history_has_pictures: bool = False  # an earlier message of the conversation brought a picture or a document
+    earlier_pictures: int = 0  # how many pictures earlier messages brought
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         notices += [Notice("refused", f"{p.name} was not looked at: bricks are off.") for p in question.pictures]
         return Plan(pictures=(None,) * len(question.pictures), notices=tuple(notices))
     looked = [_route_picture(picture, keyring.of_kind("modality"), choices) for picture in question.pictures]
-    skills, weighed = _route_message(question.texts, keyring.of_kind("task", "emergent"), choices)
+    pictures = len(question.pictures) + question.earlier_pictures
+    skills, weighed = _route_message(question.texts, pictures, keyring.of_kind("task", "emergent"), choices)
     return Plan(
         pictures=tuple(chosen for chosen, _, _ in looked),
         skills=skills,
@@ -205,14 +208,15 @@ def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -
 
 
 def _route_message(
-    texts: Tensor | None, bricks: tuple[KeyedBrick, ...], choices: Choices
+    texts: Tensor | None, pictures: int, bricks: tuple[KeyedBrick, ...], choices: Choices
 ) -> tuple[tuple[Chosen, ...], list[Candidate]]:
-    """Every skill that is On, and the one on Auto that comes nearest, if it is near enough.
+    """Every skill that is On, and the one on Auto that comes nearest, if it is near enough and has the pictures it needs.
 
     One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
     """
     able = [brick for brick in bricks if choices.of(brick.name).state != "off"]
-    scored = _scores(able, "text", texts, "message") if texts is not None else []
+    fitting = [brick for brick in able if brick.pictures <= pictures]
+    scored = _scores(fitting, "text", texts, "message") if texts is not None else []
     on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]
     automatic = [c for c in scored if c.name not in on and c.score >= c.threshold]

@@ -7,7 +7,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.paths import training_data
 from modality_bricks.packs import captioned_pictures, pack_files, sheet_tiles
+from modality_bricks.pairs import ORDINALS, PairQuestion, captioned_pairs, named_pairs
+from modality_bricks.readers import Sample
+from modality_bricks.samples import Source, read_source
 
 RowValues = Mapping[str, Any]
 
@@ -65,6 +68,60 @@ def daquar(data: Path, split: str, out: Path) -> Iterator[RowValues]:
         (out / "pictures" / name).write_bytes(content)
     for row in _lines(data / "vision" / f"daquar-{split}.jsonl"):
         yield {**row, "image": f"pictures/{row['image']}.webp"}
+
+
+def pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Which of two pictures shows it? Tiles, and photographs of which one's captions alone mention the thing."""
+    for row in all_pairs(data, split, out):
+        if row["kind"] == "which":
+            ordinal = next(ordinal for ordinal in ORDINALS if ordinal in row["answers"][0])
+            yield {**_without_kind(row), "answers": [ordinal], "metric": "accuracy"}
+
+
+def comparisons(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Questions of all kinds about two pictures, with whole sentences as answers."""
+    for row in all_pairs(data, split, out):
+        yield {**_without_kind(row), "metric": "exact"}
+
+
+def _without_kind(row: RowValues) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "kind"}
+
+
+# Pictures that questions about two of them are made of: of each source so many at the most.
+_PAIRED_TILES, _PAIRED_PHOTOS = 4000, 3000
+
+
+def all_pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Questions about two pictures, each with its `kind`; every picture is in one of them, or two."""
+    vision = data / "vision"
+    tiles = _samples("tiles", sorted(vision.glob(f"tinyimagenet-{split}-*.tar")), vision, _PAIRED_TILES)
+    photos = _samples("captions", sorted(vision.glob(f"flickr8k-{split}-*.tar.gz")), vision, _PAIRED_PHOTOS)
+    yield from _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
+    yield from _pair_rows(captioned_pairs(photos, seed=0), f"photos-{split}", out)
+
+
+def _samples(form: Any, files: list[Path], vision: Path, limit: int) -> list[Sample]:
+    if not files:
+        raise MattoniError(f"There is no pack of this split in {vision}: check MATTONI_DATA and --split.")
+    classes = "tinyimagenet-classes.json" if form == "tiles" else None
+    source = Source(format=form, files=tuple(file.name for file in files), classes=classes, limit=limit)
+    return list(read_source(source, lambda name: vision / name).samples)
+
+
+def _pair_rows(questions: Iterable[PairQuestion], name: str, out: Path) -> Iterator[RowValues]:
+    for number, asked in enumerate(questions):
+        images = []
+        for place, sample in enumerate((asked.first, asked.second)):
+            images.append(f"pictures/{name}-{number:05}-{place}.png")
+            sample.open().save(out / images[-1])
+        yield {
+            "id": f"{name}-{number:05}",
+            "kind": asked.kind,
+            "question": asked.question,
+            "images": images,
+            "answers": [asked.answer],
+        }
 
 
 def plain(data: Path, split: str, out: Path) -> Iterator[RowValues]:
@@ -144,6 +201,8 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "tinyimagenet": tinyimagenet,
     "flickr8k": flickr8k,
     "daquar": daquar,
+    "pairs": pairs,
+    "comparisons": comparisons,
     "plain": plain,
     "plain-after-picture": plain_after_picture,
     "receipts": receipts,

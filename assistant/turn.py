@@ -149,6 +149,7 @@ class Runner:
             asks_about_picture=bool(asks),
             has_documents=any(isinstance(item, Document) for item in looked.items),
             history_has_pictures=any(exchange.parts for exchange in request.past),
+            earlier_pictures=sum("picture" in part for exchange in request.past for part in exchange.parts),
         )
         return route(question, self._keyrings.of(bricks), request.choices)
 

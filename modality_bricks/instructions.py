@@ -65,7 +65,7 @@ def with_instructions(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """The samples with questions of other kinds beside those that they have."""
     names = sorted({s.name for s in samples if s.name is not None})
     chances = np.random.default_rng((seed, 4))
-    mentioned = Counter(thing for s in samples if s.name is None for thing in _things(s))
+    mentioned = Counter(thing for s in samples if s.name is None for thing in things_in(s))
     asked = (_of_name(s, names, chances) if s.name else _of_captions(s, mentioned, chances) for s in samples)
     return [
         replace(s, turns=(*s.turns, *_a_quarter(more, len(s.turns)))) for s, more in zip(samples, asked, strict=True)
@@ -75,6 +75,12 @@ def with_instructions(samples: Sequence[Sample], seed: int) -> list[Sample]:
 def _a_quarter(turns: Turns, beside: int) -> Turns:
     """The turns, as often as makes them about a quarter of all: turns are drawn evenly."""
     return turns * max(1, round(beside / 3 / len(turns))) if turns else ()
+
+
+def things_in(sample: Sample) -> list[str]:
+    """The things of THINGS that a captioned picture's captions mention."""
+    said = {word for words in _captions(sample) for word in words}
+    return [thing for thing, words in THINGS.items() if said & set(words.split())]
 
 
 def _asked(thing: str, chances: np.random.Generator) -> str:
@@ -97,15 +103,10 @@ def _captions(sample: Sample) -> list[list[str]]:
     return [words_of(answer) for answer in sorted({answer for _, answer in sample.turns})]
 
 
-def _things(sample: Sample) -> list[str]:
-    said = {word for words in _captions(sample) for word in words}
-    return [thing for thing, words in THINGS.items() if said & set(words.split())]
-
-
 def _of_captions(sample: Sample, mentioned: Counter[str], chances: np.random.Generator) -> Turns:
     captions = _captions(sample)
     return (
-        *_yes_no(_things(sample), mentioned, chances),
+        *_yes_no(things_in(sample), mentioned, chances),
         *_colours(captions),
         *_numbers(captions),
         *_places(captions),

@@ -67,7 +67,7 @@ class DataSource(_Part):
 
 
 class Recipe(_Part):
-    """All that a run depends on; paths of data are relative to MATTONI_DATA."""
+    """All that a run depends on; `data` and `dev` are relative to the working folder, or to MATTONI_DATA, as all else is."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
     title: str
@@ -81,6 +81,7 @@ class Recipe(_Part):
     dev: str
     metric: str
     max_new_tokens: PositiveInt
+    vision: str | None = None  # the image brick whose soft tokens stand for the rows' pictures
     wordings: Wordings | None = None
     routing: Routing | None = None
 

@@ -1,4 +1,4 @@
-"""Rows of a text task: read, checked, worded as messages, and cut into batches. Knows nothing of models."""
+"""Rows of a task: read, checked, worded as messages, and cut into batches. Knows nothing of models or of what is on pictures."""
 
 import gzip
 import json
@@ -15,12 +15,18 @@ JOINERS = ("\n\n", "\n\n", "\n\n", "\n\n", "\n", " ")
 
 @dataclass(frozen=True)
 class Row:
-    """One example of a task."""
+    """One example of a task: an instruction and what it is to be carried out on, or a question about pictures."""
 
     id: str
-    instruction: str
+    instruction: str  # empty where the input is the whole message
     input: str
     answers: tuple[str, ...]
+    images: tuple[Path, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """What the user says, in the row's own words."""
+        return f"{self.instruction}\n\n{self.input}" if self.instruction else self.input
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,14 @@ class Example:
     message: str
     answer: str
     is_default: bool
+    images: tuple[Path, ...] = ()
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read `id`, `instruction`, `input`, `answers` from a JSONL file (or `.gz`); a bad row is named by its number."""
+    """Read rows from a JSONL file (or `.gz`): `id`, `answers`, and `instruction` with `input`, or `question`.
+
+    `images` are paths from the file's folder. A bad row is named by its number.
+    """
     if not path.is_file():
         raise MattoniError(f"{path.name}: there is no such file in {path.parent}; check the recipe and MATTONI_DATA.")
     opener = gzip.open if path.suffix == ".gz" else open
@@ -42,7 +52,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                row = _parse_row(line, f"{path.name}, row {number}")
+                row = _parse_row(line, path.parent, f"{path.name}, row {number}")
                 if row.id in seen:
                     raise MattoniError(f"{path.name}, row {number}: id {row.id!r} was used in row {seen[row.id]}.")
                 seen[row.id] = number
@@ -54,7 +64,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _parse_row(line: str, where: str) -> Row:
+def _parse_row(line: str, folder: Path, where: str) -> Row:
     """One line of JSON as a `Row`."""
     try:
         value = json.loads(line)
@@ -62,13 +72,18 @@ def _parse_row(line: str, where: str) -> Row:
         raise MattoniError(f"{where}: this is not JSON ({problem.msg}).") from problem
     if not isinstance(value, dict):
         raise MattoniError(f"{where}: a row is a JSON object, this is a {type(value).__name__}.")
-    for key in ("id", "instruction", "input"):
+    asked = ("question",) if "question" in value else ("instruction", "input")
+    for key in ("id", *asked):
         if not isinstance(value.get(key), str) or not value[key].strip():
             raise MattoniError(f"{where}: {key!r} is missing or empty.")
     answers = value.get("answers")
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
         raise MattoniError(f"{where}: 'answers' must be a list of at least one text that is not empty.")
-    return Row(value["id"], value["instruction"], value["input"], tuple(answers))
+    names = value.get("images", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and (folder / name).is_file() for name in names):
+        raise MattoniError(f"{where}: 'images' must be a list of pictures that lie beside the file.")
+    instruction, said = ("", value["question"]) if "question" in value else (value["instruction"], value["input"])
+    return Row(value["id"], instruction, said, tuple(answers), tuple(folder / name for name in names))
 
 
 def read_wordings(path: Path, task: str) -> list[str]:
@@ -86,10 +101,10 @@ def read_wordings(path: Path, task: str) -> list[str]:
 def word_message(row: Row, wordings: Sequence[str], default_share: float, rng: random.Random) -> Example:
     """Word a row as a person might: its own instruction and a blank line, or another wording before or after it."""
     if not wordings or rng.random() < default_share:
-        return Example(f"{row.instruction}\n\n{row.input}", row.answers[0], is_default=True)
+        return Example(row.message, row.answers[0], is_default=True, images=row.images)
     wording, joiner = rng.choice(wordings), rng.choice(JOINERS)
     parts = (wording, row.input) if rng.random() < 0.5 else (row.input, wording)
-    return Example(joiner.join(parts), row.answers[0], is_default=False)
+    return Example(joiner.join(parts), row.answers[0], is_default=False, images=row.images)
 
 
 def epoch_batches(

@@ -1,7 +1,8 @@
-"""The steps of LoRA training: encode, loss, rate, generate. The model is an argument; no files, no state."""
+"""The steps of LoRA training: encode, loss, rate, generate. The model is an argument; no state."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import mattoni.torchvision_ops  # noqa: F401
@@ -14,19 +15,29 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from task_bricks.rows import Example
 
 IGNORED = -100
+# Stands for a soft token among token ids.
+SOFT = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A prompt: token ids, and the soft tokens, (n, width), that stand where the ids are `SOFT`; None where none does."""
+
+    ids: list[int]
+    soft: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Coder:
-    """How text becomes token ids and back, as at run time; the chat template is known only to whoever makes one.
+    """How a message becomes token ids and back, as at run time; the chat template is known only to whoever makes one.
 
-    prompt  a user's message -> ids of the whole prompt, up to where the answer begins
+    prompt  a user's message and its pictures -> the whole prompt, up to where the answer begins
     answer  an answer -> its ids, without an end
     text    ids of an answer -> its text
     end     id of the token that ends an answer
     """
 
-    prompt: Callable[[str], list[int]]
+    prompt: Callable[[str, Sequence[Path]], Encoded]
     answer: Callable[[str], list[int]]
     text: Callable[[list[int]], str]
     end: int
@@ -40,17 +51,20 @@ class Batch:
     ids      (batch, tokens) the rest of each row, padded on the right
     mask     (batch, tokens) bool, true where `ids` is not padding
     labels   (batch, tokens), `IGNORED` outside of answers
+    soft     (n, width) what stands where `ids` is `SOFT`, row by row; None where it nowhere is
     """
 
     prefix: Tensor
     ids: Tensor
     mask: Tensor
     labels: Tensor
+    soft: Tensor | None = None
 
 
 def encode_batch(examples: Sequence[Example], coder: Coder, device: torch.device) -> Batch:
     """Encode examples, labels on the answer and its end only, and split off the longest prefix that all rows share."""
-    prompts = [coder.prompt(example.message) for example in examples]
+    encoded = [coder.prompt(example.message, example.images) for example in examples]
+    prompts = [prompt.ids for prompt in encoded]
     answers = [[*coder.answer(example.answer), coder.end] for example in examples]
     shared = _shared_length(prompts)
     width = max(len(p) - shared + len(a) for p, a in zip(prompts, answers, strict=True))
@@ -64,15 +78,30 @@ def encode_batch(examples: Sequence[Example], coder: Coder, device: torch.device
         labels[row, len(rest) : end] = torch.tensor(answer)
         mask[row, :end] = True
     prefix = torch.tensor([prompts[0][:shared]], dtype=torch.long)
-    return Batch(prefix.to(device), ids.to(device), mask.to(device), labels.to(device))
+    return Batch(prefix.to(device), ids.to(device), mask.to(device), labels.to(device), _soft_of(encoded, device))
+
+
+def _soft_of(prompts: Sequence[Encoded], device: torch.device) -> Tensor | None:
+    """The soft tokens of several prompts, (n, width), in their order."""
+    found = [prompt.soft for prompt in prompts if prompt.soft is not None]
+    return torch.cat(found).to(device) if found else None
+
+
+def _inputs(model: PreTrainedModel, ids: Tensor, soft: Tensor | None) -> dict[str, Tensor]:
+    """The arguments of the forward pass: ids (batch, tokens), or embeddings where soft tokens are among them."""
+    if soft is None:
+        return {"input_ids": ids}
+    embeddings = model.get_input_embeddings()(ids.clamp(min=0))
+    embeddings[ids == SOFT] = soft.to(embeddings)
+    return {"inputs_embeds": embeddings}
 
 
 def _shared_length(prompts: Sequence[list[int]]) -> int:
-    """Length of the longest common prefix; each prompt keeps at least its last token."""
+    """Length of the longest common prefix without soft tokens; each prompt keeps at least its last token."""
     limit = min(map(len, prompts)) - 1
     first = prompts[0]
     for position in range(limit):
-        if any(prompt[position] != first[position] for prompt in prompts):
+        if first[position] == SOFT or any(prompt[position] != first[position] for prompt in prompts):
             return position
     return limit
 
@@ -88,7 +117,8 @@ def answer_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     model.model(batch.prefix, past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(rows)
     mask = torch.cat([torch.ones(rows, batch.prefix.shape[1], dtype=torch.bool, device=device), batch.mask], dim=1)
-    hidden = model.model(batch.ids, past_key_values=cache, attention_mask=mask, use_cache=True).last_hidden_state
+    inputs = _inputs(model, batch.ids, batch.soft)
+    hidden = model.model(**inputs, past_key_values=cache, attention_mask=mask, use_cache=True).last_hidden_state
     targets = batch.labels[:, 1:]
     counted = targets != IGNORED
     logits = model.lm_head(hidden[:, :-1][counted])
@@ -106,10 +136,10 @@ def learning_rate(step: int, steps: int, warmup: int, decay: int, peak: float) -
 
 @torch.no_grad()
 def answer_greedily(
-    model: PreTrainedModel, coder: Coder, messages: Sequence[str], max_new_tokens: int, batch_size: int
+    model: PreTrainedModel, coder: Coder, encoded: Sequence[Encoded], max_new_tokens: int, batch_size: int
 ) -> list[str]:
-    """Greedy answers to messages, in their order; prompts of like length are decoded together, padded on the left."""
-    prompts = [coder.prompt(message) for message in messages]
+    """Greedy answers to prompts, in their order; those of like length are decoded together, padded on the left."""
+    prompts = [prompt.ids for prompt in encoded]
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
@@ -125,8 +155,10 @@ def answer_greedily(
         )
         # transformers types it as an attribute of any kind.
         generate = cast(Callable[..., Tensor], model.generate)
-        out = generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings)
-        for i, row in zip(chosen, out[:, width:].tolist(), strict=True):
+        inputs = _inputs(model, ids.to(model.device), _soft_of([encoded[i] for i in chosen], model.device))
+        out = generate(**inputs, attention_mask=mask.to(model.device), generation_config=settings)
+        # Behind embeddings, only what is new is given back.
+        for i, row in zip(chosen, out[:, width if "input_ids" in inputs else 0 :].tolist(), strict=True):
             end = row.index(coder.end) if coder.end in row else len(row)
             answers[i] = coder.text(row[:end]).strip()
     return answers

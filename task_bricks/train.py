@@ -7,8 +7,8 @@ and it goes on where it was.
 import argparse
 import platform
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +16,28 @@ import mattoni.torchvision_ops  # noqa: F401
 
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of, write_text
 from mattoni.keys import KEYS
-from mattoni.paths import cache_folder, data_folder, training_data
+from mattoni.paths import brick_folders, cache_folder, data_folder, training_data
 from task_bricks.lora import CONFIG, WEIGHTS, check_fits, read_lora
 from task_bricks.readme import write_readme
 from task_bricks.recipe import Recipe, read_recipe
 from task_bricks.report import format_samples
 from task_bricks.routing import Embed, SkillKeys, make_skill_keys
 from task_bricks.rows import Row, read_rows, read_wordings
-from task_bricks.steps import Coder
+from task_bricks.steps import SOFT, Coder, Encoded
 from task_bricks.training import Learner, Task, Trained, answers_of, train
 
 if TYPE_CHECKING:
     from assistant.card import HostIdentity
     from assistant.host import Host
+
+Eyes = Callable[[Path], Tensor]  # a picture's file -> its soft tokens, (n, width)
 
 
 def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_source: str) -> Path:
@@ -51,7 +55,7 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     host = load_host(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
-    coder = _coder(host)
+    coder = _coder(host, _eyes(recipe.vision, host))
     runs = work or cache_folder() / "runs" / recipe.name
     trained = train(host.model, coder, recipe, task, runs, _say)
     _say(f"measuring the best weights and the bare host on {len(task.dev)} dev rows")
@@ -82,10 +86,11 @@ def _read_task(recipe: Recipe, data: Path) -> Task:
     def scored(answers: Sequence[str], rows: Sequence[Row]) -> float:
         return score(metric, [Scored(a, row.answers) for a, row in zip(answers, rows, strict=True)]).value
 
-    rows, dev = read_rows(data / recipe.data), read_rows(data / recipe.dev)
-    trained_on = {row.input.casefold() for row in rows}
+    rows, dev = (read_rows(_found(name, data)) for name in (recipe.data, recipe.dev))
+    _check_pictures(recipe, [*rows, *dev])
+    trained_on = {(row.input.casefold(), row.images) for row in rows}
     for number, row in enumerate(dev, 1):
-        if row.input.casefold() in trained_on:
+        if (row.input.casefold(), row.images) in trained_on:
             raise MattoniError(
                 f"{recipe.dev}, row {number}: this input is in {recipe.data} too; remove it from one of them."
             )
@@ -93,9 +98,51 @@ def _read_task(recipe: Recipe, data: Path) -> Task:
     return Task(rows, dev, wordings, scored)
 
 
-def _coder(host: "Host") -> Coder:
-    """Text to ids exactly as the assistant does it at run time."""
-    from assistant.prompt import Text, Turn, build_prompt, encode_untrusted
+def _found(name: str, data: Path) -> Path:
+    """A file below the working folder if it is there, else below that of the data."""
+    return Path(name) if Path(name).is_file() else data / name
+
+
+def _check_pictures(recipe: Recipe, rows: Sequence[Row]) -> None:
+    """Raise MattoniError where rows have pictures and nobody looks at them, or the other way round."""
+    seen = {bool(row.images) for row in rows}
+    if len(seen) > 1:
+        raise MattoniError(f"{recipe.data}: some rows have images and some have none; keep the ones or the others.")
+    if seen == {True} and recipe.vision is None:
+        raise MattoniError(f"{recipe.data} has images: name the image brick that looks at them as 'vision'.")
+    if seen == {False} and recipe.vision is not None:
+        raise MattoniError(f"{recipe.data} has no images: leave 'vision' out of the recipe.")
+
+
+def _eyes(name: str | None, host: "Host") -> Eyes | None:
+    """Makes a picture's soft tokens by an image brick as the assistant does, once per picture; None without a brick.
+
+    Raises MattoniError where there is no such brick, or it sees by reading alone.
+    """
+    from assistant.inject import Workshop
+    from assistant.registry import Registry
+
+    if name is None:
+        return None
+    brick = Registry(brick_folders()).scan().get(name)
+    if brick.card.kind != "modality" or "stitch" not in brick.card.parts:
+        raise MattoniError(f"vision: '{name}' makes no soft tokens: name an image brick such as photo.")
+    workshop = Workshop(host)
+
+    @cache
+    def soft_tokens(path: Path) -> Tensor:
+        def opened() -> Image.Image:
+            with Image.open(path) as picture:
+                return picture.convert("RGB")
+
+        return workshop.soft_tokens(brick, sha256_of(path), opened).vectors.to(host.dtype)
+
+    return soft_tokens
+
+
+def _coder(host: "Host", eyes: Eyes | None = None) -> Coder:
+    """Text and pictures to ids and soft tokens exactly as the assistant does it at run time."""
+    from assistant.prompt import AFTER_PICTURE, Soft, Text, Turn, build_prompt, encode_untrusted
 
     tokenizer = host.tokenizer
 
@@ -107,9 +154,15 @@ def _coder(host: "Host") -> Coder:
         before = next(i for i, (a, b) in enumerate(zip(empty, marked, strict=False)) if a != b)
         return ids[:before], ids[before:]
 
-    def prompt(message: str) -> list[int]:
-        before, after = around()
-        return [*before, *encode_untrusted(tokenizer, message), *after]
+    def prompt(message: str, images: Sequence[Path]) -> Encoded:
+        if not images:
+            before, after = around()
+            return Encoded([*before, *encode_untrusted(tokenizer, message), *after])
+        assert eyes is not None
+        seen = [eyes(path) for path in images]
+        shown = [segment for vectors in seen for segment in (Soft("", vectors), AFTER_PICTURE)]
+        keys = build_prompt(tokenizer, [Turn("user", (*shown, Text(message)))]).keys
+        return Encoded([key if isinstance(key, int) else SOFT for key in keys], torch.cat(seen))
 
     return Coder(
         prompt=prompt,
@@ -163,7 +216,7 @@ def _card(
         "summary": recipe.summary,
         "host": identity.model_dump(),
         "injects": ["low-rank"],
-        "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank},
+        "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank, **_needs(task)},
         "training": {
             "command": f"python -m task_bricks.train {recipe_path.name if recipe_path.is_absolute() else recipe_path}",
             "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),
@@ -179,6 +232,12 @@ def _card(
         "licence": recipe.licence,
         "limits": recipe.limits,
     }
+
+
+def _needs(task: Task) -> dict[str, int]:
+    """How many pictures a message must have at least for the skill to be chosen without the user."""
+    pictures = min(len(row.images) for row in task.rows)
+    return {"pictures": pictures} if pictures else {}
 
 
 def _write_brick(

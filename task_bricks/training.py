@@ -144,13 +144,13 @@ def answers_of(
     learner: Learner, coder: Coder, rows: Sequence[Row], recipe: Recipe, with_lora: bool = True
 ) -> list[str]:
     """Greedy answers to rows in their default wording, by the learner or the bare host."""
-    messages = [f"{row.instruction}\n\n{row.input}" for row in rows]
+    prompts = [coder.prompt(row.message, row.images) for row in rows]
     learner.peft.eval()
     with _fast_attention(learner.model):
         if with_lora:
-            return answer_greedily(learner.model, coder, messages, recipe.max_new_tokens, EVALUATION_BATCH)
+            return answer_greedily(learner.model, coder, prompts, recipe.max_new_tokens, EVALUATION_BATCH)
         with learner.peft.disable_adapter():
-            return answer_greedily(learner.model, coder, messages, recipe.max_new_tokens, EVALUATION_BATCH)
+            return answer_greedily(learner.model, coder, prompts, recipe.max_new_tokens, EVALUATION_BATCH)
 
 
 @contextmanager

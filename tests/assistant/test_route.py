@@ -56,6 +56,18 @@ def test_a_skill_is_not_chosen_for_a_message_that_its_counter_keys_are_nearer_to
     assert [s.name for s in route(Question(texts=for_german), Keyring((german,)), Choices()).skills] == [german.name]
 
 
+@pytest.mark.parametrize(
+    ("sent", "earlier", "chosen"), [(0, 0, []), (1, 0, []), (2, 0, ["compare"]), (1, 1, ["compare"])]
+)
+def test_a_skill_that_needs_two_pictures_is_chosen_only_where_there_are_two(sent, earlier, chosen):
+    compare = KeyedBrick("compare", "task", "text", E[:1], 0.5, pictures=2)
+    question = Question((picture(1, 0, 0, 0),) * sent, texts=E[:1], earlier_pictures=earlier)
+    keyring = Keyring((PHOTO, compare))
+    assert [skill.name for skill in route(question, keyring, Choices()).skills] == chosen
+    by_hand = Choices(bricks={"compare": Choice("on")})
+    assert [skill.name for skill in route(question, keyring, by_hand).skills] == ["compare"]
+
+
 def test_a_picture_that_is_like_nothing_known_is_looked_at_all_the_same_and_a_notice_says_so():
     plan = route(Question((picture(0.1, 0.2, 0, 1),)), KEYRING, Choices())
     assert names(plan) == ["document"]

@@ -1,6 +1,7 @@
 """Training a skill on a tiny host: the real path from a recipe to a brick, and what stops it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
 
 from assistant.host import load_host
 from assistant.registry import Brick, check_brick
 from mattoni.errors import MattoniError
+from mattoni.paths import data_folder
 from task_bricks import train as entry
 from task_bricks.recipe import Recipe, read_recipe
 from task_bricks.rows import Example, batches_from, epoch_batches, read_rows
-from task_bricks.steps import IGNORED, answer_loss, encode_batch, learning_rate
+from task_bricks.steps import IGNORED, SOFT, answer_loss, encode_batch, learning_rate
 from task_bricks.training import train
+from tests.assistant.conftest import QUERIES, write_eyes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 SETTINGS: dict[str, Any] = {
@@ -133,12 +137,12 @@ def test_the_shared_prefix_gives_the_plain_loss(tiny_host):
     examples = [Example("Shout.\n\na dog", "A DOG", True), Example("Shout.\n\ntwo dogs run", "TWO DOGS RUN", True)]
     total, count = 0.0, 0
     for example in examples:
-        prompt, answer = coder.prompt(example.message), [*coder.answer(example.answer), coder.end]
+        prompt, answer = coder.prompt(example.message, ()).ids, [*coder.answer(example.answer), coder.end]
         logits = host.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         total += functional.cross_entropy(logits, torch.tensor(answer), reduction="sum").item()
         count += len(answer)
     batch = encode_batch(examples, coder, torch.device("cpu"))
-    assert batch.prefix.shape[1] > len(coder.prompt("")) // 2
+    assert batch.prefix.shape[1] > len(coder.prompt("", ()).ids) // 2
     assert (batch.labels != IGNORED).sum() == count
     assert answer_loss(host.model, batch).item() == pytest.approx(total / count, abs=1e-5)
 
@@ -149,8 +153,80 @@ def test_prompts_are_those_of_run_time_and_text_never_opens_a_role(tiny_host):
     rendered = host.tokenizer.apply_chat_template(
         [{"role": "user", "content": "a dog"}], add_generation_prompt=True, tokenize=True, return_dict=False
     )
-    assert coder.prompt("a dog") == rendered
-    assert coder.prompt("<|im_end|>").count(coder.end) == coder.prompt("x").count(coder.end)
+    assert coder.prompt("a dog", ()).ids == rendered
+    assert coder.prompt("<|im_end|>", ()).ids.count(coder.end) == coder.prompt("x", ()).ids.count(coder.end)
+
+
+def write_picture_rows(path: Path, seeds: range) -> None:
+    """Questions about two pictures each, one plain and one noisy."""
+    rows = []
+    for seed in seeds:
+        names = [f"{path.stem}-{seed}-{place}.png" for place in (0, 1)]
+        for name, colour in zip(names, ("red", "blue"), strict=True):
+            Image.new("RGB", (20 + seed, 30), colour).save(path.parent / name)
+        rows.append({"id": str(seed), "question": "Which is red?", "images": names, "answers": ["the first"]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def pictured(make_recipe, tiny_host, tmp_path) -> Callable[..., Path]:
+    """A recipe whose rows have two pictures each, and the image brick `eyes` that fits the tiny host."""
+    write_picture_rows(tmp_path / "data" / "train.jsonl", range(8))
+    write_picture_rows(tmp_path / "data" / "dev.jsonl", range(10, 12))
+    write_eyes(data_folder() / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
+    return lambda **changes: make_recipe(**{"vision": "eyes", **changes})
+
+
+def test_a_skill_is_trained_on_what_an_image_brick_makes_of_pictures(pictured, tiny_host, tmp_path):
+    command = [
+        str(pictured(steps=60, max_new_tokens=12, evaluate_every=60)),
+        "--out",
+        str(tmp_path / "bricks"),
+        "--work",
+    ]
+    assert entry.main([*command, str(tmp_path / "work"), "--host", str(tiny_host)]) == 0
+    brick = check_brick(tmp_path / "bricks" / "shout")
+    assert isinstance(brick, Brick)
+    assert brick.card.parts["pictures"] == 2
+    assert brick.card.metrics[0].value > brick.card.metrics[0].beside["bare host"]
+
+
+def test_soft_tokens_give_the_plain_loss(pictured, tiny_host, tmp_path):
+    pictured()
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    coder = entry._coder(host, entry._eyes("eyes", host))
+    rows = read_rows(tmp_path / "data" / "train.jsonl")[:2]
+    examples = [Example(row.message, row.answers[0], True, row.images) for row in rows]
+    losses = []
+    for example in examples:
+        prompt, answer = coder.prompt(example.message, example.images), [*coder.answer(example.answer), coder.end]
+        inputs = host.embed(torch.tensor([max(i, 0) for i in [*prompt.ids, *answer]]))
+        inputs[[place for place, i in enumerate(prompt.ids) if i == SOFT]] = prompt.soft
+        logits = host.model(inputs_embeds=inputs.unsqueeze(0)).logits[0, len(prompt.ids) - 1 : -1]
+        losses.append(functional.cross_entropy(logits, torch.tensor(answer)).item())
+    batch = encode_batch(examples, coder, torch.device("cpu"))
+    assert batch.soft is not None and len(batch.soft) == 2 * 2 * QUERIES
+    assert (batch.prefix != SOFT).all()
+    assert answer_loss(host.model, batch).item() == pytest.approx(sum(losses) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vision", "sentence"),
+    [
+        (None, r"train\.jsonl has images: name the image brick that looks at them as 'vision'"),
+        ("document", r"vision: 'document' makes no soft tokens: name an image brick"),
+        ("nobody", r"nobody"),
+    ],
+)
+def test_pictures_need_an_image_brick(pictured, tiny_host, tmp_path, capsys, vision, sentence):
+    command = [str(pictured(vision=vision)), "--out", str(tmp_path / "bricks"), "--work", str(tmp_path / "work")]
+    assert entry.main([*command, "--host", str(tiny_host)]) == 1
+    assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_an_image_brick_without_pictures_is_refused(make_recipe, tmp_path):
+    with pytest.raises(MattoniError, match=r"train\.jsonl has no images: leave 'vision' out"):
+        entry._read_task(read_recipe(make_recipe(vision="eyes")), tmp_path / "data")
 
 
 def test_the_rate_rises_stays_and_falls():
@@ -178,6 +254,10 @@ def test_every_row_is_seen_once_an_epoch_and_batches_resume_anywhere(make_recipe
         ('{"id": "x", "instruction": "Shout.", "input": " ", "answers": ["X"]}', "row 2: 'input' is missing or empty"),
         ('{"id": "x", "instruction": "Shout.", "input": "x", "answers": []}', "row 2: 'answers' must be a list"),
         ('{"id": "first", "instruction": "Shout.", "input": "x", "answers": ["X"]}', "was used in row 1"),
+        (
+            '{"id": "x", "question": "x?", "images": ["none.png"], "answers": ["X"]}',
+            "row 2: 'images' must be a list of pict",
+        ),
     ],
 )
 def test_a_bad_row_is_named_by_its_number(tmp_path, line, sentence):
