@@ -25,7 +25,7 @@ from modality_bricks.encoder_stage import MEAN, STD
 from modality_bricks.features import device_of, half
 from modality_bricks.loop import Evaluation
 from modality_bricks.packs import Labels, Pixels
-from modality_bricks.readers import json_lines, picture_of
+from modality_bricks.readers import BadRow, Report, json_lines, passing, picture_name, picture_of, refuse
 
 _SHIFT_CHANCES, _COLOUR_CHANCES = 4, 3
 # Marks a label that a row does not have, as F.cross_entropy knows it.
@@ -54,27 +54,35 @@ def column_classes(rows: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, list
 
 
 def read_labelled(
-    files: Sequence[Path], classes: dict[str, list[str]] | None, size: int, cache: Path
+    files: Sequence[Path], classes: dict[str, list[str]] | None, size: int, cache: Path, report: Report = refuse
 ) -> tuple[LabelledPictures, dict[str, list[str]]]:
     """Read rows and their pictures, squeezed to squares that are kept in `cache` as one file by file of rows.
 
     classes  the columns and classes to use (those of the training rows), or None to take them from these rows
+    report   hears of each bad row, which is then left out
     """
     parts, rows = [], []
     for path in files:
-        of_file = json_lines(path)
-        parts.append(_squares(of_file, path, size, cache))
-        rows += of_file
+        of_file = json_lines(path, report)
+        pixels, opened = _squares(of_file, path, size, cache, report)
+        parts.append(pixels)
+        rows += [of_file[i] for i in opened]
     known = classes if classes is not None else column_classes(rows)
     slots = max((len(row.get("values", ())) for _, row in rows), default=0)
     labels = np.full((2, len(rows), len(known)), _MISSING, np.int64)
     values = np.full((2, len(rows), slots), np.nan, np.float32)
+    good = []
     for i, (where, row) in enumerate(rows):
-        for way, said in enumerate((row, row.get("mirrored", {}))):
-            labels[way, i] = [_place(said.get("labels", {}), column, known[column], where) for column in known]
-            values[way, i, : len(said.get("values", ()))] = said.get("values", ())
-    mirrors = np.asarray(["mirrored" in row for _, row in rows])
-    return LabelledPictures(np.concatenate(parts), labels, values, mirrors), known
+        with passing(report):
+            for way, said in enumerate((row, row.get("mirrored", {}))):
+                labels[way, i] = [_place(said.get("labels", {}), column, known[column], where) for column in known]
+                values[way, i, : len(said.get("values", ()))] = said.get("values", ())
+            good.append(i)
+    mirrors = np.asarray(["mirrored" in row for _, row in rows], bool)
+    pixels = np.concatenate(parts)
+    if len(good) < len(rows):
+        pixels, labels, values, mirrors = pixels[good], labels[:, good], values[:, good], mirrors[good]
+    return LabelledPictures(pixels, labels, values, mirrors), known
 
 
 def _place(labels: dict[str, Any], column: str, names: list[str], where: str) -> int:
@@ -82,27 +90,32 @@ def _place(labels: dict[str, Any], column: str, names: list[str], where: str) ->
     if column not in labels:
         return _MISSING
     if str(labels[column]) not in names:
-        raise MattoniError(f"data: {where}: the {column} '{labels[column]}' is in no training row: correct it.")
+        says = f": the {column} '{labels[column]}' is in no training row: correct it."
+        raise BadRow("unknown label", where, says)
     return names.index(str(labels[column]))
 
 
-def _squares(rows: Sequence[tuple[str, dict[str, Any]]], path: Path, size: int, cache: Path) -> Pixels:
-    """The pictures of one file of rows as (n, size, size, 3)."""
+def _squares(
+    rows: Sequence[tuple[str, dict[str, Any]]], path: Path, size: int, cache: Path, report: Report
+) -> tuple[Pixels, list[int]]:
+    """The pictures of one file of rows that can be opened, (n, size, size, 3), and the numbers of their rows."""
     state = path.stat()
     kept = cache / f"{path.parent.name}-{path.stem}-{size}-{len(rows)}-{state.st_size}.npy"
-    if not kept.exists():
+    if kept.exists():
+        loaded: Pixels = np.load(kept)
+        return loaded, list(range(len(rows)))
+    squares, opened = [np.empty((0, size, size, 3), np.uint8)], []
+    for i, (where, row) in enumerate(rows):
+        with passing(report):
+            picture = picture_of(path.parent / picture_name(where, row, path.parent), where)()
+            squares.append(np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))[None])
+            opened.append(i)
+    pixels = np.concatenate(squares)
+    # With bad rows among them they are looked at again next time: they may have been put right.
+    if len(opened) == len(rows):
         cache.mkdir(parents=True, exist_ok=True)
-        pixels = np.stack(
-            [
-                np.asarray(
-                    picture_of(path.parent / row["image"], where)().resize((size, size), Image.Resampling.BICUBIC)
-                )
-                for where, row in rows
-            ]
-        )
         np.save(kept, pixels)
-    loaded: Pixels = np.load(kept)
-    return loaded
+    return pixels, opened
 
 
 class ColumnsModel(nn.Module):

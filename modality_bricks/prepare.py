@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
-from modality_bricks.columns_stage import ColumnsStage, read_labelled
+from modality_bricks.columns_stage import ColumnsStage, LabelledPictures, read_labelled
 from modality_bricks.data_checks import BadRows, Say, refuse_without_choice, warnings_of, without_unreadable
 from modality_bricks.draws import Draws
 from modality_bricks.encoder import WEIGHTS, load_encoder
@@ -35,6 +35,7 @@ from modality_bricks.teacher import load_teacher, teacher_features
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
 STATISTICS = 512  # pictures of each source that a new stitch learns the features' mean and spread from
 Find = Callable[[str], Path]
+Labelled = tuple[LabelledPictures, dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -175,11 +176,27 @@ def encoder_stage(recipe: EncoderRecipe, reading: Reading, accelerator: Accelera
     return stage
 
 
-def columns_stage(recipe: ColumnsRecipe, find: Find, accelerator: Accelerator, cache: Path) -> ColumnsStage:
+def columns_stage(recipe: ColumnsRecipe, reading: Reading, accelerator: Accelerator, cache: Path) -> ColumnsStage:
     """The stage that trains an encoder on several labels."""
+    bad = BadRows()
+
+    def read(names: Sequence[str], classes: dict[str, list[str]] | None) -> Labelled:
+        try:
+            return read_labelled([reading.find(name) for name in names], classes, recipe.size, cache, bad.report)
+        except MattoniError:
+            # Why nothing is left says more than that nothing is left.
+            bad.settle(False, reading.say)
+            raise
+
     with accelerator.main_process_first():
-        train, classes = read_labelled([find(name) for name in recipe.data.rows], None, recipe.size, cache)
-        dev, _ = read_labelled([find(name) for name in recipe.data.dev_rows], classes, recipe.size, cache)
+        train, classes = read(recipe.data.rows, None)
+        dev, _ = read(recipe.data.dev_rows, classes)
+        bad.settle(reading.skip_bad_rows, reading.say)
+    if len(train.pixels) < recipe.batch or not len(dev.pixels):
+        raise MattoniError(
+            f"batch is {recipe.batch}, and there are {len(train.pixels)} pictures to learn from and {len(dev.pixels)} to "
+            "measure on: lower batch, or give more."
+        )
     config = model_config(recipe.architecture, recipe.size, recipe.embedding, recipe.pool)
     stage = ColumnsStage(
         train, dev, classes, config, recipe.epochs, recipe.batch, recipe.seed, recipe.values_weight, recipe.frozen

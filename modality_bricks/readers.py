@@ -257,7 +257,7 @@ def read_rows(rows: Sequence[tuple[str, Row]], images: Path, report: Report = re
     seen: dict[str, tuple[str, str]] = {}
     for where, row in rows:
         with passing(report):
-            name = _picture_name(where, row, images)
+            name = picture_name(where, row, images)
             # LLaVA's files say several things of one picture under one id; one id for two pictures is a mistake.
             if "id" in row:
                 other, before = seen.setdefault(str(row["id"]), (name, where))
@@ -268,7 +268,7 @@ def read_rows(rows: Sequence[tuple[str, Row]], images: Path, report: Report = re
     return [sample for name, said in about.items() for sample in _samples(name, images / name, said, report)]
 
 
-def _picture_name(where: str, row: object, images: Path) -> str:
+def picture_name(where: str, row: object, images: Path) -> str:
     """What `image` says, if there is such a file."""
     if not isinstance(row, dict) or not row.get("image"):
         raise BadRow("no picture", where, " names no image: add the key 'image'.")

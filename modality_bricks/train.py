@@ -64,7 +64,7 @@ def build_stage(
     if isinstance(recipe, EncoderRecipe):
         return encoder_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
     if isinstance(recipe, ColumnsRecipe):
-        return columns_stage(recipe, reading.find, accelerator, Path(recipe.run) / "cache")
+        return columns_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
     assert host is not None
     if isinstance(recipe, WordsRecipe):
         return words_stage(recipe, reading, accelerator, host.tokenizer, host.embedding)

@@ -197,6 +197,33 @@ class TestEncoder:
         result = json.loads((tmp_path / "again" / "result.json").read_text())
         assert {"mean", "kind", "count"} <= set(result["best"])
 
+    def test_bad_rows_are_named_and_can_be_left_out(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        write_charts(tmp_path / "charts", "train", count=6, side=64)
+        rows = tmp_path / "charts" / "rows.jsonl"
+        lines = [json.loads(line) for line in rows.read_text().splitlines()]
+        del lines[1]["image"]
+        (tmp_path / "charts" / lines[4]["image"]).write_text("no picture")
+        rows.write_text("\n".join(map(json.dumps, lines)))
+        config = {
+            "stage": "columns",
+            "run": str(tmp_path / "run"),
+            "device": "cpu",
+            "architecture": "resnet10t",
+            "embedding": 16,
+            "size": 32,
+            "batch": 4,
+            "epochs": 1,
+            "data": {"rows": ["charts/rows.jsonl"], "dev_rows": ["charts/rows.jsonl"]},
+            "optimise": {"learning_rate": 0.001},
+        }
+        (tmp_path / "columns.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(
+            MattoniError, match=r"lines 2 and 2 of rows\.jsonl[^$]*lines 5 and 5 of[^$]*--skip-bad-rows"
+        ):
+            train([str(tmp_path / "columns.yaml")])
+        train([str(tmp_path / "columns.yaml"), "--skip-bad-rows"])
+        assert "left out: data: 2 rows have no picture" in capsys.readouterr().out
+
     def test_a_label_that_was_never_trained_on_names_its_row(self, tmp_path: Path) -> None:
         write_charts(tmp_path / "charts", "train", count=2, side=64)
         rows = tmp_path / "charts" / "rows.jsonl"
