@@ -18,6 +18,7 @@ from assistant.registry import Brick, check_brick
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
 from task_bricks import train as entry
+from task_bricks.messages import read_messages
 from task_bricks.recipe import Recipe, read_recipe
 from task_bricks.rows import Example, batches_from, epoch_batches, read_rows
 from task_bricks.steps import IGNORED, SOFT, answer_loss, encode_batch, learning_rate
@@ -289,5 +290,12 @@ def test_a_mistake_in_a_recipe_is_named(make_recipe, changes, sentence):
     assert sentence in str(problem.value)
 
 
-def test_the_shipped_recipe_reads():
-    assert read_recipe(Path(entry.__file__).parent / "recipes" / "english-german.yaml").name == "english-german"
+@pytest.mark.parametrize("name", ["english-german", "compare-pictures"])
+def test_a_shipped_recipe_reads_and_has_its_messages(name):
+    recipe = read_recipe(Path(entry.__file__).parent / "recipes" / f"{name}.yaml")
+    assert recipe.name == name and recipe.routing is not None
+    messages, others = (
+        read_messages(Path(entry.__file__).parent / "recipes" / file)
+        for file in (recipe.routing.messages, recipe.routing.near_misses)
+    )
+    assert not set(messages) & set(others)
