@@ -30,6 +30,7 @@ from modality_bricks.readers import (
     read_shard,
     refuse,
 )
+from modality_bricks.words import words_of
 
 
 class Source(BaseModel):
@@ -43,6 +44,7 @@ class Source(BaseModel):
     share: PositiveFloat = 1.0  # of the samples of a batch
     views: PositiveInt = 1  # cached variants per picture: as it is, mirrored, then crops
     limit: PositiveInt | None = None
+    captions: PositiveInt | None = None  # of each picture only so many, those that have most in common with the others
     instructions: bool = False  # also yes or no, colour, how many, where; for training only
 
 
@@ -96,7 +98,7 @@ def read_source(source: Source, find: Callable[[str], Path], seed: int = 0, repo
                 raise MattoniError("data: a source of format tiles needs classes, the JSON file with the names.")
             samples = _tiles(paths, classes, report)
         case "captions":
-            samples = list(_captioned(paths, report))
+            samples = list(_captioned(paths, source.captions, report))
         case "folder":
             samples = [s for path in paths for s in read_folder(path, report)]
         case "llava":
@@ -148,7 +150,7 @@ def _tiles(paths: Sequence[Path], classes: Sequence[ThingClass], report: Report)
     return samples
 
 
-def _captioned(paths: Sequence[Path], report: Report) -> Iterator[Sample]:
+def _captioned(paths: Sequence[Path], most: int | None, report: Report) -> Iterator[Sample]:
     seen: dict[str, str] = {}
     for path in paths:
         for name, picture, captions in captioned_pictures(path, report):
@@ -157,7 +159,18 @@ def _captioned(paths: Sequence[Path], report: Report) -> Iterator[Sample]:
                 if name in seen:
                     raise BadRow("duplicate id", where, f" is in {seen[name]} too: give each picture its own name.")
                 seen[name] = path.name
-                yield captioned_sample(name, picture, captions, where)
+                yield captioned_sample(name, picture, alike(captions, most) if most else captions, where)
+
+
+def alike(captions: Sequence[str], most: int) -> list[str]:
+    """The captions that share most words with the picture's others, as a consensus would (Vedantam et al. 2015, CIDEr)."""
+    said = [set(words_of(caption)) for caption in captions]
+
+    def shared(i: int) -> float:
+        others = [words for k, words in enumerate(said) if k != i]
+        return sum(len(said[i] & words) / max(1, len(said[i] | words)) for words in others)
+
+    return [captions[i] for i in sorted(range(len(captions)), key=shared, reverse=True)[:most]]
 
 
 def _of_classes(

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from mattoni.errors import MattoniError
 from modality_bricks.readers import CAPTION_QUESTIONS, Sample
-from modality_bricks.samples import Source, read_source
+from modality_bricks.samples import Source, alike, read_source
 
 Read = Callable[..., list[Sample]]
 
@@ -197,3 +197,10 @@ def test_rows_of_tables_and_shards_without_a_picture_are_named(read, tmp_path):
     write_shard(tmp_path / "x.tar", {"a.png": png("red"), "a.name": b"a", "b.name": b"b"})
     with pytest.raises(MattoniError, match="b of x.tar has no picture"):
         read("webdataset", "x.tar")
+
+
+def test_of_several_captions_those_are_kept_that_agree_most():
+    captions = ["A dog runs on grass.", "It was a sunny day.", "A brown dog runs on the grass.", "The dog runs."]
+    assert set(alike(captions, 2)) == {"A dog runs on grass.", "A brown dog runs on the grass."}
+    assert alike(captions, 9) and len(alike(captions, 9)) == 4
+    assert alike(captions[:1], 2) == captions[:1]
