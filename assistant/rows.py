@@ -88,15 +88,24 @@ def _without_kind(row: RowValues) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "kind"}
 
 
-# Pictures that questions about two of them are made of: of each source so many at the most.
-_PAIRED_TILES, _PAIRED_PHOTOS = 4000, 3000
+# Pictures that questions about two of them are made of, of each source: so many to learn from, so many to measure on.
+_PAIRED_TILES = {"train": 4000}
+_PAIRED_PHOTOS = {"train": 3000}
+_PAIRED_OTHERWISE = 600
 
 
 def all_pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """Questions about two pictures, each with its `kind`; every picture is in one of them, or two."""
     vision = data / "vision"
-    tiles = _samples("tiles", sorted(vision.glob(f"tinyimagenet-{split}-*.tar")), vision, _PAIRED_TILES)
-    photos = _samples("captions", sorted(vision.glob(f"flickr8k-{split}-*.tar.gz")), vision, _PAIRED_PHOTOS)
+    tiles = _samples(
+        "tiles", sorted(vision.glob(f"tinyimagenet-{split}-*.tar")), vision, _PAIRED_TILES.get(split, _PAIRED_OTHERWISE)
+    )
+    photos = _samples(
+        "captions",
+        sorted(vision.glob(f"flickr8k-{split}-*.tar.gz")),
+        vision,
+        _PAIRED_PHOTOS.get(split, _PAIRED_OTHERWISE),
+    )
     yield from _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
     yield from _pair_rows(captioned_pairs(photos, seed=0), f"photos-{split}", out)
 
