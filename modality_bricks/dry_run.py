@@ -82,12 +82,21 @@ def relocated(recipe: StageRecipe, folder: Path, runs: dict[str, Path]) -> Stage
         changes["cache"] = str(folder / "features")
     for field in ("encoder", "start_from"):
         value = getattr(recipe, field, None)
-        if value is not None and not Path(value.removeprefix("local-dir:")).exists():
-            for run, place in runs.items():
-                value = value.replace(f"{run}/", f"{place}/") if f"{run}/" in value else value
-                value = str(place) if value == run else value
-            changes[field] = value
+        if isinstance(value, tuple):
+            changes[field] = tuple(_relocated_path(path, runs) for path in value)
+        elif value is not None:
+            changes[field] = _relocated_path(value, runs)
     return recipe.model_copy(update=changes)
+
+
+def _relocated_path(value: str, runs: dict[str, Path]) -> str:
+    """A path of a recipe, or where the trial is that will stand for it."""
+    if Path(value.removeprefix("local-dir:")).exists():
+        return value
+    for run, place in runs.items():
+        value = value.replace(f"{run}/", f"{place}/") if f"{run}/" in value else value
+        value = str(place) if value == run else value
+    return value
 
 
 def estimate(stage: Stage, settings: LoopSettings, accelerator: Accelerator, run: Path, cache: Path | None) -> Estimate:

@@ -329,13 +329,23 @@ def check_takes_soft_tokens(host: PreTrainedModel, name: str) -> None:
     assert keys is not None
 
 
-def started_stitch(run: Path, embedding: torch.Tensor) -> QFormerStitch:
-    """The stitch that an earlier run left."""
-    if not (run / STITCH).is_file():
+def started_stitch(runs: Sequence[Path], embedding: torch.Tensor) -> QFormerStitch:
+    """The stitch that an earlier run left, or the mean of several (model soups, Wortsman et al. 2022, arXiv:2203.05482)."""
+    for run in runs:
+        if not (run / STITCH).is_file():
+            raise MattoniError(
+                f"start_from: there is no stitch in {run}: run the config that makes it first, for the same host."
+            )
+    stitches = [load_stitch(run, embedding) for run in runs]
+    first, *others = stitches
+    if any(other.shape != first.shape or not torch.equal(other.word_ids, first.word_ids) for other in others):
         raise MattoniError(
-            f"start_from: there is no stitch in {run}: run the config that makes it first, for the same host."
+            "start_from: the stitches of these runs have other shapes or words: name runs that began alike."
         )
-    return load_stitch(run, embedding)
+    for name, value in first.state_dict().items():
+        if others and value.is_floating_point():
+            value.copy_(torch.stack([stitch.state_dict()[name] for stitch in stitches]).mean(0))
+    return first
 
 
 def generate_stage(
@@ -352,7 +362,7 @@ def generate_stage(
     assert isinstance(embedding, torch.Tensor)
     with accelerator.main_process_first():
         split, dev = read_splits(recipe, reading, accelerator.device)
-    stitch = started_stitch(Path(recipe.start_from), embedding).requires_grad_(recipe.learn == "all")
+    stitch = started_stitch([Path(run) for run in recipe.starts], embedding).requires_grad_(recipe.learn == "all")
     if recipe.learn == "opening":
         stitch.opening.requires_grad_(True)
     words = stitch.word_ids.tolist()

@@ -51,13 +51,14 @@ def check_same_words(recipe: StageRecipe, host: "Host") -> None:
     """Raise MattoniError where the run that this one starts from mixed its soft tokens from another host's words."""
     if not isinstance(recipe, GenerateRecipe):
         return
-    path = Path(recipe.start_from) / RESULT
-    made = json.loads(path.read_text()).get("vocabulary") if path.is_file() else None
-    if made not in (None, host.identity.vocabulary):
-        raise MattoniError(
-            f"start_from: the stitch of {recipe.start_from} was made for a host with other words: run its config for "
-            f"{host.name} first."
-        )
+    for run in recipe.starts:
+        path = Path(run) / RESULT
+        made = json.loads(path.read_text()).get("vocabulary") if path.is_file() else None
+        if made not in (None, host.identity.vocabulary):
+            raise MattoniError(
+                f"start_from: the stitch of {run} was made for a host with other words: run its config for "
+                f"{host.name} first."
+            )
 
 
 def check_parents(recipe: StageRecipe) -> None:

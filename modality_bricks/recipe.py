@@ -150,13 +150,18 @@ class GenerateRecipe(_StitchStage):
     """Stage 2 of a stitch: through the frozen host."""
 
     stage: Literal["generate"]
-    start_from: str
+    start_from: str | tuple[str, ...]  # of several runs that began alike, the mean of their stitches
     learn: Literal["all", "opening"] = "all"  # only the opening first: the host learns to speak, naming stays as it is
     words_weight: float = 0.0  # of stage 1's loss, which goes on beside the host's
     skip_commonest: int = 45  # as in stage 1
     blind: bool = False  # the answers beside other pictures: a baseline that shows what can be guessed without looking
     new_tokens: PositiveInt = 20
     brick: BrickRecipe | None = None
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The runs that this one starts from."""
+        return (self.start_from,) if isinstance(self.start_from, str) else self.start_from
 
 
 StageRecipe = EncoderRecipe | ColumnsRecipe | WordsRecipe | GenerateRecipe
@@ -189,7 +194,8 @@ def for_host(recipe: StageRecipe, host: str) -> StageRecipe:
     end = re.sub(r"[^a-z0-9]+", "-", host.rstrip("/").split("/")[-1].lower().removesuffix(".gguf")).strip("-")
     changes: dict[str, Any] = {"host": host, "run": f"{recipe.run}--{end}"}
     if isinstance(recipe, GenerateRecipe):
-        changes["start_from"] = f"{recipe.start_from}--{end}"
+        starts = tuple(f"{run}--{end}" for run in recipe.starts)
+        changes["start_from"] = starts if len(starts) > 1 else starts[0]
         if recipe.brick is not None:
             # An encoder's run belongs to every host.
             parents = [own if Path(own := f"{run}--{end}").exists() else run for run in recipe.brick.parents]

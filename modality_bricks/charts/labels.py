@@ -17,6 +17,9 @@ ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".sp
 _MOSTLY, _HARDLY = 0.5, 0.02
 # A tick beside a number is read as a dash.
 _NUMBER = re.compile(r"[-−+~$€£]?[\dOol]+(?:[.,:]\d+)*\s?[%kKMm]?(?:\s?[-−–_])?")
+# Labels that stand close are read as one text: years, a word with numbers ("Day 2 Day 3"), or words with capitals.
+_YEARS = re.compile(r"(?:19|20)\d\d")
+_COUNTED = re.compile(r"([^\W\d]+)\s?\d+")
 # Edges are one line when they differ by at most this part of a text's height.
 _IN_LINE = 0.75
 # A title is set larger than labels, or stands apart from them by this part of its height.
@@ -52,6 +55,7 @@ def chart_texts(texts: Sequence[Placed]) -> ChartTexts:
     """The title and the labels in the order that soft tokens of a chart count them."""
     if not texts:
         return ChartTexts("", ())
+    texts = _apart_in_row(texts)
     height = median(min(t.bottom - t.top, t.right - t.left) for t in texts)
     middle = (max(t.bottom for t in texts) + min(t.top for t in texts)) / 2
     lower = [t for t in texts if t.top > middle]
@@ -67,9 +71,39 @@ def chart_texts(texts: Sequence[Placed]) -> ChartTexts:
         labels = tuple(t for t in labels if not is_number(t.text))
     title = _title(texts, labels, height)
     if not labels:
-        rest = [t for t in texts if t is not title and not is_number(t.text)]
-        labels = _legend(rest, height) or tuple(clockwise(rest))
+        rest = sorted((t for t in texts if t is not title and not is_number(t.text)), key=lambda t: t.y)
+        labels = _legend(rest, height)
+        if not labels and title is None and (labels := _legend(rest[1:], height)):
+            # A title that is no larger than the rest, above a legend.
+            title = rest[0]
+        labels = labels or tuple(clockwise(rest))
     return ChartTexts(title.text if title else "", tuple(t.text for t in labels))
+
+
+def _apart_in_row(texts: Sequence[Placed]) -> list[Placed]:
+    """The texts, with wide ones of the lower half cut into the labels that they are made of."""
+    width = max(t.right for t in texts) - min(t.left for t in texts)
+    middle = (max(t.bottom for t in texts) + min(t.top for t in texts)) / 2
+    found = []
+    for t in texts:
+        spans = _spans(t.text) if t.top > middle and t.right - t.left > width / 3 else []
+        step = (t.right - t.left) / max(1, len(t.text))
+        cells = [t._replace(text=t.text[a:b], left=t.left + a * step, right=t.left + b * step) for a, b in spans]
+        found += cells or [t]
+    return found
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where the labels of a joined text begin and end; empty where it looks like one."""
+    counted = list(_COUNTED.finditer(text))
+    words = list(re.finditer(r"\S+", text))
+    if not _YEARS.sub("", text).strip():
+        found = list(_YEARS.finditer(text))
+    elif len({match[1] for match in counted}) == 1 and not _COUNTED.sub("", text).strip():
+        found = counted
+    else:
+        found = words if len(words) > 2 and all(word[0][0].isupper() for word in words) else []
+    return [match.span() for match in found] if len(found) > 1 else []
 
 
 def title_text(texts: ChartTexts) -> str:
@@ -155,7 +189,9 @@ def _left_column(texts: Sequence[Placed], height: float) -> tuple[Placed, ...]:
     """The longest column of at least two texts whose right edges are in line, left of the middle; of equals the first."""
     middle = (max(t.right for t in texts) + min(t.left for t in texts)) / 2
     best: list[Placed] = []
-    for group in _groups(texts, lambda t: t.right, _IN_LINE * height):
+    # What stands on its side there is the name of an axis.
+    upright = [t for t in texts if len(t.text) < 2 or t.bottom - t.top < 1.5 * (t.right - t.left)]
+    for group in _groups(upright, lambda t: t.right, _IN_LINE * height):
         column = sorted(group, key=lambda t: t.y)
         apart = all(b.y - a.y > 0.8 * height for a, b in zip(column, column[1:], strict=False))
         if len(column) > max(1, len(best)) and column[0].right < middle and apart:

@@ -103,6 +103,24 @@ class TestLabels:
         legend = [at(text, 200, y) for text, y in (("Tea", 40), ("Milk", 55), ("Soda", 70))]
         assert chart_texts(legend).labels == ("Tea", "Milk", "Soda")
 
+    def test_a_small_title_above_a_legend_is_none_of_its_labels(self) -> None:
+        legend = [at(text, 200, y) for text, y in (("Tea", 140), ("Milk", 155), ("Soda", 170))]
+        assert chart_texts([at("Drinks", 100, 20), *legend]) == ChartTexts("Drinks", ("Tea", "Milk", "Soda"))
+
+    def test_labels_that_were_read_as_one_text_are_taken_apart(self) -> None:
+        for joined, first, count in (
+            ("1993 1994 199519961997", "1993", 5),
+            ("Day 2 Day 3 Day4 Day 5", "Day 2", 4),
+            ("January March April", "January", 3),
+        ):
+            labels = chart_texts([*SCALE, at(joined, 120, 215, wide=160)]).labels
+            assert (len(labels), labels[0]) == (count, first)
+
+    def test_the_name_of_an_axis_is_no_label(self) -> None:
+        below = [at(text, x, 215) for text, x in (("Plums", 110), ("Figs", 60))]
+        assert chart_texts([*SCALE, *below, at("Tons", 20, 100, wide=10, tall=60)]).labels == ("Figs", "Plums")
+        assert chart_texts([*SCALE, *below, at("Number of tons", 120, 240, wide=160)]).labels == ("Figs", "Plums")
+
     def test_nothing_read_is_nothing_said(self) -> None:
         assert chart_texts([]) == ChartTexts("", ())
         assert title_text(ChartTexts("", ())) == named_text([]) == ""
