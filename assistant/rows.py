@@ -7,9 +7,9 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -18,7 +18,7 @@ from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.paths import training_data
 from modality_bricks.packs import captioned_pictures, pack_files, sheet_tiles
-from modality_bricks.pairs import ORDINALS, PairQuestion, captioned_pairs, named_pairs
+from modality_bricks.pairs import PairQuestion, captioned_pairs, named_pairs
 from modality_bricks.readers import Sample
 from modality_bricks.samples import Source, read_source
 
@@ -71,65 +71,39 @@ def daquar(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 
 
 def pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
-    """Which of two pictures shows it? Tiles, and photographs of which one's captions alone mention the thing."""
-    for row in all_pairs(data, split, out):
-        if row["kind"] == "which":
-            ordinal = next(ordinal for ordinal in ORDINALS if ordinal in row["answers"][0])
-            yield {**_without_kind(row), "answers": [ordinal], "metric": "accuracy"}
+    """Which of two pictures shows it? Tiles that show different things; every picture is in one question."""
+    tiles = _samples("tiles", f"tinyimagenet-{split}-*.tar", data, _PAIRED_TILES.get(split, _PAIRED_OTHERWISE))
+    return _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
 
 
-def comparisons(data: Path, split: str, out: Path) -> Iterator[RowValues]:
-    """Questions of all kinds about two pictures, with whole sentences as answers."""
-    for row in all_pairs(data, split, out):
-        yield {**_without_kind(row), "metric": "exact"}
+def photo_pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """The same of two photographs of which one's captions alone mention the thing."""
+    photos = _samples("captions", f"flickr8k-{split}-*.tar.gz", data, _PAIRED_OTHERWISE)
+    return _pair_rows(captioned_pairs(photos, seed=0), f"photos-{split}", out)
 
 
-def _without_kind(row: RowValues) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "kind"}
+# Pictures that questions about two of them are made of: so many to learn from, so many to measure on.
+_PAIRED_TILES, _PAIRED_OTHERWISE = {"train": 4000}, 400
 
 
-# Pictures that questions about two of them are made of, of each source: so many to learn from, so many to measure on.
-_PAIRED_TILES = {"train": 4000}
-_PAIRED_PHOTOS = {"train": 3000}
-_PAIRED_OTHERWISE = 600
-
-
-def all_pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
-    """Questions about two pictures, each with its `kind`; every picture is in one of them, or two."""
-    vision = data / "vision"
-    tiles = _samples(
-        "tiles", sorted(vision.glob(f"tinyimagenet-{split}-*.tar")), vision, _PAIRED_TILES.get(split, _PAIRED_OTHERWISE)
-    )
-    photos = _samples(
-        "captions",
-        sorted(vision.glob(f"flickr8k-{split}-*.tar.gz")),
-        vision,
-        _PAIRED_PHOTOS.get(split, _PAIRED_OTHERWISE),
-    )
-    yield from _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
-    yield from _pair_rows(captioned_pairs(photos, seed=0), f"photos-{split}", out)
-
-
-def _samples(form: Any, files: list[Path], vision: Path, limit: int) -> list[Sample]:
-    if not files:
-        raise MattoniError(f"There is no pack of this split in {vision}: check MATTONI_DATA and --split.")
+def _samples(form: Literal["tiles", "captions"], pattern: str, data: Path, limit: int) -> Sequence[Sample]:
+    files = tuple(path.name for path in _packs(data / "vision", pattern))
     classes = "tinyimagenet-classes.json" if form == "tiles" else None
-    source = Source(format=form, files=tuple(file.name for file in files), classes=classes, limit=limit)
-    return list(read_source(source, lambda name: vision / name).samples)
+    source = Source(format=form, files=files, classes=classes, limit=limit)
+    return read_source(source, lambda name: data / "vision" / name).samples
 
 
 def _pair_rows(questions: Iterable[PairQuestion], name: str, out: Path) -> Iterator[RowValues]:
     for number, asked in enumerate(questions):
-        images = []
-        for place, sample in enumerate((asked.first, asked.second)):
-            images.append(f"pictures/{name}-{number:05}-{place}.png")
-            sample.open().save(out / images[-1])
+        images = [f"pictures/{name}-{number:05}-{place}.png" for place in (1, 2)]
+        for image, sample in zip(images, asked.pictures, strict=True):
+            sample.open().save(out / image)
         yield {
             "id": f"{name}-{number:05}",
-            "kind": asked.kind,
             "question": asked.question,
             "images": images,
             "answers": [asked.answer],
+            "metric": "accuracy",
         }
 
 
@@ -211,7 +185,7 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "flickr8k": flickr8k,
     "daquar": daquar,
     "pairs": pairs,
-    "comparisons": comparisons,
+    "photo-pairs": photo_pairs,
     "plain": plain,
     "plain-after-picture": plain_after_picture,
     "receipts": receipts,

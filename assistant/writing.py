@@ -4,6 +4,7 @@ Knows nothing of routing, of how attachments were read, or of generation.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from assistant.prompt import (
     asks,
     build_prompt,
     encode_untrusted,
+    picture_label,
 )
 from assistant.registry import Bricks
 from assistant.route import Choices
@@ -230,14 +232,21 @@ class Writer:
     def _segments(self, parts: Sequence[Part], question: str) -> list[Segment]:
         """Soft tokens and texts of a message's attachments, each followed by what parts it from the next."""
         segments: list[Segment] = []
+        pictures = sum("text" not in part for part in parts)
+        places = itertools.count()
         for part in parts:
             if "text" in part:
                 text = part.get("shown", part["text"])
                 if text:
                     segments.append(Text(f"{text}\n\n"))
                 continue
+            place = next(places)
             try:
-                segments.extend([self._soft(part, question), AFTER_PICTURE])
+                soft = self._soft(part, question)
+                # An imported checkpoint knows its pictures by their places in its own template.
+                if self.bricks.get(part["brick"]).card.parts.get("stitch") == "qformer":
+                    segments.extend(picture_label(place, pictures))
+                segments.extend([soft, AFTER_PICTURE])
                 if "labels" in part:
                     segments.extend(self._labels(part))
             except MattoniError as problem:

@@ -142,7 +142,7 @@ def _eyes(name: str | None, host: "Host") -> Eyes | None:
 
 def _coder(host: "Host", eyes: Eyes | None = None) -> Coder:
     """Text and pictures to ids and soft tokens exactly as the assistant does it at run time."""
-    from assistant.prompt import AFTER_PICTURE, Soft, Text, Turn, build_prompt, encode_untrusted
+    from assistant.prompt import AFTER_PICTURE, Segment, Soft, Text, Turn, build_prompt, encode_untrusted, picture_label
 
     tokenizer = host.tokenizer
 
@@ -160,7 +160,9 @@ def _coder(host: "Host", eyes: Eyes | None = None) -> Coder:
             return Encoded([*before, *encode_untrusted(tokenizer, message), *after])
         assert eyes is not None
         seen = [eyes(path) for path in images]
-        shown = [segment for vectors in seen for segment in (Soft("", vectors), AFTER_PICTURE)]
+        shown: list[Segment] = []
+        for place, vectors in enumerate(seen):
+            shown += [*picture_label(place, len(seen)), Soft("", vectors), AFTER_PICTURE]
         keys = build_prompt(tokenizer, [Turn("user", (*shown, Text(message)))]).keys
         return Encoded([key if isinstance(key, int) else SOFT for key in keys], torch.cat(seen))
 

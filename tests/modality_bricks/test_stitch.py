@@ -7,6 +7,7 @@ import torch
 
 from mattoni.errors import MattoniError
 from modality_bricks.encoder import load_encoder
+from modality_bricks.prepare import started_stitch
 from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, save_stitch
 from modality_bricks.stitch_stages import answers_of_others, names_it
 
@@ -29,6 +30,23 @@ def test_a_saved_stitch_gives_the_same_soft_tokens(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(features), again(features), rtol=0, atol=0)
     # Saved in bf16: three digits.
     torch.testing.assert_close(loaded(features), stitch(features), rtol=0.1, atol=0.05)
+
+
+def test_a_stitch_starts_from_the_mean_of_several_that_began_alike(tmp_path: Path) -> None:
+    stitch, embedding = tiny_stitch()
+    runs = [tmp_path / name for name in ("one", "other", "foreign")]
+    for number, run in enumerate(runs):
+        run.mkdir()
+        torch.nn.init.constant_(stitch.query_tokens, float(number))
+        if run.name == "foreign":
+            stitch.word_ids += 1
+        save_stitch(stitch, run)
+    assert started_stitch(runs[:1], embedding).query_tokens.unique().item() == 0
+    mean = started_stitch(runs[:2], embedding)
+    assert mean.query_tokens.unique().item() == 0.5
+    assert torch.equal(mean.to_words.weight, load_stitch(runs[0], embedding).to_words.weight)
+    with pytest.raises(MattoniError, match="other shapes or words: name runs that began alike"):
+        started_stitch(runs, embedding)
 
 
 def test_an_opening_begins_as_the_hosts_own_words_and_sharp_soft_tokens_are_nearly_words(tmp_path: Path) -> None:
