@@ -51,6 +51,9 @@ def killed_in(work: Callable[[], object]) -> None:
     """Do this work in a process of its own, in which it must come to a SIGKILL."""
     child = os.fork()
     if child == 0:
+        # After a fork torch makes its pool of threads anew at the first call, and not safely when that comes from several
+        # threads at once, as while transformers loads weights ("Invalid thread pool!").
+        torch.set_num_threads(torch.get_num_threads())
         work()
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
