@@ -84,7 +84,8 @@ def drawn_picture(seed: int) -> Attachment:
 def image_brick(assistant: Assistant) -> str | None:
     """The first brick that turns pictures into soft tokens and needs nothing read on them; else one that does."""
     able = [b for b in assistant.bricks().usable if b.card.kind == "modality" and "reader" not in b.card.parts]
-    return min(((("reads" in b.card.parts), b.name) for b in able), default=(False, None))[1]
+    able.sort(key=lambda b: ("reads" in b.card.parts, b.name))
+    return able[0].name if able else None
 
 
 def picture_path(assistant: Assistant, repetitions: int) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from assistant.host import Host
 from mattoni.errors import MattoniError
+from modality_bricks.charts.labels import ORDINALS
 
 # Between a document's text and a question about it: without it a small host adds up what it reads, or tells it all again
 # (docs/experiments.md, "What is the total?").
@@ -57,14 +58,13 @@ class Ids:
 Segment = Text | Soft | Ids
 # What parts a picture from what follows, where the template does not place pictures itself.
 AFTER_PICTURE = Text("\n")
-ORDINALS = "First Second Third Fourth Fifth Sixth Seventh Eighth Ninth Tenth".split()
 
 
 def picture_label(place: int, count: int) -> list[Text]:
     """What stands before a picture of several, counted from 0: a small host tells them apart by that alone."""
     if count < 2:
         return []
-    return [Text(f"{ORDINALS[place]} picture:" if place < len(ORDINALS) else f"Picture {place + 1}:")]
+    return [Text(f"{ORDINALS[place].capitalize()} picture:" if place < len(ORDINALS) else f"Picture {place + 1}:")]
 
 
 Role = Literal["system", "user", "assistant"]

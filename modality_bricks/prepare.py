@@ -342,9 +342,10 @@ def started_stitch(runs: Sequence[Path], embedding: torch.Tensor) -> QFormerStit
         raise MattoniError(
             "start_from: the stitches of these runs have other shapes or words: name runs that began alike."
         )
-    for name, value in first.state_dict().items():
+    states = [stitch.state_dict() for stitch in stitches]
+    for name, value in states[0].items():
         if others and value.is_floating_point():
-            value.copy_(torch.stack([stitch.state_dict()[name] for stitch in stitches]).mean(0))
+            value.copy_(torch.stack([state[name] for state in states]).mean(0))
     return first
 
 

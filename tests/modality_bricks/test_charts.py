@@ -191,21 +191,26 @@ class TestRows:
         assert (tmp_path / "letters.txt").read_text() == "mine"
 
 
+def columns_config(run: Path) -> dict[str, object]:
+    """A tiny encoder that learns from `charts/rows.jsonl` beside the config, and is measured on it."""
+    return {
+        "stage": "columns",
+        "run": str(run),
+        "device": "cpu",
+        "architecture": "resnet10t",
+        "embedding": 16,
+        "size": 32,
+        "batch": 4,
+        "epochs": 1,
+        "data": {"rows": ["charts/rows.jsonl"], "dev_rows": ["charts/rows.jsonl"]},
+        "optimise": {"learning_rate": 0.001},
+    }
+
+
 class TestEncoder:
     def test_it_learns_several_labels_and_loads_as_an_encoder(self, tmp_path: Path) -> None:
         write_charts(tmp_path / "charts", "train", count=8, side=64)
-        config = {
-            "stage": "columns",
-            "run": str(tmp_path / "run"),
-            "device": "cpu",
-            "architecture": "resnet10t",
-            "embedding": 16,
-            "size": 32,
-            "batch": 4,
-            "epochs": 1,
-            "data": {"rows": ["charts/rows.jsonl"], "dev_rows": ["charts/rows.jsonl"]},
-            "optimise": {"learning_rate": 0.001},
-        }
+        config = columns_config(tmp_path / "run")
         (tmp_path / "first.yaml").write_text(yaml.safe_dump(config))
         train([str(tmp_path / "first.yaml")])
         assert load_encoder(tmp_path / "run" / "encoder").tokens == 2
@@ -222,18 +227,7 @@ class TestEncoder:
         del lines[1]["image"]
         (tmp_path / "charts" / lines[4]["image"]).write_text("no picture")
         rows.write_text("\n".join(map(json.dumps, lines)))
-        config = {
-            "stage": "columns",
-            "run": str(tmp_path / "run"),
-            "device": "cpu",
-            "architecture": "resnet10t",
-            "embedding": 16,
-            "size": 32,
-            "batch": 4,
-            "epochs": 1,
-            "data": {"rows": ["charts/rows.jsonl"], "dev_rows": ["charts/rows.jsonl"]},
-            "optimise": {"learning_rate": 0.001},
-        }
+        config = columns_config(tmp_path / "run")
         (tmp_path / "columns.yaml").write_text(yaml.safe_dump(config))
         with pytest.raises(
             MattoniError, match=r"lines 2 and 2 of rows\.jsonl[^$]*lines 5 and 5 of[^$]*--skip-bad-rows"
