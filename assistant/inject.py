@@ -74,13 +74,20 @@ class Workshop:
 
         return self._features.get((brick.digest, digest), make)
 
-    def soft_tokens(self, brick: Brick, digest: str, open_image: Callable[[], Image.Image], question: str = "") -> Soft:
-        """The picture's soft tokens, from cached features where they are known."""
-        asked = self._asked(brick, question)
+    def soft_tokens(
+        self,
+        brick: Brick,
+        digest: str,
+        open_image: Callable[[], Image.Image],
+        question: str = "",
+        as_words: bool = False,
+    ) -> Soft:
+        """The picture's soft tokens, from cached features where they are known; `as_words`, see `ModalityBrick.stitch`."""
+        asked = self._asked(brick, question) + (":words" if as_words else "")
 
         def make() -> Soft:
             features = self.encode(brick, digest, open_image)
-            vectors = self._modality(brick).stitch(features.unsqueeze(0), question)[0]
+            vectors = self._modality(brick).stitch(features.unsqueeze(0), question, as_words)[0]
             if vectors.shape[1] != self._host.width:
                 raise MattoniError(
                     f"{brick.name}: its soft tokens have width {vectors.shape[1]} and {self._host.name} takes "

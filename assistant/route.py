@@ -107,6 +107,7 @@ class Plan:
     """The router's decision."""
 
     pictures: tuple[Chosen | None, ...] = ()  # one per picture, in order; None: nobody looks, a notice says why
+    runners_up: tuple[tuple[Chosen, ...], ...] = ()  # per picture, who looks if the first finds nothing; none by hand
     skills: tuple[Chosen, ...] = ()  # task and emergent bricks
     knowledge: tuple[str, ...] = ()  # bricks whose passages are searched
     notices: tuple[Notice, ...] = ()
@@ -126,12 +127,14 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
     notices = [NO_PICTURE] if _misses_its_picture(question) else []
     if choices.no_bricks:
         notices += [Notice("refused", f"{p.name} was not looked at: bricks are off.") for p in question.pictures]
-        return Plan(pictures=(None,) * len(question.pictures), notices=tuple(notices))
+        nobody = len(question.pictures)
+        return Plan(pictures=(None,) * nobody, runners_up=((),) * nobody, notices=tuple(notices))
     looked = [_route_picture(picture, keyring.of_kind("modality"), choices) for picture in question.pictures]
     pictures = len(question.pictures) + question.earlier_pictures
     skills, weighed = _route_message(question.texts, pictures, keyring.of_kind("task", "emergent"), choices)
     return Plan(
-        pictures=tuple(chosen for chosen, _, _ in looked),
+        pictures=tuple(chosen[0] if chosen else None for chosen, _, _ in looked),
+        runners_up=tuple(chosen[1:] for chosen, _, _ in looked),
         skills=skills,
         knowledge=tuple(b.name for b in keyring.of_kind("knowledge") if choices.of(b.name).state != "off"),
         notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
@@ -176,8 +179,8 @@ def _nearness(candidate: Candidate) -> str:
 
 def _route_picture(
     picture: SeenPicture, bricks: tuple[KeyedBrick, ...], choices: Choices
-) -> tuple[Chosen | None, list[Notice], list[Candidate]]:
-    """The brick that looks at one picture. One that is On by hand comes before all that are on Auto."""
+) -> tuple[tuple[Chosen, ...], list[Notice], list[Candidate]]:
+    """The bricks that look at one picture, the best first. One that is On by hand comes before all that are on Auto."""
     by_hand = choices.vision
     allowed = [brick for brick in bricks if choices.of(brick.name).state != "off"]
     switched_on = [brick for brick in allowed if choices.of(brick.name).state == "on"]
@@ -185,20 +188,25 @@ def _route_picture(
     if by_hand is None and len(switched_on) == 1:
         by_hand = switched_on[0].name
     if by_hand is not None:
-        return _chosen(by_hand, choices, scored, "chosen by hand"), [], scored
+        return (_chosen(by_hand, choices, scored, "chosen by hand"),), [], scored
+    runners_up = tuple(_chosen(c.name, choices, scored, f"next best; {_nearness(c)}") for c in scored[1:])
     # The nearest key wins, whatever the thresholds: a brick that is added cannot take pictures that are nearer to another's.
     if scored and scored[0].score >= scored[0].threshold:
-        return _chosen(scored[0].name, choices, scored, _nearness(scored[0])), [], scored
+        return (_chosen(scored[0].name, choices, scored, _nearness(scored[0])), *runners_up), [], scored
     if switched_on and scored:
-        return _chosen(scored[0].name, choices, scored, f"switched on; {_nearness(scored[0])}"), [], scored
+        return (
+            (_chosen(scored[0].name, choices, scored, f"switched on; {_nearness(scored[0])}"), *runners_up),
+            [],
+            scored,
+        )
     if not allowed:
         text = f"{picture.name} was not looked at: no image brick is installed and switched on."
-        return None, [Notice("refused", text)], scored
+        return (), [Notice("refused", text)], scored
     name = scored[0].name if scored else allowed[0].name
     reason = f"fallback: {_nearness(scored[0])}" if scored else "fallback: no image brick has keys"
     text = f"{picture.name} is like nothing that an image brick knows; '{name}' looked at it all the same."
     notice = Notice("fallback", text)
-    return _chosen(name, choices, scored, reason), [notice], scored
+    return (_chosen(name, choices, scored, reason), *runners_up), [notice], scored
 
 
 def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -> Chosen:

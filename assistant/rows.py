@@ -71,7 +71,7 @@ def daquar(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 
 
 def pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
-    """Which of two pictures shows it? Tiles that show different things; every picture is in one question."""
+    """Which of two pictures shows it, what is in the one, in both? Different things; every picture is in one question."""
     tiles = _samples("tiles", f"tinyimagenet-{split}-*.tar", data, _PAIRED_TILES.get(split, _PAIRED_OTHERWISE))
     return _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
 

@@ -127,11 +127,12 @@ class Runner:
                 composition,
                 trace,
                 stopping=lambda: ticket.is_stopping,
+                as_words=_wants_words(plan, bricks),
             )
             prompt, parts = writer.write(parts, knowledge)
         outcome = self._generate(request, prompt, composition, seed, trace, ticket, save, parts)
         # After the answer: nobody waits for it.
-        self._say_where_it_looked(request, looked, plan, bricks, trace)
+        self._say_where_it_looked(request, looked, parts, bricks, trace)
         return outcome
 
     # Route
@@ -166,49 +167,74 @@ class Runner:
     ) -> list[Part]:
         """What each attachment becomes, in the order sent; the trace says which brick looked."""
         parts: list[Part] = []
-        chosen = iter(plan.pictures)
+        as_words = _wants_words(plan, bricks)
+        chosen = iter(zip(plan.pictures, plan.runners_up, strict=True))
         for item in looked.items:
             if ticket.is_stopping:
                 raise Stopped
             ticket.enter(f"reading {item.name}")
             if isinstance(item, Picture):
-                brick = next(chosen)
-                if brick is not None:
-                    looks = bricks.get(brick.name)
-                    part = self._see_picture(item, request.text, brick, looks, trace)
-                    if looks.card.parts.get("reads") == "labels":
-                        part = self._read_labels(item, part, request, bricks, trace)
-                    parts.append(part)
+                first, runners_up = next(chosen)
+                if first is not None:
+                    parts.append(self._look_at(item, (first, *runners_up), request, bricks, trace, as_words))
             elif not request.choices.no_bricks:
                 parts.extend(self._read_document(item, request, bricks, trace, ticket))
             else:
                 trace.notices.append(Notice("refused", f"{item.name} was not read: bricks are off."))
         return parts
 
-    def _see_picture(self, picture: Picture, question: str, chosen: Chosen, brick: Brick, trace: Trace) -> Part:
+    def _look_at(
+        self,
+        picture: Picture,
+        candidates: Sequence[Chosen],
+        request: Request,
+        bricks: Bricks,
+        trace: Trace,
+        as_words: bool,
+    ) -> Part:
+        """What a picture becomes by the first of these bricks; where that one reads and finds no text, by the next that sees."""
+        first, *runners_up = candidates
+        part = self._see_picture(picture, request.text, first, bricks.get(first.name), trace, as_words)
+        if part.get("text") == "":
+            seeing = (c for c in runners_up if "reader" not in bricks.get(c.name).card.parts)
+            other = next(seeing, None)
+            found = f"No text was found on {picture.name}"
+            trace.notices.append(
+                Notice("no-text", f"{found}, so '{other.name}' looked at it." if other else f"{found}.")
+            )
+            if other is not None:
+                part = self._see_picture(picture, request.text, other, bricks.get(other.name), trace, as_words)
+        if bricks.get(part["brick"]).card.parts.get("reads") == "labels":
+            part = self._read_labels(picture, part, request, bricks, trace)
+        return part
+
+    def _see_picture(
+        self, picture: Picture, question: str, chosen: Chosen, brick: Brick, trace: Trace, as_words: bool
+    ) -> Part:
         _use(trace, brick, chosen)
         part: Part = {"name": picture.name, "picture": picture.digest, "brick": brick.name}
         if "reader" in brick.card.parts:
             with trace.stage("read"):
                 text = self.workshop.read(brick, picture.digest, lambda: picture.image).strip()
-            if not text:
-                trace.notices.append(Notice("no-text", f"No text was found on {picture.name}."))
-            trace.injections.append(f"sequence: text of {picture.name} by {brick.name}")
+            if text:
+                trace.injections.append(f"sequence: text of {picture.name} by {brick.name}")
             return {**part, "text": text}
         with trace.stage("encode"):
             self.workshop.encode(brick, picture.digest, lambda: picture.image)
         with trace.stage("stitch"):
-            soft = self.workshop.soft_tokens(brick, picture.digest, lambda: picture.image, question)
+            soft = self.workshop.soft_tokens(brick, picture.digest, lambda: picture.image, question, as_words)
         trace.injections.append(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {brick.name}")
         return part
 
-    def _say_where_it_looked(self, request: Request, looked: Looked, plan: Plan, bricks: Bricks, trace: Trace) -> None:
-        pictures = (item for item in looked.items if isinstance(item, Picture))
-        for picture, chosen in zip(pictures, plan.pictures, strict=True):
-            brick = bricks.get(chosen.name) if chosen is not None else None
-            if brick is not None and "reader" not in brick.card.parts:
+    def _say_where_it_looked(
+        self, request: Request, looked: Looked, parts: Sequence[Part], bricks: Bricks, trace: Trace
+    ) -> None:
+        seen_by = {part["picture"]: part["brick"] for part in parts if "picture" in part and "text" not in part}
+        for item in looked.items:
+            if isinstance(item, Picture) and item.digest in seen_by:
                 with trace.stage("attention"):
-                    trace.attention.append(self.workshop.attention(brick, picture, request.text))
+                    brick = bricks.get(seen_by[item.digest])
+                    trace.attention.append(self.workshop.attention(brick, item, request.text))
 
     def _read_labels(self, picture: Picture, part: Part, request: Request, bricks: Bricks, trace: Trace) -> Part:
         """The part with the labels that a reading brick finds on the picture, for a brick that only sees where they are."""
@@ -322,6 +348,11 @@ def _reader(request: Request, bricks: Bricks) -> Brick | None:
     """The first brick that reads text and is not switched off."""
     able = (brick for brick in bricks.usable if "reader" in brick.card.parts)
     return next((brick for brick in able if request.choices.of(brick.name).state != "off"), None)
+
+
+def _wants_words(plan: Plan, bricks: Bricks) -> bool:
+    """Whether a skill of the plan was trained on pictures as words."""
+    return any(bricks.get(chosen.name).card.parts.get("pictures_as") == "words" for chosen in plan.skills)
 
 
 def _use(trace: Trace, brick: Brick, chosen: Chosen) -> None:

@@ -122,6 +122,7 @@ class Writer:
     composition: Composition
     trace: Trace
     stopping: Callable[[], bool]
+    as_words: bool = False  # whether a skill of this turn wants pictures as words
 
     def write(self, parts: Sequence[Part], knowledge: str) -> tuple[Prompt, list[Part]]:
         """History and message inside the context: long documents give way first, then the oldest turns, whole.
@@ -261,7 +262,7 @@ class Writer:
         """The soft tokens of a picture; one of an earlier message is opened again when nothing of it is kept."""
         digest = part["picture"]
         return self.workshop.soft_tokens(
-            self.bricks.get(part["brick"]), digest, lambda: _reopened(self.request, digest), question
+            self.bricks.get(part["brick"]), digest, lambda: _reopened(self.request, digest), question, self.as_words
         )
 
     def _labels(self, part: Part) -> list[Text | Soft]:

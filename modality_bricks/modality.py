@@ -47,9 +47,16 @@ class ModalityBrick:
         return self._encoder.features(stack(self._encoder, images))
 
     @torch.no_grad()
-    def stitch(self, features: Tensor, question: str = "") -> Tensor:
-        """(n, tokens, feature width) -> (n, soft tokens, host width). The question counts where `reads_question`."""
-        soft = self._stitch(features, question) if self.reads_question else self._stitch(features)
+    def stitch(self, features: Tensor, question: str = "", as_words: bool = False) -> Tensor:
+        """(n, tokens, feature width) -> (n, soft tokens, host width).
+
+        question  counts where `reads_question`
+        as_words  mixtures of the host's words alone, where the stitch speaks in words; any other stays as it is
+        """
+        if as_words and isinstance(self._stitch, QFormerStitch):
+            soft = self._stitch(features, as_words=True)
+        else:
+            soft = self._stitch(features, question) if self.reads_question else self._stitch(features)
         assert isinstance(soft, Tensor)
         return soft
 

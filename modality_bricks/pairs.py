@@ -1,4 +1,4 @@
-"""Questions about two pictures: which of them shows it? Training and measuring only.
+"""Questions about two pictures: which of them shows it, and what does each show? Training and measuring only.
 
 The answers come from names and from captions that people wrote; what the assistant answers is the host's own.
 """
@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from modality_bricks.charts.labels import ORDINALS
 from modality_bricks.instructions import THINGS, things_in
 from modality_bricks.readers import Sample, answer_for
 
@@ -23,6 +24,23 @@ WHICH = (
     "Tell me which of these is {}.",
 )
 ANSWERS = ("The first picture.", "The second picture.")
+ONE = (
+    "What is in the {} picture?",
+    "What does the {} picture show?",
+    "What can you see in the {} picture?",
+    "what's on the {} one?",
+    "Name what is in the {} photo.",
+    "And the {} picture, what is it?",
+)
+BOTH = (
+    "What is in the two pictures?",
+    "What do the pictures show?",
+    "Describe both pictures.",
+    "Say what is in each of the pictures.",
+    "what's on these two?",
+)
+_KINDS = ("which", "one", "both")
+_SHARES = (5, 3, 1)  # which of them is the question that a host of 135M finds hardest
 
 
 @dataclass(frozen=True)
@@ -41,12 +59,21 @@ def in_sentence(name: str) -> str:
 
 
 def named_pairs(samples: Sequence[Sample], seed: int) -> Iterator[PairQuestion]:
-    """Of each two of the named samples that show different things, which shows the one's."""
+    """Of each two of the named samples that show different things: which shows the one's, what the one or both show."""
     chances = random.Random(seed)
     for pair in _in_twos(samples, chances):
-        if pair[0].name != pair[1].name:
-            which = chances.randrange(2)
-            yield _which(str(pair[which].name), pair, which, chances)
+        if pair[0].name == pair[1].name:
+            continue
+        which = chances.randrange(2)
+        things = [in_sentence(str(sample.name)) for sample in pair]
+        match chances.choices(_KINDS, _SHARES)[0]:
+            case "which":
+                yield _which(str(pair[which].name), pair, which, chances)
+            case "one":
+                yield PairQuestion(chances.choice(ONE).format(ORDINALS[which]), pair, answer_for(str(pair[which].name)))
+            case _:
+                answer = f"The first picture shows {things[0]}, the second {things[1]}."
+                yield PairQuestion(chances.choice(BOTH), pair, answer)
 
 
 def captioned_pairs(samples: Sequence[Sample], seed: int) -> Iterator[PairQuestion]:

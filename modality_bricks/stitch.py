@@ -127,16 +127,20 @@ class QFormerStitch(nn.Module):
         assert isinstance(logits, Tensor)
         return logits
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, as_words: bool = False) -> Tensor:
         """(batch, tokens, feature_width) -> (batch, opening + queries, host_width)."""
         hidden = self.read(features)
-        return self.soft_tokens(hidden, self.word_logits(hidden))
+        return self.soft_tokens(hidden, self.word_logits(hidden), as_words)
 
-    def soft_tokens(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        """(batch, queries, width) and (batch, queries, words) -> (batch, opening + queries, host_width)."""
+    def soft_tokens(self, hidden: Tensor, logits: Tensor, as_words: bool = False) -> Tensor:
+        """(batch, queries, width) and (batch, queries, words) -> (batch, opening + queries, host_width).
+
+        as_words  without the residue: mixtures of the host's words and nothing else
+        """
         words = (self.shape.sharpness * logits.float()).softmax(-1).to(self.word_vectors.dtype)
-        soft = words @ self.word_vectors + self.residue(hidden)
-        assert isinstance(soft, Tensor)
+        soft: Tensor = words @ self.word_vectors
+        if not as_words:
+            soft = soft + self.residue(hidden)
         if self.shape.opening:
             soft = torch.cat([self.opening.to(soft.dtype).expand(len(soft), -1, -1), soft], dim=1)
         return soft

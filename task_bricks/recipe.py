@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import (
@@ -82,6 +83,7 @@ class Recipe(_Part):
     metric: str
     max_new_tokens: PositiveInt
     vision: str | None = None  # the image brick whose soft tokens stand for the rows' pictures
+    pictures_as: Literal["words"] | None = None  # without the residue, which a small host cannot compare
     wordings: Wordings | None = None
     routing: Routing | None = None
 

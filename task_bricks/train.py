@@ -55,7 +55,7 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     host = load_host(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
-    coder = _coder(host, _eyes(recipe.vision, host))
+    coder = _coder(host, _eyes(recipe.vision, host, recipe.pictures_as == "words"))
     runs = work or cache_folder() / "runs" / recipe.name
     trained = train(host.model, coder, recipe, task, runs, _say)
     _say(f"measuring the best weights and the bare host on {len(task.dev)} dev rows")
@@ -114,7 +114,7 @@ def _check_pictures(recipe: Recipe, rows: Sequence[Row]) -> None:
         raise MattoniError(f"{recipe.data} has no images: leave 'vision' out of the recipe.")
 
 
-def _eyes(name: str | None, host: "Host") -> Eyes | None:
+def _eyes(name: str | None, host: "Host", as_words: bool) -> Eyes | None:
     """Makes a picture's soft tokens by an image brick as the assistant does, once per picture; None without a brick.
 
     Raises MattoniError where there is no such brick, or it sees by reading alone.
@@ -135,7 +135,7 @@ def _eyes(name: str | None, host: "Host") -> Eyes | None:
             with Image.open(path) as picture:
                 return picture.convert("RGB")
 
-        return workshop.soft_tokens(brick, sha256_of(path), opened).vectors.to(host.dtype)
+        return workshop.soft_tokens(brick, sha256_of(path), opened, as_words=as_words).vectors.to(host.dtype)
 
     return soft_tokens
 
@@ -218,7 +218,7 @@ def _card(
         "summary": recipe.summary,
         "host": identity.model_dump(),
         "injects": ["low-rank"],
-        "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank, **_needs(task)},
+        "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank, **_needs(recipe, task)},
         "training": {
             "command": f"python -m task_bricks.train {recipe_path.name if recipe_path.is_absolute() else recipe_path}",
             "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),
@@ -236,10 +236,11 @@ def _card(
     }
 
 
-def _needs(task: Task) -> dict[str, int]:
-    """How many pictures a message must have at least for the skill to be chosen without the user."""
+def _needs(recipe: Recipe, task: Task) -> dict[str, int | str]:
+    """How many pictures a message must have at least for the skill to be chosen without the user, and how it is shown them."""
     pictures = min(len(row.images) for row in task.rows)
-    return {"pictures": pictures} if pictures else {}
+    shown = {"pictures_as": recipe.pictures_as} if recipe.pictures_as else {}
+    return {"pictures": pictures, **shown} if pictures else {}
 
 
 def _write_brick(

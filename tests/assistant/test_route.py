@@ -30,6 +30,15 @@ def test_each_picture_goes_to_the_brick_with_the_nearest_key():
     assert plan.pictures[0].reason == "nearest key 1.00, threshold 0.60"
 
 
+def test_who_is_next_is_known_where_the_router_chose_and_not_where_the_user_did():
+    seen = Question((picture(0.2, 1, 0, 0),))
+    ((next_best,),) = route(seen, KEYRING, Choices()).runners_up
+    assert (next_best.name, next_best.reason) == ("photo", "next best; nearest key 0.20, threshold 0.60")
+    assert route(seen, KEYRING, Choices(vision="document")).runners_up == ((),)
+    assert route(seen, KEYRING, Choices(bricks={"photo": Choice("off")})).runners_up == ((),)
+    assert route(seen, KEYRING, Choices(no_bricks=True)).runners_up == ((),)
+
+
 def test_every_score_is_kept_for_the_trace():
     plan = route(Question((picture(1, 0, 0, 0, name="a.png"),), texts=E[2:3]), KEYRING, Choices())
     assert [(c.name, c.subject, c.score) for c in plan.candidates] == [

@@ -13,10 +13,12 @@ from transformers import DynamicCache
 from assistant.engine import Ticket
 from assistant.generation import Sampling
 from assistant.look import Attachment
+from assistant.make_router import write_keys
 from assistant.picture_questions import PictureQuestions
 from assistant.route import Choices
 from assistant.writing import Archive, Stopped
-from mattoni.paths import data_folder
+from mattoni.paths import data_folder, shipped_models
+from modality_bricks.glance import Glance
 from tests.assistant.conftest import QUERIES, done, png
 
 SHORT = Sampling(temperature=0, max_tokens=6)
@@ -39,6 +41,27 @@ def test_the_trace_says_what_of_a_picture_the_stitch_attended_to(assistant):
     assert [len(row) for row in first["grid"]] == [4, 4, 4, 4]
     assert sum(map(sum, first["grid"])) + first["elsewhere"] == pytest.approx(1, abs=0.001)
     assert list(first["box"]) == [0, 0, 1, 1] and first["sentence"] == ""
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_picture_on_which_no_text_is_found_goes_to_the_next_brick_unless_the_user_chose(assistant, prompts, by_hand):
+    glance = Glance.load().embed([Image.open(io.BytesIO(png().content))])
+    for name, keys in {"document": glance, "eyes": -glance}.items():
+        folder = data_folder() / "bricks" / name
+        if name == "document":
+            shutil.copytree(shipped_models() / "bricks" / name, folder)
+        write_keys(folder, keys, threshold=-1.0)
+    ticket = done(assistant.ask("What is it?", [png()], Choices(vision="document" if by_hand else None), SHORT))
+    assert ticket.error is None
+    said = [notice.text for notice in ticket.trace.notices if notice.code == "no-text"]
+    if by_hand:
+        assert said == ["No text was found on orange.png."]
+        assert "■" not in prompts[0] and [b.name for b in ticket.trace.bricks] == ["document"]
+    else:
+        assert said == ["No text was found on orange.png, so 'eyes' looked at it."]
+        assert prompts[0].count("■") == QUERIES and [b.name for b in ticket.trace.bricks] == ["document", "eyes"]
+        assert [(a.brick, a.name) for a in ticket.trace.attention] == [("eyes", "orange.png")]
+        assert ticket.trace.bricks[1].reason.startswith("next best; nearest key")
 
 
 def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_the_trace_says_so(assistant, prompts):

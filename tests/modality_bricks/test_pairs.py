@@ -18,13 +18,23 @@ def test_a_thing_has_its_article_within_a_sentence():
     assert said == ["an African elephant", "a lemon", "sandals"]
 
 
-def test_which_picture_shows_it_is_answered_by_its_place():
+def test_each_kind_of_question_about_two_pictures_has_its_own_answer():
     asked = list(named_pairs(NAMED, seed=0))
+    kinds = set()
     for pair in asked:
-        shown = [in_sentence(sample.name) in pair.question for sample in pair.pictures]
-        assert shown.count(True) == 1
-        assert pair.answer == ANSWERS[shown.index(True)]
-    assert {pair.answer for pair in asked} == set(ANSWERS)
+        things = [in_sentence(sample.name) for sample in pair.pictures]
+        shown = [thing in pair.question for thing in things]
+        if any(shown):
+            kinds.add(pair.answer)
+            assert pair.answer == ANSWERS[shown.index(True)]
+        elif "first" in pair.question or "second" in pair.question:
+            kinds.add("one")
+            thing = things["second" in pair.question]
+            assert pair.answer == f"{thing[0].upper()}{thing[1:]}."
+        else:
+            kinds.add("both")
+            assert pair.answer == f"The first picture shows {things[0]}, the second {things[1]}."
+    assert kinds == {*ANSWERS, "one", "both"}
 
 
 def test_photographs_are_asked_for_what_the_captions_of_one_alone_mention():
