@@ -195,7 +195,7 @@ def test_a_skill_is_trained_on_what_an_image_brick_makes_of_pictures(pictured, t
 def test_soft_tokens_give_the_plain_loss(pictured, tiny_host, tmp_path):
     pictured()
     host = load_host(str(tiny_host), device="cpu", dtype="float32")
-    coder = entry._coder(host, entry._eyes("eyes", host))
+    coder = entry._coder(host, entry._eyes("eyes", host, as_words=False))
     rows = read_rows(tmp_path / "data" / "train.jsonl")[:2]
     examples = [Example(row.message, row.answers[0], True, row.images) for row in rows]
     losses = []
