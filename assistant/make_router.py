@@ -21,7 +21,7 @@ from torch import Tensor
 from assistant.card import Routes, describe_files, read_card, write_card
 from assistant.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.embedder import Embedder
-from assistant.picture_questions import PictureQuestions, unit_depths
+from assistant.recogniser import PICTURE_QUESTIONS, Recogniser, unit_depths
 from mattoni.errors import MattoniError
 from mattoni.keys import KEYS, make_keys, save_keys
 from mattoni.paths import shipped_models, training_data
@@ -91,8 +91,8 @@ def make_questions() -> dict[str, float]:
     chat = scores[torch.isclose(weights, torch.tensor(CHAT_WEIGHT))]
     threshold = float(asks.quantile(1 - FOUND))
     direction, offset = fit(x, labels, weights)
-    questions = PictureQuestions(mean, direction.view_as(mean), threshold - offset)
-    questions.save(shipped_models() / "router")
+    questions = Recogniser(mean, direction.view_as(mean), threshold - offset)
+    questions.save(PICTURE_QUESTIONS, shipped_models() / "router")
     return {
         "asks_right_percent": round(100 * float((asks >= threshold).float().mean()), 1),
         "plain_right_percent": round(100 * float((plain < threshold).float().mean()), 1),

@@ -27,7 +27,7 @@ from assistant.embedder import Embedder
 from assistant.examples import add_examples
 from assistant.keyring import Keyrings
 from assistant.look import Attachment
-from assistant.picture_questions import PictureQuestions
+from assistant.recogniser import PICTURE_QUESTIONS, Recogniser
 from assistant.registry import Registry
 from assistant.route import Choices, Keyring, Question, SeenPicture, route
 from assistant.turn import message_pieces
@@ -154,11 +154,13 @@ def _sent(picture: Image.Image) -> Attachment:
 
 def questions(embedder: Embedder, data: Path) -> Figures:
     """How often it is seen rightly that a message asks, or does not ask, about a picture."""
-    asks = PictureQuestions.load()
+    asks = Recogniser.load(PICTURE_QUESTIONS)
     wanted = {"picture-questions-dev": True, "plain-lookalikes-dev": False, "chat-dev": False}
     figures: Figures = {}
     for name, wants in wanted.items():
-        right = [asks.asks(embedder.depths(row["text"])) == wants for row in _rows(data / "text" / f"{name}.jsonl")]
+        right = [
+            asks.recognises(embedder.depths(row["text"])) == wants for row in _rows(data / "text" / f"{name}.jsonl")
+        ]
         figures[name] = {"right_percent": _percent(right), "n": len(right)}
     return figures
 

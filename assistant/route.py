@@ -60,7 +60,7 @@ class Question:
 
     pictures: tuple[SeenPicture, ...] = ()
     texts: Tensor | None = None  # (pieces, width): the message and its parts in the `text` space; None: it has no text
-    asks_about_picture: bool = False  # what `assistant.picture_questions` says of the message
+    asks_about_picture: bool = False  # what `assistant.recogniser` says of the message
     has_documents: bool = False  # a document came with the message
     history_has_pictures: bool = False  # an earlier message of the conversation brought a picture or a document
     earlier_pictures: int = 0  # how many pictures earlier messages brought

@@ -19,8 +19,8 @@ from assistant.inject import Workshop
 from assistant.keyring import Keyrings
 from assistant.knowledge import Library, knowledge_block
 from assistant.look import Document, Looked, Picture, document_text, look
-from assistant.picture_questions import PictureQuestions
 from assistant.prompt import Prompt
+from assistant.recogniser import PICTURE_QUESTIONS, Recogniser
 from assistant.registry import Brick, Bricks
 from assistant.route import Chosen, Plan, Question, SeenPicture, route
 from assistant.trace import Notice, Trace, UsedBrick
@@ -84,9 +84,9 @@ class Runner:
         return Glance.load()
 
     @cached_property
-    def picture_questions(self) -> PictureQuestions:
+    def picture_questions(self) -> Recogniser:
         """Tells messages that ask about a picture from those that do not."""
-        return PictureQuestions.load()
+        return Recogniser.load(PICTURE_QUESTIONS)
 
     def run(self, request: Request, bricks: Bricks, ticket: Ticket, save: Callable[[], None]) -> Outcome:
         """Answer one message into the ticket. `save` is called after each token that is shown.
@@ -142,7 +142,7 @@ class Runner:
         texts = asks = None
         if request.text.strip() and not request.choices.no_bricks:
             texts = self.embedder.embed(message_pieces(request.text))
-            asks = self.picture_questions.asks(self.embedder.depths(request.text))
+            asks = self.picture_questions.recognises(self.embedder.depths(request.text))
         question = Question(
             pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
             texts=texts,

@@ -24,8 +24,8 @@ from assistant.embedder import Embedder
 from assistant.engine import Ticket
 from assistant.host import Host, load_host
 from assistant.look import Attachment
-from assistant.picture_questions import PictureQuestions
 from assistant.prompt import Prompt, Soft, Turn, build_prompt
+from assistant.recogniser import Recogniser
 from assistant.turn import Runner
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, load_encoder
@@ -49,7 +49,7 @@ def assistant(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.M
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
     opened = Assistant.open(str(tiny_host), device="cpu", dtype="float32")
     write_eyes(data_folder() / "bricks" / "eyes", opened.host)
     yield opened

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from assistant.engine import Ticket
 from assistant.generation import Sampling
 from assistant.look import Attachment
-from assistant.picture_questions import PictureQuestions
+from assistant.recogniser import Recogniser
 from assistant.route import Choices
 from assistant.writing import Archive, Stopped
 from mattoni.paths import data_folder
@@ -64,7 +64,7 @@ def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_t
 
 
 def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices(assistant, monkeypatch):
-    monkeypatch.setattr(PictureQuestions, "asks", lambda self, depths: True)
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
     ticket = done(assistant.ask("What is in the picture?", [Attachment("cut.png", png().content[:40])], EYES, SHORT))
     assert (ticket.status, ticket.text) == ("done", "")
     assert [notice.text for notice in ticket.trace.notices] == [
@@ -74,7 +74,7 @@ def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices
 
 
 def test_passages_that_answer_a_message_outweigh_its_sounding_like_one_about_a_picture(assistant, monkeypatch):
-    monkeypatch.setattr(PictureQuestions, "asks", lambda self, depths: True)
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
     assistant.add_knowledge("masonry", [Attachment("mortar.md", b"Mortar is made of sand, lime and water.")])
     ticket = done(assistant.ask("What is mortar made of?", sampling=SHORT))
     assert ticket.trace.tokens["new"] > 0 and "no-picture" not in [notice.code for notice in ticket.trace.notices]
