@@ -1,4 +1,6 @@
-"""Tells messages of one kind from all others: those that ask about a picture. Knows nothing of whether a picture is there.
+"""Tells messages of one kind from all others: those that ask about a picture, and those that go on with what was said.
+
+Knows nothing of whether a picture is there, or of what was said.
 
 "Is the dog wearing a collar" asks about a picture and does not say so; "what is a good camera" names one and does not. A linear
 direction in what the text embedder knows at all its depths tells them apart: on the last depth alone, which is the `text`
@@ -19,6 +21,8 @@ from mattoni.paths import shipped_models
 
 # "Is anyone smiling?": needs a picture, here or earlier.
 PICTURE_QUESTIONS = "picture-questions"
+# "Are you sure?", "And what is it used for?": needs what was said before.
+FOLLOW_UPS = "follow-ups"
 
 
 def unit_depths(depths: Tensor, mean: Tensor) -> Tensor:

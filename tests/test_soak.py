@@ -86,6 +86,7 @@ def test_eight_sessions_at_once_get_what_each_alone_would_get(
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(Runner, "embedder", embedder)
     monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     assistant = Assistant.open(str(tiny_host), dtype="float32")
     store = assistant.store
     sessions = [Session(number, store.new()) for number in range(SESSIONS)]

@@ -232,6 +232,7 @@ def opened(tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(Runner, "embedder", embedder)
     monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     assistants: list[Assistant] = []
 
     def open_it(host: str, dtype: str = "float32") -> Assistant:
