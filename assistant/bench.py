@@ -31,6 +31,8 @@ PICTURE_STAGES = ("look", "route", "encode", "stitch")
 FIRST_TOKEN_STAGES = ("compose", "prompt", "first token")
 _STORY = "Write a long story about a brick that wants to become a house."
 _HISTORY_TOKENS = 1000
+# It goes on with the first one: else the picture would stay out of the second turn, and with it what is to be reused.
+SECOND_QUESTION = "And what else is there?"
 _SENTENCE = " The red brick is warm."
 
 
@@ -174,7 +176,7 @@ def second_turn(assistant: Assistant, repetitions: int) -> dict[str, Any]:
         attachments = [drawn_picture(1000 + repetition)] if brick else []
         conversation = assistant.store.new()
         ask(assistant, f"{text}\n\nWhat is in the picture?", attachments, choices, sampling, conversation)
-        reused.append(ask(assistant, "And what else is there?", (), choices, sampling, conversation))
+        reused.append(ask(assistant, SECOND_QUESTION, (), choices, sampling, conversation))
         assistant.free_memory()
         anew.append(ended(assistant.answer_again(conversation, choices, sampling)))
     with_memory, without = (median(map(first_token_ms, traces)) for traces in (reused, anew))

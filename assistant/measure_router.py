@@ -1,9 +1,11 @@
-"""Measures the router: python -m assistant.measure_router [pictures] [later] [questions] [skill]
+"""Measures the router: python -m assistant.measure_router [pictures] [later] [questions] [follow-ups] [skill]
 
 `pictures`   photo, chart or document, on 600 dev pictures of equalised size and colour, and on the same as they come; where
              the chart brick is not there, photo or document, on 400
 `later`      a fourth image brick that is given 20 example pictures: how often it is chosen, and what that costs the others
 `questions`  who asks about a picture that is not there: picture-questions-dev, plain-lookalikes-dev, chat-dev
+`follow-ups` which messages go on with what was said, and which stand alone: follow-ups-dev and stand-alone-dev of models/router,
+             and messages that begin a conversation; those that ask about a picture count as going on, as in a turn
 `skill`      when Auto chooses `english-german`: translation-de-dev and what is near it
 Without a word, all of them. Prints one JSON object. Needs MATTONI_DATA, and chromium for the first two.
 """
@@ -27,15 +29,16 @@ from assistant.embedder import Embedder
 from assistant.examples import add_examples
 from assistant.keyring import Keyrings
 from assistant.look import Attachment
-from assistant.picture_questions import PictureQuestions
+from assistant.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
 from assistant.registry import Registry
 from assistant.route import Choices, Keyring, Question, SeenPicture, route
-from assistant.turn import message_pieces
+from assistant.turn import goes_on, message_pieces
 from mattoni.errors import MattoniError
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.glance import Glance
 from modality_bricks.glance_dev import Shown, dev_pictures, dev_reports, equalised
 from modality_bricks.glance_dev_kinds import LATER_KINDS
+from task_bricks.messages import read_messages, read_texts
 
 Figures = dict[str, object]
 
@@ -154,12 +157,44 @@ def _sent(picture: Image.Image) -> Attachment:
 
 def questions(embedder: Embedder, data: Path) -> Figures:
     """How often it is seen rightly that a message asks, or does not ask, about a picture."""
-    asks = PictureQuestions.load()
+    asks = Recogniser.load(PICTURE_QUESTIONS)
     wanted = {"picture-questions-dev": True, "plain-lookalikes-dev": False, "chat-dev": False}
     figures: Figures = {}
     for name, wants in wanted.items():
-        right = [asks.asks(embedder.depths(row["text"])) == wants for row in _rows(data / "text" / f"{name}.jsonl")]
+        right = [
+            asks.recognises(embedder.depths(row["text"])) == wants for row in _rows(data / "text" / f"{name}.jsonl")
+        ]
         figures[name] = {"right_percent": _percent(right), "n": len(right)}
+    return figures
+
+
+def follow_ups(embedder: Embedder, data: Path) -> Figures:
+    """How often it is seen rightly that a message needs, or does not need, earlier exchanges about pictures."""
+    kinds = Recogniser.load(FOLLOW_UPS), Recogniser.load(PICTURE_QUESTIONS)
+    written, text = shipped_models() / "router", data / "text"
+    passages = {row["passage_id"]: row["text"] for row in _rows(text / "reading-passages-dev.jsonl")}
+    reading = [
+        f"{passages[row['passage_id']]}\n\nAnswer in a few words: {row['question']}"
+        for row in _rows(text / "reading-dev.jsonl")
+    ]
+    sets: dict[str, tuple[list[str], bool]] = {
+        "follow-ups-dev": (read_messages(written / "follow-ups-dev.txt"), True),
+        "picture-questions-dev": (read_texts(text / "picture-questions-dev.jsonl"), True),
+        "stand-alone-dev": (read_messages(written / "stand-alone-dev.txt"), False),
+        "chat-dev": (read_texts(text / "chat-dev.jsonl"), False),
+        "plain-lookalikes-dev": (read_texts(text / "plain-lookalikes-dev.jsonl"), False),
+        "reading-dev, passage and question": (reading, False),
+    }
+    figures: Figures = {}
+    for name, (messages, needs) in sets.items():
+        pieces = [[embedder.depths(piece) for piece in message_pieces(message)] for message in messages]
+        alone = [kinds[0].recognises(found[0]) for found in pieces]
+        either = [goes_on(found, *kinds) for found in pieces]
+        figures[name] = {
+            "right_percent": _percent([found == needs for found in either]),
+            "by the follow-ups alone": _percent([found == needs for found in alone]),
+            "n": len(messages),
+        }
     return figures
 
 
@@ -201,6 +236,7 @@ def main(parts: Sequence[str]) -> None:
         "pictures": lambda: pictures(keyring, data),
         "later": lambda: later(keyring, data),
         "questions": lambda: questions(Embedder(fetch(BUILTIN_EMBEDDER)), data),
+        "follow-ups": lambda: follow_ups(Embedder(fetch(BUILTIN_EMBEDDER)), data),
         "skill": lambda: skill(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
     }
     for part in parts:

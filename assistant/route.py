@@ -7,7 +7,7 @@ that is worth a notice; a skill is chosen only when its score reaches the thresh
 what is near and not for it (`mattoni.keys`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -60,7 +60,8 @@ class Question:
 
     pictures: tuple[SeenPicture, ...] = ()
     texts: Tensor | None = None  # (pieces, width): the message and its parts in the `text` space; None: it has no text
-    asks_about_picture: bool = False  # what `assistant.picture_questions` says of the message
+    asks_about_picture: bool = False  # what `assistant.recogniser` says of the message
+    goes_on: bool = True  # with what was said or shown; nothing is known of a message without text
     has_documents: bool = False  # a document came with the message
     history_has_pictures: bool = False  # an earlier message of the conversation brought a picture or a document
     earlier_pictures: int = 0  # how many pictures earlier messages brought
@@ -110,6 +111,7 @@ class Plan:
     runners_up: tuple[tuple[Chosen, ...], ...] = ()  # per picture, who looks if the first finds nothing; none by hand
     skills: tuple[Chosen, ...] = ()  # task and emergent bricks
     knowledge: tuple[str, ...] = ()  # bricks whose passages are searched
+    needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
     notices: tuple[Notice, ...] = ()
     candidates: tuple[Candidate, ...] = ()  # every brick that was scored, for the trace's chart
 
@@ -137,6 +139,7 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         runners_up=tuple(chosen[1:] for chosen, _, _ in looked),
         skills=skills,
         knowledge=tuple(b.name for b in keyring.of_kind("knowledge") if choices.of(b.name).state != "off"),
+        needs_seen=_needs_seen(question, keyring, skills),
         notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
         candidates=(*(candidate for _, _, scored in looked for candidate in scored), *weighed),
     )
@@ -145,6 +148,17 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
 def _misses_its_picture(question: Question) -> bool:
     has_something = bool(question.pictures) or question.has_documents or question.history_has_pictures
     return question.asks_about_picture and not has_something
+
+
+def _needs_seen(question: Question, keyring: Keyring, skills: Sequence[Chosen]) -> bool:
+    """Whether pictures of earlier messages may matter to this one: a picture of its own may be compared with them."""
+    compares = {brick.name for brick in keyring.bricks if brick.pictures}
+    return (
+        question.asks_about_picture
+        or question.goes_on
+        or bool(question.pictures)
+        or any(chosen.name in compares for chosen in skills)
+    )
 
 
 def _check_names(keyring: Keyring, choices: Choices) -> None:

@@ -75,6 +75,7 @@ class Trace:
     citations: list[Citation] = field(default_factory=list)
     attention: list[Attention] = field(default_factory=list)
     injections: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # of the conversation, as the message has nothing to do with it
     tokens: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "reused": 0, "new": 0})
     ms: dict[str, float] = field(default_factory=dict)
     seed: int = 0

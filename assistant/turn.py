@@ -6,8 +6,10 @@ Called on the engine's thread only. Knows nothing of where conversations are kep
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+from torch import Tensor
 
 from assistant.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.composition import Composition, compose
@@ -19,12 +21,12 @@ from assistant.inject import Workshop
 from assistant.keyring import Keyrings
 from assistant.knowledge import Library, knowledge_block
 from assistant.look import Document, Looked, Picture, document_text, look
-from assistant.picture_questions import PictureQuestions
 from assistant.prompt import Prompt
+from assistant.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
 from assistant.registry import Brick, Bricks
 from assistant.route import Chosen, Plan, Question, SeenPicture, route
 from assistant.trace import Notice, Trace, UsedBrick
-from assistant.writing import Archive, Part, Request, Stopped, Writer
+from assistant.writing import Archive, Exchange, Part, Request, Stopped, Writer
 from modality_bricks.glance import Glance
 
 # Keys and values of idle conversations: about 11,000 positions of the builtin host.
@@ -84,9 +86,14 @@ class Runner:
         return Glance.load()
 
     @cached_property
-    def picture_questions(self) -> PictureQuestions:
+    def picture_questions(self) -> Recogniser:
         """Tells messages that ask about a picture from those that do not."""
-        return PictureQuestions.load()
+        return Recogniser.load(PICTURE_QUESTIONS)
+
+    @cached_property
+    def follow_ups(self) -> Recogniser:
+        """Tells messages that go on with what was said from those that stand alone."""
+        return Recogniser.load(FOLLOW_UPS)
 
     def run(self, request: Request, bricks: Bricks, ticket: Ticket, save: Callable[[], None]) -> Outcome:
         """Answer one message into the ticket. `save` is called after each token that is shown.
@@ -108,6 +115,8 @@ class Runner:
             _NOTHING_LEFT if refused and notice.code == "no-picture" else notice for notice in plan.notices
         )
         trace.candidates.extend(plan.candidates)
+        if not plan.needs_seen:
+            request = _without_seen(request, trace)
         parts = self._see(request, looked, plan, bricks, trace, ticket)
         knowledge = self._look_up(request, plan, bricks, trace)
         if trace.citations:
@@ -140,14 +149,20 @@ class Runner:
     def _route(self, request: Request, looked: Looked, bricks: Bricks) -> Plan:
         pictures = [item for item in looked.items if isinstance(item, Picture)]
         glances = self.glance.embed([p.image for p in pictures]) if pictures else ()
-        texts = asks = None
+        texts, asks, follows = None, False, True
         if request.text.strip() and not request.choices.no_bricks:
-            texts = self.embedder.embed(message_pieces(request.text))
-            asks = self.picture_questions.asks(self.embedder.depths(request.text))
+            pieces = message_pieces(request.text)
+            texts = self.embedder.embed(pieces)
+            depths = self.embedder.depths(request.text)
+            asks = self.picture_questions.recognises(depths)
+            if any(_is_seen(exchange) for exchange in request.past):
+                all_depths = [depths, *map(self.embedder.depths, pieces[1:])]
+                follows = goes_on(all_depths, self.follow_ups, self.picture_questions)
         question = Question(
             pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
             texts=texts,
-            asks_about_picture=bool(asks),
+            asks_about_picture=asks,
+            goes_on=follows,
             has_documents=any(isinstance(item, Document) for item in looked.items),
             history_has_pictures=any(exchange.parts for exchange in request.past),
             earlier_pictures=sum("picture" in part for exchange in request.past for part in exchange.parts),
@@ -342,6 +357,34 @@ def message_pieces(text: str) -> list[str]:
     """What of a message is compared with the skills' keys: all of it, then its paragraphs' first and last."""
     paragraphs = [p for p in (p.strip() for p in text.split("\n")) if p]
     return list(dict.fromkeys([text, *paragraphs[:1], *paragraphs[-1:]]))
+
+
+def goes_on(pieces: Sequence[Tensor], follow_ups: Recogniser, picture_questions: Recogniser) -> bool:
+    """Whether a message goes on with what was said or shown, by the depths of its `message_pieces`.
+
+    Beside a long text one line may ask about a picture. A line beside a text goes on with that text, so only the whole
+    message tells whether it is a follow-up.
+    """
+    return follow_ups.recognises(pieces[0]) or any(picture_questions.recognises(piece) for piece in pieces)
+
+
+def _is_seen(exchange: Exchange) -> bool:
+    """Whether it is about pictures alone that were seen, not read: a text stays with what was said of it."""
+    return bool(exchange.parts) and not any("text" in part for part in exchange.parts)
+
+
+def _without_seen(request: Request, trace: Trace) -> Request:
+    """The request without earlier exchanges about pictures.
+
+    The builtin host answers a question that stands alone worse after them, with the picture or without it
+    (`docs/experiments.md`). They are back as soon as a message asks about a picture or goes on.
+    """
+    kept = tuple(exchange for exchange in request.past if not _is_seen(exchange))
+    left_out = len(request.past) - len(kept)
+    if left_out:
+        exchanges = "exchange" if left_out == 1 else "exchanges"
+        trace.left_out.append(f"{left_out} earlier {exchanges} about a picture, not asked about")
+    return replace(request, past=kept)
 
 
 def _reader(request: Request, bricks: Bricks) -> Brick | None:

@@ -15,7 +15,7 @@ from assistant.conversation import ConversationStore, StoredMessage, open_store
 from assistant.embedder import Embedder
 from assistant.generation import Sampling
 from assistant.look import Attachment
-from assistant.picture_questions import PictureQuestions
+from assistant.recogniser import Recogniser
 from assistant.turn import Runner
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,8 @@ def test_eight_sessions_at_once_get_what_each_alone_would_get(
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     assistant = Assistant.open(str(tiny_host), dtype="float32")
     store = assistant.store
     sessions = [Session(number, store.new()) for number in range(SESSIONS)]

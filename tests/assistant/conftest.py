@@ -24,8 +24,8 @@ from assistant.embedder import Embedder
 from assistant.engine import Ticket
 from assistant.host import Host, load_host
 from assistant.look import Attachment
-from assistant.picture_questions import PictureQuestions
 from assistant.prompt import Prompt, Soft, Turn, build_prompt
+from assistant.recogniser import Recogniser, unit_depths
 from assistant.turn import Runner
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, load_encoder
@@ -44,16 +44,24 @@ def host(tiny_host: Path) -> Host:
 def assistant(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Assistant]:
     """The tiny host with the shipped bricks that fit it (`document`) and an image brick of its own, `eyes`.
 
-    No message of the tests asks about a picture that is not there.
+    No message of the tests asks about a picture that is not there; all go on with what was said.
     """
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     opened = Assistant.open(str(tiny_host), device="cpu", dtype="float32")
     write_eyes(data_folder() / "bricks" / "eyes", opened.host)
     yield opened
     opened.close()
+
+
+def recogniser_of(message: str) -> Recogniser:
+    """Recognises this message and no other."""
+    depths = Runner.embedder.depths(message)
+    mean = torch.zeros_like(depths)
+    return Recogniser(mean, unit_depths(depths, mean), threshold=len(depths) - 1e-4)
 
 
 def add_bare_brick(name: str, **changes: object) -> Path:

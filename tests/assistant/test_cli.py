@@ -11,7 +11,7 @@ from assistant import cli
 from assistant.cli import choices_of, printable
 from assistant.embedder import Embedder
 from assistant.host import load_host
-from assistant.picture_questions import PictureQuestions
+from assistant.recogniser import Recogniser
 from assistant.route import Choice
 from assistant.turn import Runner
 from mattoni.errors import MattoniError
@@ -140,7 +140,8 @@ def test_explain_writes_where_the_stitch_looked(mattoni, tiny_host, tiny_embedde
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     write_eyes(home / "data" / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     call = ["ask", "What is it?", "--image", tmp_path / "a.png", "--host", tiny_host, "--max-tokens", 2, "--explain"]

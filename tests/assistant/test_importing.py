@@ -40,8 +40,8 @@ from assistant.host import load_host
 from assistant.importing import import_checkpoint
 from assistant.keyring import Keyrings
 from assistant.look import Attachment
-from assistant.picture_questions import PictureQuestions
 from assistant.prompt import AFTER_PICTURE, Prompt, Soft, Text, Turn, build_prompt
+from assistant.recogniser import Recogniser
 from assistant.registry import Registry
 from assistant.route import Choices, Question, SeenPicture, route
 from assistant.turn import Runner
@@ -231,7 +231,8 @@ def opened(tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     assistants: list[Assistant] = []
 
     def open_it(host: str, dtype: str = "float32") -> Assistant:

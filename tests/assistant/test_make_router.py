@@ -1,6 +1,8 @@
 """What the router decides by is remade without training anything."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,15 @@ import yaml
 
 from assistant import make_router
 from assistant.card import read_card, write_card
+from assistant.embedder import Embedder
 from assistant.keyring import Keyrings
+from assistant.make_router import Group
+from assistant.recogniser import Recogniser
 from assistant.registry import Registry
 from assistant.route import Keyring
 from mattoni.files import sha256_of
 from mattoni.paths import brick_folders, shipped_models
+from task_bricks.messages import read_messages
 from tests.assistant.conftest import add_bare_brick
 
 MESSAGES = [f"say {word} in german" for word in "bread milk tea salt wine beer fish soup rice corn".split()]
@@ -58,3 +64,47 @@ def test_the_keys_of_a_skill_are_remade_without_training_it(skill):
     assert brick.space == "text" and brick.counter is not None
     assert torch.equal(brick.counter.norm(dim=1).round(decimals=4), torch.ones(len(brick.counter)))
     assert sha256_of(folder / "adapter_model.safetensors") == weights
+
+
+@pytest.fixture
+def written(tmp_path: Path, tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the written messages, with two of chat-train."""
+    router = tmp_path / "models" / "router"
+    shutil.copytree(shipped_models() / "router", router, ignore=shutil.ignore_patterns("*.safetensors"))
+    chat = tmp_path / "packs" / "text" / "chat-train.jsonl"
+    chat.parent.mkdir(parents=True)
+    rows = [{"text": "cheers", "source": "clinc150-thank_you"}, {"text": "what is a fuse", "source": "alpaca"}]
+    chat.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("MATTONI_DATA", str(tmp_path / "packs"))
+    monkeypatch.setattr(make_router, "shipped_models", lambda: tmp_path / "models")
+    monkeypatch.setattr(make_router, "fetch", lambda _: tiny_embedder_folder)
+    return router
+
+
+def test_what_stands_among_the_follow_ups_is_one_wherever_else_it_stands(written):
+    groups = {group.name: group for group in make_router.follow_up_groups()}
+    assert "Are you sure about that?" in groups["follow-ups"].texts and groups["follow-ups"].wanted
+    assert "are you sure" not in groups["plain"].texts and "what is ocr" in groups["plain"].texts
+    assert groups["chat"].texts == ["what is a fuse"] and not groups["chat"].wanted
+
+
+def test_a_recogniser_is_fitted_to_its_messages(written, tiny_embedder_folder):
+    groups = [
+        Group("asks", [f"see {m}" for m in MESSAGES], True),
+        Group("others", [f"tell {m}" for m in OTHERS], False),
+    ]
+    figures = make_router.make_recogniser("sight", groups, found=0.9)
+    assert (figures["asks"], figures["others"]) == (10, 10) and figures["asks_right_percent"] >= 90
+    embedder, sight = Embedder(tiny_embedder_folder), Recogniser.load("sight", written)
+    right = [sight.recognises(embedder.depths(text)) == group.wanted for group in groups for text in group.texts]
+    assert sum(right) >= 18
+
+
+def test_no_message_that_is_measured_on_is_learnt_from():
+    def bare(*names: str) -> set[str]:
+        lists = (read_messages(shipped_models() / "router" / f"{name}.txt") for name in names)
+        return {re.sub(r"\W+", " ", message.lower()).strip() for messages in lists for message in messages}
+
+    learnt = bare("follow-ups", "stand-alone", "plain-messages", "picture-questions")
+    assert not learnt & bare("follow-ups-dev", "stand-alone-dev")
+    assert len(bare("follow-ups-dev")) == len(bare("stand-alone-dev")) == 100

@@ -1,5 +1,7 @@
 """The router is pure: vectors and choices in, a plan out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -173,3 +175,18 @@ def test_a_question_about_a_picture_without_one_is_answered_with_a_notice():
 )
 def test_there_is_no_such_notice_when_there_is_something_to_look_at(question):
     assert route(question, KEYRING, Choices()).notices == ()
+
+
+def test_pictures_of_earlier_messages_matter_unless_the_message_stands_alone():
+    alone = Question(texts=E[2:3], goes_on=False, earlier_pictures=1)
+    assert not route(alone, KEYRING, Choices()).needs_seen
+    for changes in ({"goes_on": True}, {"asks_about_picture": True}, {"pictures": (picture(1, 0, 0, 0),)}):
+        assert route(replace(alone, **changes), KEYRING, Choices()).needs_seen
+    assert route(Question(), KEYRING, Choices()).needs_seen, "nothing is known of a message without text"
+
+
+def test_a_skill_that_compares_pictures_gets_the_earlier_ones():
+    alone = Question(texts=E[:1], goes_on=False, earlier_pictures=2)
+    compare = KeyedBrick("compare", "task", "text", E[:1], 0.5, pictures=2)
+    assert route(alone, Keyring((compare,)), Choices()).needs_seen
+    assert not route(alone, Keyring((GERMAN,)), Choices()).needs_seen

@@ -14,12 +14,13 @@ from assistant.engine import Ticket
 from assistant.generation import Sampling
 from assistant.look import Attachment
 from assistant.make_router import write_keys
-from assistant.picture_questions import PictureQuestions
+from assistant.recogniser import Recogniser
 from assistant.route import Choices
+from assistant.turn import Runner
 from assistant.writing import Archive, Stopped
 from mattoni.paths import data_folder, shipped_models
 from modality_bricks.glance import Glance
-from tests.assistant.conftest import QUERIES, done, png
+from tests.assistant.conftest import QUERIES, done, png, recogniser_of
 
 SHORT = Sampling(temperature=0, max_tokens=6)
 EYES = Choices(vision="eyes")
@@ -87,7 +88,7 @@ def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_t
 
 
 def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices(assistant, monkeypatch):
-    monkeypatch.setattr(PictureQuestions, "asks", lambda self, depths: True)
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
     ticket = done(assistant.ask("What is in the picture?", [Attachment("cut.png", png().content[:40])], EYES, SHORT))
     assert (ticket.status, ticket.text) == ("done", "")
     assert [notice.text for notice in ticket.trace.notices] == [
@@ -97,7 +98,7 @@ def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices
 
 
 def test_passages_that_answer_a_message_outweigh_its_sounding_like_one_about_a_picture(assistant, monkeypatch):
-    monkeypatch.setattr(PictureQuestions, "asks", lambda self, depths: True)
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
     assistant.add_knowledge("masonry", [Attachment("mortar.md", b"Mortar is made of sand, lime and water.")])
     ticket = done(assistant.ask("What is mortar made of?", sampling=SHORT))
     assert ticket.trace.tokens["new"] > 0 and "no-picture" not in [notice.code for notice in ticket.trace.notices]
@@ -150,6 +151,59 @@ def test_a_document_of_a_turn_that_was_left_out_is_still_asked(assistant, prompt
     assert any("were left out" in notice.text for notice in last.trace.notices)
     assert "Read this." not in prompts[-1] and "Mortar is water, sand and lime." in last_question(prompts[-1])
     assert "Mortar" not in last_question(prompts[-2]), "a message that asks nothing of it gets nothing of it"
+
+
+def test_an_exchange_about_a_picture_stays_out_of_a_question_that_stands_alone_and_comes_back(
+    assistant, prompts, monkeypatch
+):
+    monkeypatch.setattr(Runner, "follow_ups", recogniser_of("Are you sure?"))
+    monkeypatch.setattr(Runner, "picture_questions", recogniser_of("What colour is it?"))
+    talk = assistant.store.new()
+    turns = [("What is it?", [png()]), ("What is mortar made of?", ()), ("Are you sure?", ())]
+    turns += [("Who built Rome?", ()), ("What colour is it?", ())]
+    tickets = [done(assistant.ask(text, files, EYES, SHORT, talk)) for text, files in turns]
+    assert [ticket.error for ticket in tickets] == [None] * 5
+    assert [prompt.count("■") for prompt in prompts] == [QUERIES, 0, QUERIES, 0, QUERIES]
+    assert ["What is it?" in prompt for prompt in prompts] == [True, False, True, False, True]
+    assert all("What is mortar made of?" in prompt for prompt in prompts[1:]), "what brought no picture stays"
+    said = ["1 earlier exchange about a picture, not asked about"]
+    assert [ticket.trace.left_out for ticket in tickets] == [[], said, [], said, []]
+    assert {notice.code for notice in tickets[1].trace.notices} <= {"length"}, "nothing that the user should know"
+
+
+def test_without_the_exchange_about_a_picture_the_prompt_is_that_of_the_question_alone(assistant, prompts, monkeypatch):
+    monkeypatch.setattr(Runner, "follow_ups", recogniser_of("Are you sure?"))
+    talk = assistant.store.new()
+    for text, files, conversation in [("What is it?", [png()], talk), ("Who built Rome?", (), talk)]:
+        done(assistant.ask(text, files, EYES, SHORT, conversation))
+    done(assistant.ask("Who built Rome?", (), EYES, SHORT, assistant.store.new()))
+    assert prompts[1] == prompts[2]
+
+
+def test_texts_and_pictures_beside_a_new_picture_stay_with_a_question_that_stands_alone(
+    assistant, prompts, monkeypatch
+):
+    monkeypatch.setattr(Runner, "follow_ups", recogniser_of("Are you sure?"))
+    note = Attachment("note.txt", b"The kiln burns at 900 degrees.")
+    talk = assistant.store.new()
+    turns = [("Read this.", [note]), ("And both.", [note, png()]), ("What is it?", [png()])]
+    turns += [("Who built Rome?", ()), ("Which is larger?", [png("red")])]
+    tickets = [done(assistant.ask(text, files, EYES, SHORT, talk)) for text, files in turns]
+    assert prompts[3].count("■") == QUERIES and prompts[3].count("900 degrees.") == 2, (
+        "only what is about pictures alone"
+    )
+    assert prompts[4].count("■") == 3 * QUERIES, "two pictures may be compared"
+    assert [bool(ticket.trace.left_out) for ticket in tickets] == [False, False, False, True, False]
+
+
+def test_beside_a_long_text_one_line_may_ask_about_the_picture_and_is_no_follow_up(assistant, prompts, monkeypatch):
+    monkeypatch.setattr(Runner, "follow_ups", recogniser_of("What does it mean?"))
+    monkeypatch.setattr(Runner, "picture_questions", recogniser_of("Is it that?"))
+    talk = assistant.store.new()
+    done(assistant.ask("What is it?", [png()], EYES, SHORT, talk))
+    for line in ("What does it mean?", "Is it that?"):
+        done(assistant.ask(f"The kiln burns at 900 degrees.\n\n{line}", (), EYES, SHORT, talk))
+    assert [prompt.count("■") for prompt in prompts] == [QUERIES, 0, QUERIES]
 
 
 def test_a_picture_sent_with_a_stopped_question_goes_with_the_next_one(assistant, prompts):

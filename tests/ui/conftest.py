@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 import ui
 from assistant.embedder import Embedder
-from assistant.picture_questions import PictureQuestions
+from assistant.recogniser import Recogniser
 from assistant.turn import Runner
 from ui import backend as backend_module
 
@@ -18,12 +18,13 @@ PAGE = Path(ui.__file__).with_name("app.py")
 
 @pytest.fixture
 def tiny_models(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny models in the places of the builtin ones; no message of the tests asks about a picture that is not there."""
+    """Tiny models in the places of the builtin ones; no message of the tests asks about a picture that is not there, all go on."""
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(backend_module, "HOST", str(tiny_host))
     monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", PictureQuestions(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
 
 
 @pytest.fixture

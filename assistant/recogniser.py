@@ -1,6 +1,8 @@
-"""Tells messages that ask about a picture from those that do not. Knows nothing of whether a picture is there.
+"""Tells messages of one kind from all others: those that ask about a picture, and those that go on with what was said.
 
-"Is the dog wearing a collar" asks about one and does not say so; "what is a good camera" names one and does not. A linear
+Knows nothing of whether a picture is there, or of what was said.
+
+"Is the dog wearing a collar" asks about a picture and does not say so; "what is a good camera" names one and does not. A linear
 direction in what the text embedder knows at all its depths tells them apart: on the last depth alone, which is the `text`
 space, topics drown it (`docs/experiments.md`). `python -m assistant.make_router` fits it.
 """
@@ -17,7 +19,10 @@ from mattoni.errors import MattoniError
 from mattoni.files import write_bytes
 from mattoni.paths import shipped_models
 
-FILE = "picture-questions.safetensors"
+# "Is anyone smiling?": needs a picture, here or earlier.
+PICTURE_QUESTIONS = "picture-questions"
+# "Are you sure?", "And what is it used for?": needs what was said before.
+FOLLOW_UPS = "follow-ups"
 
 
 def unit_depths(depths: Tensor, mean: Tensor) -> Tensor:
@@ -26,7 +31,7 @@ def unit_depths(depths: Tensor, mean: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PictureQuestions:
+class Recogniser:
     """The fitted direction and its threshold."""
 
     mean: Tensor  # (layers, width): what all messages have in common
@@ -37,21 +42,25 @@ class PictureQuestions:
         """Inner product with the direction; `depths` as `Embedder.depths` gives them."""
         return float((unit_depths(depths, self.mean) * self.direction).sum())
 
-    def asks(self, depths: Tensor) -> bool:
-        """Whether the message asks about a picture."""
+    def recognises(self, depths: Tensor) -> bool:
+        """Whether the message is of the kind."""
         return self.score(depths) >= self.threshold
 
-    def save(self, folder: Path) -> None:
+    def save(self, kind: str, folder: Path) -> None:
         """Write it into `folder`."""
         tensors = {"mean": self.mean, "direction": self.direction, "threshold": torch.tensor(self.threshold)}
-        write_bytes(folder / FILE, save({name: t.float().contiguous() for name, t in tensors.items()}))
+        write_bytes(_path(kind, folder), save({name: t.float().contiguous() for name, t in tensors.items()}))
 
     @classmethod
-    def load(cls, folder: Path | None = None) -> "PictureQuestions":
+    def load(cls, kind: str, folder: Path | None = None) -> "Recogniser":
         """Read it from `folder`; without one, the shipped one."""
-        folder = folder or shipped_models() / "router"
+        path = _path(kind, folder or shipped_models() / "router")
         try:
-            tensors = load_file(folder / FILE)
+            tensors = load_file(path)
             return cls(tensors["mean"], tensors["direction"], float(tensors["threshold"]))
         except (OSError, SafetensorError, KeyError) as problem:
-            raise MattoniError(f"{folder / FILE} is missing or damaged: restore it.") from problem
+            raise MattoniError(f"{path} is missing or damaged: restore it.") from problem
+
+
+def _path(kind: str, folder: Path) -> Path:
+    return folder / f"{kind}.safetensors"
