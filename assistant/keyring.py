@@ -41,4 +41,5 @@ def keyed(brick: Brick) -> KeyedBrick:
         card.routes.threshold,
         load_counter_keys(path),
         int(card.parts.get("pictures", 0)),
+        str(card.parts.get("vision", "")),
     )

@@ -29,6 +29,7 @@ class KeyedBrick:
     threshold: float = 1.0
     counter: Tensor | None = None  # (m, width), unit rows: what lies near and is not for the brick
     pictures: int = 0  # how many the conversation must have at least for a skill to be chosen by its keys
+    vision: str = ""  # the image brick that must have looked at them; empty: any
 
     def score(self, vectors: Tensor) -> float:
         """The best score of `vectors` (n, width); negative when counter-keys are nearer to all of them."""
@@ -64,7 +65,7 @@ class Question:
     goes_on: bool = True  # with what was said or shown; nothing is known of a message without text
     has_documents: bool = False  # a document came with the message
     history_has_pictures: bool = False  # an earlier message of the conversation brought a picture or a document
-    earlier_pictures: int = 0  # how many pictures earlier messages brought
+    earlier_pictures: tuple[str, ...] = ()  # of each picture of an earlier message the brick that looked at it
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         nobody = len(question.pictures)
         return Plan(pictures=(None,) * nobody, runners_up=((),) * nobody, notices=tuple(notices))
     looked = [_route_picture(picture, keyring.of_kind("modality"), choices) for picture in question.pictures]
-    pictures = len(question.pictures) + question.earlier_pictures
-    skills, weighed = _route_message(question.texts, pictures, keyring.of_kind("task", "emergent"), choices)
+    seen_by = (*(chosen[0].name for chosen, _, _ in looked if chosen), *question.earlier_pictures)
+    skills, weighed = _route_message(question.texts, seen_by, keyring.of_kind("task", "emergent"), choices)
     return Plan(
         pictures=tuple(chosen[0] if chosen else None for chosen, _, _ in looked),
         runners_up=tuple(chosen[1:] for chosen, _, _ in looked),
@@ -230,14 +231,14 @@ def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -
 
 
 def _route_message(
-    texts: Tensor | None, pictures: int, bricks: tuple[KeyedBrick, ...], choices: Choices
+    texts: Tensor | None, seen_by: Sequence[str], bricks: tuple[KeyedBrick, ...], choices: Choices
 ) -> tuple[tuple[Chosen, ...], list[Candidate]]:
     """Every skill that is On, and the one on Auto that comes nearest, if it is near enough and has the pictures it needs.
 
     One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
     """
     able = [brick for brick in bricks if choices.of(brick.name).state != "off"]
-    fitting = [brick for brick in able if brick.pictures <= pictures]
+    fitting = [brick for brick in able if brick.pictures <= sum(brick.vision in ("", name) for name in seen_by)]
     scored = _scores(fitting, "text", texts, "message") if texts is not None else []
     on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]

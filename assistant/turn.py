@@ -165,7 +165,7 @@ class Runner:
             goes_on=follows,
             has_documents=any(isinstance(item, Document) for item in looked.items),
             history_has_pictures=any(exchange.parts for exchange in request.past),
-            earlier_pictures=sum("picture" in part for exchange in request.past for part in exchange.parts),
+            earlier_pictures=tuple(p["brick"] for e in request.past for p in e.parts if "picture" in p),
         )
         return route(question, self._keyrings.of(bricks), request.choices)
 

@@ -18,6 +18,8 @@ def write_readme(folder: Path, card: Mapping[str, Any], samples: str) -> None:
     sources = "\n".join(
         f"- {s['name']}. Licence: {s['licence']}. {s.get('url', '')}".rstrip() for s in training["data"]
     )
+    message = "the default instruction, a blank line and the sentence as the message"
+    asked = "the row's pictures and its question as the message" if recipe.get("vision") else message
     text = f"""# {card["title"]}
 
 {card["summary"]} A skill for Mattoni: a PEFT LoRA that any version of peft reads too.
@@ -37,7 +39,7 @@ Licence of this brick: {card["licence"]}
 
 ## Figures
 
-Greedy, the default instruction, a blank line and the sentence as the message.
+Greedy, {asked}.
 
 | metric | split | n | this skill | bare host |
 | --- | --- | --- | --- | --- |

@@ -68,10 +68,18 @@ def test_a_skill_is_not_chosen_for_a_message_that_its_counter_keys_are_nearer_to
 
 
 @pytest.mark.parametrize(
-    ("sent", "earlier", "chosen"), [(0, 0, []), (1, 0, []), (2, 0, ["compare"]), (1, 1, ["compare"])]
+    ("sent", "earlier", "chosen"),
+    [
+        (0, (), []),
+        (1, (), []),
+        (2, (), ["compare"]),
+        (1, ("photo",), ["compare"]),
+        (1, ("document",), []),
+        (0, ("photo", "photo"), ["compare"]),
+    ],
 )
-def test_a_skill_that_needs_two_pictures_is_chosen_only_where_there_are_two(sent, earlier, chosen):
-    compare = KeyedBrick("compare", "task", "text", E[:1], 0.5, pictures=2)
+def test_a_skill_that_needs_two_pictures_is_chosen_only_where_its_image_brick_saw_two(sent, earlier, chosen):
+    compare = KeyedBrick("compare", "task", "text", E[:1], 0.5, pictures=2, vision="photo")
     question = Question((picture(1, 0, 0, 0),) * sent, texts=E[:1], earlier_pictures=earlier)
     keyring = Keyring((PHOTO, compare))
     assert [skill.name for skill in route(question, keyring, Choices()).skills] == chosen
@@ -178,7 +186,7 @@ def test_there_is_no_such_notice_when_there_is_something_to_look_at(question):
 
 
 def test_pictures_of_earlier_messages_matter_unless_the_message_stands_alone():
-    alone = Question(texts=E[2:3], goes_on=False, earlier_pictures=1)
+    alone = Question(texts=E[2:3], goes_on=False, earlier_pictures=("photo",))
     assert not route(alone, KEYRING, Choices()).needs_seen
     for changes in ({"goes_on": True}, {"asks_about_picture": True}, {"pictures": (picture(1, 0, 0, 0),)}):
         assert route(replace(alone, **changes), KEYRING, Choices()).needs_seen
@@ -186,7 +194,7 @@ def test_pictures_of_earlier_messages_matter_unless_the_message_stands_alone():
 
 
 def test_a_skill_that_compares_pictures_gets_the_earlier_ones():
-    alone = Question(texts=E[:1], goes_on=False, earlier_pictures=2)
+    alone = Question(texts=E[:1], goes_on=False, earlier_pictures=("photo", "photo"))
     compare = KeyedBrick("compare", "task", "text", E[:1], 0.5, pictures=2)
     assert route(alone, Keyring((compare,)), Choices()).needs_seen
     assert not route(alone, Keyring((GERMAN,)), Choices()).needs_seen
