@@ -71,19 +71,20 @@ def daquar(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 
 
 def pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
-    """Which of two pictures shows it, what is in the one, in both? Different things; every picture is in one question."""
-    tiles = _samples("tiles", f"tinyimagenet-{split}-*.tar", data, _PAIRED_TILES.get(split, _PAIRED_OTHERWISE))
-    return _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
+    """Which of two pictures shows it, what is in the one, in both? Tiles, then photographs."""
+    tiles = _samples("tiles", f"tinyimagenet-{split}-*.tar", data, _PAIRED.get(split, _PAIRED_OTHERWISE))
+    yield from _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
+    yield from photo_pairs(data, split, out)
 
 
 def photo_pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
-    """The same of two photographs of which one's captions alone mention the thing."""
-    photos = _samples("captions", f"flickr8k-{split}-*.tar.gz", data, _PAIRED_OTHERWISE)
-    return _pair_rows(captioned_pairs(photos, seed=0), f"photos-{split}", out)
+    """Which of two photographs shows a thing that the captions of one of them alone mention?"""
+    photos = _samples("captions", f"flickr8k-{split}-*.tar.gz", data, _PAIRED.get(split, _PAIRED_OTHERWISE))
+    yield from _pair_rows(captioned_pairs(photos, seed=0), f"photos-{split}", out)
 
 
 # Pictures that questions about two of them are made of: so many to learn from, so many to measure on.
-_PAIRED_TILES, _PAIRED_OTHERWISE = {"train": 4000}, 400
+_PAIRED, _PAIRED_OTHERWISE = {"train": 4000}, 400
 
 
 def _samples(form: Literal["tiles", "captions"], pattern: str, data: Path, limit: int) -> Sequence[Sample]:
