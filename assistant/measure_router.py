@@ -32,6 +32,7 @@ from assistant.look import Attachment
 from assistant.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
 from assistant.registry import Registry
 from assistant.route import Choices, Keyring, Question, SeenPicture, route
+from assistant.rows import with_passage
 from assistant.turn import goes_on, message_pieces
 from mattoni.errors import MattoniError
 from mattoni.paths import shipped_models, training_data
@@ -172,18 +173,13 @@ def follow_ups(embedder: Embedder, data: Path) -> Figures:
     """How often it is seen rightly that a message needs, or does not need, earlier exchanges about pictures."""
     kinds = Recogniser.load(FOLLOW_UPS), Recogniser.load(PICTURE_QUESTIONS)
     written, text = shipped_models() / "router", data / "text"
-    passages = {row["passage_id"]: row["text"] for row in _rows(text / "reading-passages-dev.jsonl")}
-    reading = [
-        f"{passages[row['passage_id']]}\n\nAnswer in a few words: {row['question']}"
-        for row in _rows(text / "reading-dev.jsonl")
-    ]
     sets: dict[str, tuple[list[str], bool]] = {
         "follow-ups-dev": (read_messages(written / "follow-ups-dev.txt"), True),
         "picture-questions-dev": (read_texts(text / "picture-questions-dev.jsonl"), True),
         "stand-alone-dev": (read_messages(written / "stand-alone-dev.txt"), False),
         "chat-dev": (read_texts(text / "chat-dev.jsonl"), False),
         "plain-lookalikes-dev": (read_texts(text / "plain-lookalikes-dev.jsonl"), False),
-        "reading-dev, passage and question": (reading, False),
+        "reading-dev, passage and question": ([row["question"] for row in with_passage(data, "dev")], False),
     }
     figures: Figures = {}
     for name, (messages, needs) in sets.items():

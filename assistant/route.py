@@ -204,24 +204,22 @@ def _route_picture(
         by_hand = switched_on[0].name
     if by_hand is not None:
         return (_chosen(by_hand, choices, scored, "chosen by hand"),), [], scored
-    runners_up = tuple(_chosen(c.name, choices, scored, f"next best; {_nearness(c)}") for c in scored[1:])
-    # The nearest key wins, whatever the thresholds: a brick that is added cannot take pictures that are nearer to another's.
-    if scored and scored[0].score >= scored[0].threshold:
-        return (_chosen(scored[0].name, choices, scored, _nearness(scored[0])), *runners_up), [], scored
-    if switched_on and scored:
-        return (
-            (_chosen(scored[0].name, choices, scored, f"switched on; {_nearness(scored[0])}"), *runners_up),
-            [],
-            scored,
-        )
     if not allowed:
         text = f"{picture.name} was not looked at: no image brick is installed and switched on."
         return (), [Notice("refused", text)], scored
     name = scored[0].name if scored else allowed[0].name
-    reason = f"fallback: {_nearness(scored[0])}" if scored else "fallback: no image brick has keys"
-    text = f"{picture.name} is like nothing that an image brick knows; '{name}' looked at it all the same."
-    notice = Notice("fallback", text)
-    return (_chosen(name, choices, scored, reason), *runners_up), [notice], scored
+    reason = _nearness(scored[0]) if scored else "no image brick has keys"
+    notices: list[Notice] = []
+    # The nearest key wins, whatever the thresholds: a brick that is added cannot take pictures that are nearer to another's.
+    if not scored or scored[0].score < scored[0].threshold:
+        if switched_on and scored:
+            reason = f"switched on; {reason}"
+        else:
+            reason = f"fallback: {reason}"
+            text = f"{picture.name} is like nothing that an image brick knows; '{name}' looked at it all the same."
+            notices = [Notice("fallback", text)]
+    runners_up = (_chosen(c.name, choices, scored, f"next best; {_nearness(c)}") for c in scored[1:])
+    return (_chosen(name, choices, scored, reason), *runners_up), notices, scored
 
 
 def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -> Chosen:

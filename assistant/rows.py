@@ -72,14 +72,14 @@ def daquar(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 
 def pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """Which of two pictures shows it, what is in the one, in both? Tiles, then photographs."""
-    tiles = _samples("tiles", f"tinyimagenet-{split}-*.tar", data, _PAIRED.get(split, _PAIRED_OTHERWISE))
+    tiles = _samples("tiles", f"tinyimagenet-{split}-*.tar", data, split)
     yield from _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
     yield from photo_pairs(data, split, out)
 
 
 def photo_pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """Which of two photographs shows a thing that the captions of one of them alone mention?"""
-    photos = _samples("captions", f"flickr8k-{split}-*.tar.gz", data, _PAIRED.get(split, _PAIRED_OTHERWISE))
+    photos = _samples("captions", f"flickr8k-{split}-*.tar.gz", data, split)
     yield from _pair_rows(captioned_pairs(photos, seed=0), f"photos-{split}", out)
 
 
@@ -87,9 +87,10 @@ def photo_pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 _PAIRED, _PAIRED_OTHERWISE = {"train": 4000}, 400
 
 
-def _samples(form: Literal["tiles", "captions"], pattern: str, data: Path, limit: int) -> Sequence[Sample]:
+def _samples(form: Literal["tiles", "captions"], pattern: str, data: Path, split: str) -> Sequence[Sample]:
     files = tuple(path.name for path in _packs(data / "vision", pattern))
     classes = "tinyimagenet-classes.json" if form == "tiles" else None
+    limit = _PAIRED.get(split, _PAIRED_OTHERWISE)
     source = Source(format=form, files=files, classes=classes, limit=limit)
     return read_source(source, lambda name: data / "vision" / name).samples
 
@@ -110,6 +111,11 @@ def _pair_rows(questions: Iterable[PairQuestion], name: str, out: Path) -> Itera
 
 def plain(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """Questions on a passage that stands in the message: nothing to look up and nothing to see."""
+    yield from with_passage(data, split)
+
+
+def with_passage(data: Path, split: str) -> Iterator[RowValues]:
+    """The questions of `reading`, each with its passage in the message."""
     passages = {p["passage_id"]: p for p in _lines(data / "text" / f"reading-passages-{split}.jsonl")}
     for row in _lines(data / "text" / f"reading-{split}.jsonl"):
         text = passages[row["passage_id"]]["text"]
@@ -119,7 +125,7 @@ def plain(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 def plain_after_picture(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """The same questions, each after a question about a picture of its own in the same conversation."""
     tiles = tinyimagenet(data, split, out)
-    for row, tile in zip(plain(data, split, out), tiles, strict=False):
+    for row, tile in zip(with_passage(data, split), tiles, strict=False):
         yield {**row, "before": {"question": tile["question"], "image": tile["image"]}}
 
 

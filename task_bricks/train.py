@@ -238,11 +238,10 @@ def _card(
 
 def _needs(recipe: Recipe, task: Task) -> dict[str, int | str]:
     """How many pictures a message must have at least for the skill to be chosen without the user, seen by whom, shown how."""
-    pictures = min(len(row.images) for row in task.rows)
-    if not pictures or recipe.vision is None:
+    if recipe.vision is None:
         return {}
     shown = {"pictures_as": recipe.pictures_as} if recipe.pictures_as else {}
-    return {"pictures": pictures, "vision": recipe.vision, **shown}
+    return {"pictures": min(len(row.images) for row in task.rows), "vision": recipe.vision, **shown}
 
 
 def _write_brick(
