@@ -64,7 +64,7 @@ class Question:
     asks_about_picture: bool = False  # what `assistant.recogniser` says of the message
     goes_on: bool = True  # with what was said or shown; nothing is known of a message without text
     has_documents: bool = False  # a document came with the message
-    history_has_pictures: bool = False  # an earlier message of the conversation brought a picture or a document
+    history_has_pictures: bool = False  # an earlier message brought a picture or a document that this one may be about
     earlier_pictures: tuple[str, ...] = ()  # of each picture of an earlier message the brick that looked at it
 
 

@@ -110,9 +110,8 @@ class Runner:
         trace.notices.extend(looked.notices)
         with trace.stage("route"):
             plan = self._route(request, looked, bricks)
-        refused = any(notice.code == "refused" for notice in looked.notices)
         trace.notices.extend(
-            _NOTHING_LEFT if refused and notice.code == "no-picture" else notice for notice in plan.notices
+            _NOTHING_LEFT if _was_refused(looked) and notice.code == "no-picture" else notice for notice in plan.notices
         )
         trace.candidates.extend(plan.candidates)
         if not plan.needs_seen:
@@ -164,7 +163,8 @@ class Runner:
             asks_about_picture=asks,
             goes_on=follows,
             has_documents=any(isinstance(item, Document) for item in looked.items),
-            history_has_pictures=any(exchange.parts for exchange in request.past),
+            # A question that came with a file is about that file, not about an earlier one, also where it was refused.
+            history_has_pictures=any(exchange.parts for exchange in request.past) and not _was_refused(looked),
             earlier_pictures=tuple(p["brick"] for e in request.past for p in e.parts if "picture" in p),
         )
         return route(question, self._keyrings.of(bricks), request.choices)
@@ -385,6 +385,11 @@ def _without_seen(request: Request, trace: Trace) -> Request:
         exchanges = "exchange" if left_out == 1 else "exchanges"
         trace.left_out.append(f"{left_out} earlier {exchanges} about a picture, not asked about")
     return replace(request, past=kept)
+
+
+def _was_refused(looked: Looked) -> bool:
+    """Whether something that came with the message could not be opened."""
+    return any(notice.code == "refused" for notice in looked.notices)
 
 
 def _reader(request: Request, bricks: Bricks) -> Brick | None:

@@ -97,6 +97,17 @@ def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices
     ]
 
 
+def test_a_question_with_a_picture_that_cannot_be_opened_is_not_answered_about_an_earlier_one(assistant, monkeypatch):
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
+    talk = assistant.store.new()
+    assert done(assistant.ask("What is it?", [png()], EYES, SHORT, talk)).trace.tokens["new"] > 0
+    cut = Attachment("cut.png", png().content[:40])
+    ticket = done(assistant.ask("What is in the picture?", [cut], EYES, SHORT, talk))
+    assert (ticket.status, ticket.text) == ("done", "")
+    assert [n.code for n in ticket.trace.notices] == ["refused", "no-picture"]
+    assert done(assistant.ask("What is in the picture?", (), EYES, SHORT, talk)).trace.tokens["new"] > 0
+
+
 def test_passages_that_answer_a_message_outweigh_its_sounding_like_one_about_a_picture(assistant, monkeypatch):
     monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
     assistant.add_knowledge("masonry", [Attachment("mortar.md", b"Mortar is made of sand, lime and water.")])
