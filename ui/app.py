@@ -13,7 +13,7 @@ from assistant.look import Attachment
 from mattoni.errors import MattoniError
 from ui import sidebar
 from ui.backend import Backend, backend
-from ui.chat import follow, stop_means_stop
+from ui.chat import follow
 from ui.examples import EXAMPLES, Example
 from ui.messages import draw_answer, draw_question
 from ui.style import ICON, apply_style
@@ -34,7 +34,7 @@ def main() -> None:
         "Ask, paste or drop something" if back.assistant else "Starting the host…",
         key="ask",
         accept_file="multiple",
-        submit_mode="stop" if stop_means_stop() else "submit",
+        submit_mode="disable",
         disabled=back.assistant is None or running is not None,
     )
     if sent and back.assistant and (sent.text.strip() or sent.files):
@@ -44,7 +44,7 @@ def main() -> None:
     elif chosen := st.session_state.pop("example", None):
         conversation = _ask(back, conversation, chosen.question, _attached(chosen), asking) or conversation
     _draw_sentences(back)
-    _draw_conversation(back, conversation, asking, has_stop=bool(sent) and stop_means_stop())
+    _draw_conversation(back, conversation, asking)
     if back.assistant is None and not back.problem:
         _await_host(back)
 
@@ -133,7 +133,7 @@ def _await_host(back: Backend) -> None:
     st.rerun()
 
 
-def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str, Any], has_stop: bool) -> None:
+def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str, Any]) -> None:
     messages = back.store.messages(conversation) if conversation else []
     # A place of its own: the examples leave the page the moment the first question is there.
     welcome = st.empty()
@@ -171,7 +171,7 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str
     _watch(back, conversation, back.store.stamp(conversation))
     if ticket is not None:
         with place or st.container():
-            follow(ticket, has_stop)
+            follow(ticket)
 
 
 @st.fragment(run_every=1.5)

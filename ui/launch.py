@@ -56,8 +56,7 @@ def options(address: str, port: int) -> dict[str, str]:
         "logger.hideWelcomeMessage": "true",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
-        # A click while an answer is being written then reruns the page instead of stopping its script, so that a
-        # stopped script means the chat input's stop button and nothing else (ui.chat).
+        # A click then waits for the script's next step instead of stopping it, so that a question just sent is not lost.
         "runner.fastReruns": "false",
         **THEME,
     }

@@ -52,6 +52,9 @@ _CSS = """
 [class*="st-key-question-"] [data-testid="stChatMessageContent"] { margin: 0; }
 [class*="st-key-question-"] img { border-radius: .5rem; max-height: 16rem; width: auto; max-width: 100%; }
 [class*="st-key-answer-"] [data-testid="stChatMessage"] { background: transparent; padding: 0; }
+/* in sight, however long the answer grows */
+.st-key-stop { position: sticky; bottom: 7rem; width: fit-content; }
+.st-key-stop button { border-radius: 1.25rem; }
 [class*="st-key-words-"] { white-space: pre-wrap; overflow-wrap: anywhere; }
 [class*="st-key-chips-"] { row-gap: .35rem; }
 /* what can be done with a message: quiet until it is wanted */

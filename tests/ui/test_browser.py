@@ -173,7 +173,7 @@ def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_relo
     ask(page, LONG)
     page.get_by_text("answering", exact=False).wait_for()
     page.wait_for_timeout(1500)
-    page.get_by_test_id("stChatInputStopButton").click()
+    page.locator(".st-key-stop button").click()
     page.get_by_text("Stopped. What had been said is kept.").wait_for()
     question, partial = store_of(real_home).messages(talk)[-2:]
     assert (question.text, partial.status) == (LONG, "stopped") and partial.text
@@ -193,6 +193,17 @@ def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_relo
     wait_for_answers(page, 3)
     assert [(m.role, m.text, m.status) for m in store_of(real_home).messages(talk)] == before
     assert page.get_by_text(LONG).count() >= 1 and partial.text.split("\n")[0][:30] in page.content()
+
+
+def test_a_question_sent_while_the_page_is_still_drawn_can_be_stopped(open_page):
+    page = open_page(NO_END)
+    box(page).fill(LONG)
+    page.get_by_test_id("stSidebar").get_by_role("radio", name="On", exact=True).first.click()
+    box(page).press("Enter")
+    page.get_by_text("answering", exact=False).wait_for()
+    page.wait_for_timeout(1500)
+    page.locator(".st-key-stop button").click()
+    page.get_by_text("Stopped. What had been said is kept.").wait_for()
 
 
 def test_a_picture_can_be_dropped_on_the_question_box(open_page, real_home):
@@ -231,7 +242,6 @@ def test_a_reload_and_a_click_in_the_middle_leave_the_answer_running_and_a_secon
     page.get_by_text("Generation", exact=True).click()
     page.get_by_test_id("stSidebar").get_by_text("Host and memory", exact=True).click()
     page.reload()
-    # Attached again: it has no stop mode of its own submission, so the page offers a button.
     page.locator(".st-key-stop button").wait_for()
     assert store_of(real_home).messages(talk)[-1].status == "running"
     second = page.context.new_page()
