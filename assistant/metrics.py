@@ -182,44 +182,55 @@ def _ngrams(words: Sequence[str]) -> list[Counter[tuple[str, ...]]]:
     return [Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for n in _ORDERS]
 
 
-def cider(rows: Sequence[Scored]) -> list[float]:
-    """CIDEr-D of each row (Vedantam et al. 2015, arXiv:1411.5726, section 4 and its "-D" variant in section 6).
+class CiderD:
+    """CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726, section 4 and its "-D" variant in section 6) over a set of pictures.
 
-    n-grams of 1 to 4 words, document frequencies from the references of these rows, counts clipped to the reference's,
-    Gaussian penalty on the difference in length (sigma 6), times 10; the mean over a row's references. No stemming, as
-    in coco-caption; its Penn Treebank tokeniser is replaced by `caption_words`.
+    n-grams of 1 to 4 words, document frequencies from the references of these pictures, counts clipped to the reference's,
+    Gaussian penalty on the difference in length (sigma 6), times 10; the mean over a picture's references. No stemming, as
+    in coco-caption; its Penn Treebank tokeniser is whatever made the words.
     """
-    references = [[_ngrams(caption_words(text)) for text in row.references] for row in rows]
-    frequency: list[Counter[tuple[str, ...]]] = [Counter() for _ in _ORDERS]
-    for texts in references:
-        for order, counter in enumerate(frequency):
-            counter.update({ngram for text in texts for ngram in text[order]})
-    log_rows = math.log(len(rows)) if rows else 0.0
 
-    def weigh(counts: list[Counter[tuple[str, ...]]]) -> list[dict[tuple[str, ...], float]]:
-        return [
-            {ngram: tf * (log_rows - math.log(max(1, frequency[order][ngram]))) for ngram, tf in counts[order].items()}
-            for order in range(len(_ORDERS))
-        ]
+    def __init__(self, references: Sequence[Sequence[Sequence[str]]]) -> None:
+        """`references`: of each picture its captions, each as words."""
+        counts = [[_ngrams(words) for words in texts] for texts in references]
+        self._frequency: list[Counter[tuple[str, ...]]] = [Counter() for _ in _ORDERS]
+        for texts in counts:
+            for order, counter in enumerate(self._frequency):
+                counter.update({ngram for text in texts for ngram in text[order]})
+        self._log_pictures = math.log(len(references)) if references else 0.0
+        self._references = [[(self._weigh(text), text[0].total()) for text in texts] for texts in counts]
 
-    def similarity(said: list[dict[tuple[str, ...], float]], wanted: list[dict[tuple[str, ...], float]]) -> float:
-        total = 0.0
-        for left, right in zip(said, wanted, strict=True):
-            norm = math.hypot(*left.values()) * math.hypot(*right.values())
-            product = sum(min(weight, right.get(ngram, 0.0)) * right.get(ngram, 0.0) for ngram, weight in left.items())
-            total += product / norm if norm else 0.0
-        return total / len(_ORDERS)
-
-    scores = []
-    for row, texts in zip(rows, references, strict=True):
-        said_counts = _ngrams(caption_words(first_words(row.answer, row.words)))
-        said, length = weigh(said_counts), said_counts[0].total()
+    def score(self, picture: int, words: Sequence[str]) -> float:
+        """Of a caption of the picture with that place in `references`, as words: 0..10."""
+        counts = _ngrams(words)
+        said, length = self._weigh(counts), counts[0].total()
         values = [
-            similarity(said, weigh(text)) * math.exp(-((length - text[0].total()) ** 2) / (2 * _SIGMA**2))
-            for text in texts
+            _similarity(said, wanted) * math.exp(-((length - total) ** 2) / (2 * _SIGMA**2))
+            for wanted, total in self._references[picture]
         ]
-        scores.append(10 * sum(values) / len(values))
-    return scores
+        return 10 * sum(values) / len(values)
+
+    def _weigh(self, counts: list[Counter[tuple[str, ...]]]) -> list[dict[tuple[str, ...], float]]:
+        return [
+            {n: tf * (self._log_pictures - math.log(max(1, frequency[n]))) for n, tf in count.items()}
+            for frequency, count in zip(self._frequency, counts, strict=True)
+        ]
+
+
+def _similarity(said: list[dict[tuple[str, ...], float]], wanted: list[dict[tuple[str, ...], float]]) -> float:
+    """The cosine of two captions' weights with clipped counts, mean over the orders."""
+    total = 0.0
+    for left, right in zip(said, wanted, strict=True):
+        norm = math.hypot(*left.values()) * math.hypot(*right.values())
+        product = sum(min(weight, right.get(ngram, 0.0)) * right.get(ngram, 0.0) for ngram, weight in left.items())
+        total += product / norm if norm else 0.0
+    return total / len(_ORDERS)
+
+
+def cider(rows: Sequence[Scored]) -> list[float]:
+    """CIDEr-D of each row, document frequencies from the references of these rows."""
+    metric = CiderD([[caption_words(text) for text in row.references] for row in rows])
+    return [metric.score(i, caption_words(first_words(row.answer, row.words))) for i, row in enumerate(rows)]
 
 
 def chrf(rows: Sequence[Scored], seed: int = 0) -> Result:
