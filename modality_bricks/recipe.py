@@ -146,6 +146,14 @@ class BrickRecipe(_Part):
     reads: Literal["labels"] | None = None  # what a reading brick is to read on the same picture
 
 
+class RewardPart(_Part):
+    """Captions that are rewarded instead of imitated; see RewardPlan."""
+
+    weight: float = 1.0
+    samples: int = Field(default=4, ge=2)
+    new_tokens: PositiveInt = 20
+
+
 class GenerateRecipe(_StitchStage):
     """Stage 2 of a stitch: through the frozen host."""
 
@@ -154,6 +162,7 @@ class GenerateRecipe(_StitchStage):
     learn: Literal["all", "opening"] = "all"  # only the opening first: the host learns to speak, naming stays as it is
     words_weight: float = 0.0  # of stage 1's loss, which goes on beside the host's
     skip_commonest: int = 45  # as in stage 1
+    reward: RewardPart | None = None
     blind: bool = False  # the answers beside other pictures: a baseline that shows what can be guessed without looking
     new_tokens: PositiveInt = 20
     brick: BrickRecipe | None = None

@@ -16,6 +16,7 @@ from modality_bricks.draws import Draw, Draws
 from modality_bricks.features import FeatureCache, device_of, half
 from modality_bricks.loop import Evaluation
 from modality_bricks.readers import Sample
+from modality_bricks.reward import RewardedCaptions, self_critical_loss
 from modality_bricks.samples import SampleSet
 from modality_bricks.stitch import QFormerStitch
 from modality_bricks.words import content_vocabulary, words_of
@@ -254,6 +255,8 @@ class GenerateStage:
     A `blind` run shows another picture than the one that is answered about: what can be answered without looking.
     With `words_weight` the loss of stage 1 goes on beside it: without it, naming was forgotten while speaking was learned.
     The prompt up to the soft tokens never changes: its keys and values are computed once and shared by all samples.
+    With `rewarded` captions are not imitated: the host says several of each picture, and those that score more than the
+    others become likelier.
     """
 
     best_metric = "score"
@@ -274,8 +277,10 @@ class GenerateStage:
         spelling: Spelling,
         words_weight: float,
         blind: bool = False,
+        rewarded: RewardedCaptions | None = None,
     ) -> None:
         self.model: nn.Module = SpeakingModel(stitch)
+        self.rewarded, self.seed = rewarded, seed
         self.spelling, self.words_weight = spelling, words_weight
         self.stitch, self.host, self.train, self.dev = stitch, host, train, dev
         self.frame = frame
@@ -305,13 +310,36 @@ class GenerateStage:
         shown = [self.draws.another_picture(n) for n in rows] if self.blind else draws
         with half(self.host.device):
             soft, logits = model(self.train.features(shown).to(self.host.device))
-        questions = [self.frame.question(d.question) for d in draws]
-        answers = [self.frame.answer(d.answer) for d in draws]
-        loss = answer_loss(self.host, self.prefix(len(draws)), soft, questions, answers)
+        spoken = [i for i, d in enumerate(draws) if self.rewarded and self.rewarded.has(d)]
+        imitated = [i for i in range(len(draws)) if i not in spoken]
+        loss: Tensor = soft.new_zeros(())
+        if imitated:
+            questions = [self.frame.question(draws[i].question) for i in imitated]
+            answers = [self.frame.answer(draws[i].answer) for i in imitated]
+            mean = answer_loss(self.host, self.prefix(len(imitated)), soft[imitated], questions, answers)
+            loss = loss + mean * len(imitated) / len(draws)
+        if spoken:
+            mean = self._reward_loss([draws[i] for i in spoken], soft[spoken], rows[0])
+            loss = loss + mean * len(spoken) / len(draws)
         if self.words_weight:
             samples = [self.train.sources[d.source].samples[d.sample] for d in draws]
             loss = loss + self.words_weight * words_loss(self.spelling, logits.float(), samples)
         return loss
+
+    def _reward_loss(self, draws: Sequence[Draw], soft: Tensor, number: int) -> Tensor:
+        """The self-critical loss of captions that the host says of these pictures, all asked as the first one is."""
+        rewarded = self.rewarded
+        assert rewarded is not None
+
+        def reward(row: int, ids: Sequence[int], ended: bool) -> float:
+            return rewarded.reward(draws[row], self.frame.text(ids), ended)
+
+        generator = torch.Generator().manual_seed(int(np.random.default_rng((self.seed, 5, number)).integers(2**63)))
+        question = self.frame.question(draws[0].question)
+        loss = self_critical_loss(
+            self.host, self.prefix(len(draws)), soft, question, reward, rewarded.plan, self.frame.end, generator
+        )
+        return loss * rewarded.plan.weight
 
     @torch.inference_mode()
     def evaluate(self, step: int) -> Evaluation:

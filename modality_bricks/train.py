@@ -9,7 +9,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,7 +68,9 @@ def build_stage(
     assert host is not None
     if isinstance(recipe, WordsRecipe):
         return words_stage(recipe, reading, accelerator, host.tokenizer, host.embedding)
-    return generate_stage(recipe, reading, accelerator, host.tokenizer, host.model, chat_frame(host), caption_scores)
+    return generate_stage(
+        recipe, reading, accelerator, host.tokenizer, host.model, chat_frame(host), caption_scores, caption_metric
+    )
 
 
 def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, folder: Path) -> None:
@@ -120,6 +122,14 @@ def caption_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) 
     from assistant.metrics import Scored, cider
 
     return cider([Scored(answer, tuple(wanted)) for answer, wanted in zip(answers, references, strict=True)])
+
+
+def caption_metric(captions: Sequence[Sequence[str]]) -> Callable[[int, str, bool], float]:
+    """CIDEr-D against these captions; the end of a sentence counts as a word, so that half a caption earns less."""
+    from assistant.metrics import CiderD, caption_words
+
+    metric = CiderD([[[*caption_words(text), "."] for text in texts] for texts in captions])
+    return lambda picture, said, ended: metric.score(picture, [*caption_words(said), *["."] * ended])
 
 
 def hardware(accelerator: Accelerator) -> str:
