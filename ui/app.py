@@ -30,6 +30,8 @@ def main() -> None:
     conversation = _open_conversation(back.store)
     asking = _draw_sidebar(back, conversation)
     running = back.assistant.running(conversation) if back.assistant and conversation else None
+    if (refused := st.session_state.pop("refused", None)) is not None:
+        st.session_state["ask"] = refused
     sent = st.chat_input(
         "Ask, paste or drop something" if back.assistant else "Starting the host…",
         key="ask",
@@ -40,9 +42,9 @@ def main() -> None:
     if sent and back.assistant and (sent.text.strip() or sent.files):
         attachments = [Attachment(file.name, file.getvalue()) for file in sent.files]
         _drop_uploads(sent.files)
-        conversation = _ask(back, conversation, sent.text.strip(), attachments, asking) or conversation
+        conversation = _ask(back, conversation, sent.text.strip(), attachments, asking)
     elif chosen := st.session_state.pop("example", None):
-        conversation = _ask(back, conversation, chosen.question, _attached(chosen), asking) or conversation
+        conversation = _ask(back, conversation, chosen.question, _attached(chosen), asking)
     _draw_sentences(back)
     _draw_conversation(back, conversation, asking)
     if back.assistant is None and not back.problem:
@@ -81,15 +83,19 @@ def _draw_sidebar(back: Backend, conversation: str | None) -> dict[str, Any]:
 
 def _ask(
     back: Backend, conversation: str | None, question: str, attachments: list[Attachment], asking: dict[str, Any]
-) -> str | None:
-    """Put the question to the assistant; the address then names its conversation. None: refused, with a sentence."""
+) -> str:
+    """Put the question to the assistant; the address then names its conversation.
+
+    Refused, it stands in the box again below a sentence that says why.
+    """
     assert back.assistant is not None
     try:
         place = conversation or back.store.new()
         back.assistant.ask(question, attachments, conversation=place, **asking)
     except MattoniError as problem:
         sidebar.say(str(problem))
-        return None
+        st.session_state["refused"] = question
+        st.rerun()
     _go(place)
     return place
 

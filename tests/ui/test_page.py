@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from assistant.conversation import open_store
 from assistant.generation import Sampling
 from assistant.host import load_host
+from mattoni.errors import MattoniError
 from tests.assistant.conftest import write_eyes
 from tests.assistant.test_examples import sent, stripes
 from tests.ui.conftest import PAGE
@@ -172,6 +173,23 @@ def test_a_click_elsewhere_does_not_end_a_running_answer(open_page):
     assert ticket.wait(30) and ticket.status == "done"
     assert questions(page.run()) == ["long story"]
     assert open_store().messages(talk)[1].status == "done"
+
+
+def test_a_question_that_is_refused_stands_in_the_box_again(open_page, monkeypatch):
+    page = open_page()
+    assistant = backend().assistant
+
+    def refuse(*_, **__):
+        raise MattoniError("The last question is still being answered: wait for it or stop it.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assistant, "ask", refuse)
+        ask(page, "And a wall?")
+    assert [error.value for error in page.error] and "still being answered" in page.error[0].value
+    assert (
+        page.session_state["ask"].text == "And a wall?" if page.session_state["ask"] else page.chat_input[0].proto.value
+    )
+    assert not questions(page)
 
 
 def test_a_host_that_cannot_start_is_one_sentence_and_what_was_said_can_be_read(tiny_models, tmp_path, monkeypatch):
