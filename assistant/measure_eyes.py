@@ -133,9 +133,17 @@ def wordings(measure: Measure) -> Figures:
     return found
 
 
+def other_wordings() -> dict[str | None, list[str]]:
+    """Of the questions that training knows, twenty wordings each that it does not."""
+    found: dict[str | None, list[str]] = json.loads(
+        (Path(__file__).parent / "other_wordings.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
 def in_other_words(rows: Sequence[Row]) -> list[Row]:
     """The rows, each asked in the next of the other wordings of its question."""
-    wordings = json.loads((Path(__file__).parent / "other_wordings.json").read_text(encoding="utf-8"))
+    wordings = other_wordings()
     return [
         row.model_copy(update={"question": wordings[row.question][number % len(wordings[row.question])]})
         for number, row in enumerate(rows)

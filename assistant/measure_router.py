@@ -29,6 +29,7 @@ from assistant.embedder import Embedder
 from assistant.examples import add_examples
 from assistant.keyring import Keyrings
 from assistant.look import Attachment
+from assistant.measure_eyes import other_wordings
 from assistant.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
 from assistant.registry import Registry
 from assistant.route import Choices, Keyring, Question, SeenPicture, route
@@ -219,6 +220,9 @@ def skill(keyring: Keyring, embedder: Embedder, data: Path, name: str = "english
         "not: chat-dev": chosen([row["text"] for row in _rows(text / "chat-dev.jsonl")]),
         "not: picture-questions-dev": chosen([row["text"] for row in _rows(text / "picture-questions-dev.jsonl")]),
         "not: plain-lookalikes-dev": chosen([row["text"] for row in _rows(text / "plain-lookalikes-dev.jsonl")]),
+        "not: other wordings of naming and captions": chosen(
+            [wording for wordings in other_wordings().values() for wording in wordings]
+        ),
     }
 
 

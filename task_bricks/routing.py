@@ -43,7 +43,8 @@ def make_skill_keys(recipe: Recipe, beside: Path, data: Path, embed: Embed) -> S
     if routing is None:
         raise MattoniError(f"The recipe of '{recipe.name}' has no 'routing': write from which messages keys are made.")
     own = read_messages(beside / routing.messages)
-    others = read_messages(beside / routing.near_misses) + other_tasks(recipe, data)
+    others = [message for name in routing.near_misses for message in read_messages(beside / name)]
+    others += other_tasks(recipe, data)
     for name in routing.others:
         others += read_texts(data / name)
     return SkillKeys(

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from assistant.catalogue import BUILTIN_EMBEDDER, fetch
+from assistant.embedder import Embedder
+from assistant.keyring import Keyrings
+from assistant.registry import Registry
+from assistant.route import Choices, Question, route
+from assistant.turn import message_pieces
 from mattoni.errors import MattoniError
+from mattoni.paths import shipped_models
 from task_bricks.recipe import Recipe, read_recipe
 from task_bricks.routing import make_skill_keys, other_tasks
 
@@ -39,3 +46,19 @@ def test_a_recipe_without_routing_is_refused_in_words(recipe, tmp_path):
     bare = recipe.model_copy(update={"routing": None})
     with pytest.raises(MattoniError, match="has no 'routing'"):
         make_skill_keys(bare, tmp_path, tmp_path, embed=lambda texts: pytest.fail("nothing to embed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("message", "skills"),
+    [
+        ("Write one line about this photo.", []),
+        ("Summarise the photo in a sentence.", []),
+        ("What is the old man feeding the pigeons?", []),
+        ("Translate to German: A man sleeps on a couch.", ["english-german"]),
+    ],
+)
+def test_the_shipped_skill_is_for_translations_and_not_for_questions_about_pictures(real_cache, message, skills):
+    keyring = Keyrings().of(Registry([shipped_models() / "bricks"]).scan())
+    texts = Embedder(fetch(BUILTIN_EMBEDDER)).embed(message_pieces(message))
+    assert [chosen.name for chosen in route(Question(texts=texts), keyring, Choices()).skills] == skills
