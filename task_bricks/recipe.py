@@ -52,7 +52,7 @@ class Routing(_Part):
     """What the routing keys are made from. `messages`, `near_misses` lie beside the recipe, all else with the data."""
 
     messages: str
-    near_misses: list[str]
+    near_misses: str
     others: list[str]
     other_tasks: list[OtherTask] = []
     most_keys: PositiveInt = 16

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.keys import KEYS, make_contrasted_keys, save_keys
+from mattoni.paths import shipped_models
 from task_bricks.messages import read_messages, read_texts
 from task_bricks.recipe import Recipe
 from task_bricks.rows import Row, read_rows, read_wordings, word_message
@@ -43,7 +44,10 @@ def make_skill_keys(recipe: Recipe, beside: Path, data: Path, embed: Embed) -> S
     if routing is None:
         raise MattoniError(f"The recipe of '{recipe.name}' has no 'routing': write from which messages keys are made.")
     own = read_messages(beside / routing.messages)
-    others = [message for name in routing.near_misses for message in read_messages(beside / name)]
+    others = read_messages(beside / routing.near_misses)
+    if recipe.vision is None:
+        # "Write one line about this photo." is not for a skill that writes of texts, whatever that does.
+        others += read_messages(shipped_models() / "router" / "picture-questions.txt")
     others += other_tasks(recipe, data)
     for name in routing.others:
         others += read_texts(data / name)

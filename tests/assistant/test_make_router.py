@@ -47,7 +47,7 @@ def skill(tmp_path: Path, tiny_embedder_folder: Path, monkeypatch: pytest.Monkey
     recipe = yaml.safe_load(Path("task_bricks/recipes/english-german.yaml").read_text())
     other = {"task": "french", "data": "french.jsonl", "wordings": "wordings.json"}
     recipe["routing"] = {
-        "messages": "messages.txt", "near_misses": ["others.txt"], "others": ["chat.jsonl"], "other_tasks": [other]
+        "messages": "messages.txt", "near_misses": "others.txt", "others": ["chat.jsonl"], "other_tasks": [other]
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     folder = add_bare_brick("tiny-skill", kind="task", injects=["low-rank"])

@@ -296,6 +296,6 @@ def test_a_shipped_recipe_reads_and_has_its_messages(name):
     assert recipe.name == name and recipe.routing is not None
     messages, others = (
         read_messages(Path(entry.__file__).parent / "recipes" / file)
-        for file in (recipe.routing.messages, recipe.routing.near_misses[0])
+        for file in (recipe.routing.messages, recipe.routing.near_misses)
     )
     assert not set(messages) & set(others)
