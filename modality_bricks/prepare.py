@@ -26,7 +26,7 @@ from modality_bricks.features import FeatureCache
 from modality_bricks.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
 from modality_bricks.readers import Report, passing, read_folder
 from modality_bricks.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, WordsRecipe
-from modality_bricks.reward import CaptionMetric, RewardedCaptions, RewardPlan
+from modality_bricks.reward import CaptionMetric, RewardedCaptions
 from modality_bricks.samples import SampleSet, read_source
 from modality_bricks.stitch import FILE as STITCH
 from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch
@@ -370,9 +370,7 @@ def generate_stage(
         stitch.opening.requires_grad_(True)
     words = stitch.word_ids.tolist()
     spelling = Spelling(tokenizer, split.sources, len(words), recipe.skip_commonest, words)
-    rewarded = None
-    if recipe.reward is not None:
-        rewarded = RewardedCaptions(split.sources, caption_metric, RewardPlan(**recipe.reward.model_dump()))
+    rewarded = RewardedCaptions(split.sources, caption_metric, recipe.reward) if recipe.reward else None
     return GenerateStage(
         stitch,
         host,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 from mattoni.errors import MattoniError
 from mattoni.paths import training_data
 from modality_bricks.loop import LoopSettings
+from modality_bricks.reward import RewardPlan
 from modality_bricks.samples import Source
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -146,14 +147,6 @@ class BrickRecipe(_Part):
     reads: Literal["labels"] | None = None  # what a reading brick is to read on the same picture
 
 
-class RewardPart(_Part):
-    """Captions that are rewarded instead of imitated; see RewardPlan."""
-
-    weight: float = 1.0
-    samples: int = Field(default=4, ge=2)
-    new_tokens: PositiveInt = 20
-
-
 class GenerateRecipe(_StitchStage):
     """Stage 2 of a stitch: through the frozen host."""
 
@@ -162,7 +155,7 @@ class GenerateRecipe(_StitchStage):
     learn: Literal["all", "opening"] = "all"  # only the opening first: the host learns to speak, naming stays as it is
     words_weight: float = 0.0  # of stage 1's loss, which goes on beside the host's
     skip_commonest: int = 45  # as in stage 1
-    reward: RewardPart | None = None
+    reward: RewardPlan | None = None  # captions are then rewarded instead of imitated
     blind: bool = False  # the answers beside other pictures: a baseline that shows what can be guessed without looking
     new_tokens: PositiveInt = 20
     brick: BrickRecipe | None = None

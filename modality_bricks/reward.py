@@ -5,10 +5,10 @@ Luo 2020, arXiv:2003.09971.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
@@ -22,13 +22,13 @@ from modality_bricks.samples import SampleSet
 CaptionMetric = Callable[[Sequence[Sequence[str]]], Callable[[int, str, bool], float]]
 
 
-@dataclass(frozen=True)
-class RewardPlan:
-    """How captions are rewarded."""
+class RewardPlan(BaseModel):
+    """How captions are rewarded; part of a training config."""
 
-    weight: float  # of their loss beside that of an imitated answer
-    samples: int  # captions said of each picture, at least two
-    new_tokens: int  # of each at most
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weight: float = 1.0  # of their loss beside that of an imitated answer
+    samples: int = Field(default=4, ge=2)  # captions said of each picture
+    new_tokens: PositiveInt = 20  # of each at most
 
 
 class RewardedCaptions:

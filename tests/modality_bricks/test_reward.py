@@ -10,11 +10,11 @@ from transformers import DynamicCache
 
 import modality_bricks.train as entry
 from assistant.host import load_host
-from mattoni.errors import Interrupted
 from modality_bricks import loop
 from modality_bricks.draws import Draws
 from modality_bricks.reward import RewardedCaptions, RewardPlan, self_critical_loss
 from modality_bricks.samples import Source, read_source
+from tests.modality_bricks.test_resume import same_outcome, saved
 
 PLAN = RewardPlan(weight=1.0, samples=4, new_tokens=5)
 QUESTION = (65, 66)
@@ -133,26 +133,23 @@ def test_a_rewarded_run_that_is_stopped_goes_on_bit_for_bit(make_configs, captio
         "reward": REWARD,
     }
     words = {"data": part["data"]}
-    configs = [str(path) for path in make_configs(words=words, generate=part)]
-    entry.main(configs)
-    make_configs(words=words, generate=part | {"run": "runs/again"})
+    entry.main([str(path) for path in make_configs("whole", words=words, generate=part)])
+    configs = [str(path) for path in make_configs("parts", words=words, generate=part)]
+    entry.main(configs[:2])
+    step = loop.optimizer_step
+
+    def killed(stage, model, optimizer, accelerator, settings, number, stop):
+        if number == 2:
+            raise RuntimeError("killed")
+        return step(stage, model, optimizer, accelerator, settings, number, stop)
+
     with monkeypatch.context() as patch:
-        step = loop.optimizer_step
-        taken = []
-
-        def interrupted(*arguments):
-            taken.append(None)
-            if len(taken) == 3:
-                raise KeyboardInterrupt
-            return step(*arguments)
-
-        patch.setattr(loop, "optimizer_step", interrupted)
-        with pytest.raises(Interrupted):
+        patch.setattr(loop, "optimizer_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
             entry.main(configs[2:])
     entry.main(configs[2:])
-    one, other = (torch.load(f"runs/{run}/checkpoint.pt", weights_only=True) for run in ("generate", "again"))
-    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
-    make_configs(words=words, generate=part | {"run": "runs/imitated", "reward": None})
+    assert same_outcome("whole/generate", "parts/generate")
+    make_configs("parts", words=words, generate=part | {"run": "parts/imitated", "reward": None})
     entry.main(configs[2:])
-    imitated = torch.load("runs/imitated/checkpoint.pt", weights_only=True)["model"]
-    assert any(not torch.equal(one["model"][name], imitated[name]) for name in imitated)
+    rewarded, imitated = (saved(f"parts/{run}")["model"] for run in ("generate", "imitated"))
+    assert any(not torch.equal(rewarded[name], imitated[name]) for name in rewarded)

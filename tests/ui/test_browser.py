@@ -132,6 +132,14 @@ def drop(page: "playwright.Page", file: Path) -> None:
     page.evaluate(DROP, [file.name, list(file.read_bytes()), *middle])
 
 
+def stop(page: "playwright.Page") -> None:
+    """Stop the answer that is being written, once some of it is there."""
+    page.get_by_text("answering", exact=False).wait_for()
+    page.wait_for_timeout(1500)
+    page.locator(".st-key-stop button").click()
+    page.get_by_text("Stopped. What had been said is kept.").wait_for()
+
+
 def finished_answers(page: "playwright.Page") -> "playwright.Locator":
     return page.get_by_text("How this answer came about")
 
@@ -171,10 +179,7 @@ def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_relo
     talk = conversation_of(page)
 
     ask(page, LONG)
-    page.get_by_text("answering", exact=False).wait_for()
-    page.wait_for_timeout(1500)
-    page.locator(".st-key-stop button").click()
-    page.get_by_text("Stopped. What had been said is kept.").wait_for()
+    stop(page)
     question, partial = store_of(real_home).messages(talk)[-2:]
     assert (question.text, partial.status) == (LONG, "stopped") and partial.text
 
@@ -200,10 +205,7 @@ def test_a_question_sent_while_the_page_is_still_drawn_can_be_stopped(open_page)
     box(page).fill(LONG)
     page.get_by_test_id("stSidebar").get_by_role("radio", name="On", exact=True).first.click()
     box(page).press("Enter")
-    page.get_by_text("answering", exact=False).wait_for()
-    page.wait_for_timeout(1500)
-    page.locator(".st-key-stop button").click()
-    page.get_by_text("Stopped. What had been said is kept.").wait_for()
+    stop(page)
 
 
 def test_a_picture_can_be_dropped_on_the_question_box(open_page, real_home):
