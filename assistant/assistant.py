@@ -1,7 +1,7 @@
 """The assistant as the page, the command line and the tests use it: ask, stop, answer again, add and remove bricks.
 
 Keeps what was said, queues turns on the engine, and looks after the user's brick folder. Knows nothing of Streamlit or
-terminals, and leaves the turn itself to `assistant/turn.py`.
+terminals, and leaves the turn itself to `assistant/turn/turn.py`.
 """
 
 import contextlib
@@ -15,19 +15,19 @@ from typing import Any
 
 import psutil
 
-from assistant.card import BrickCard
-from assistant.conversation import ConversationStore, StoredMessage, open_store
-from assistant.engine import Engine, Pace, Status, Ticket
-from assistant.examples import Added, add_examples
-from assistant.generation import Sampling
-from assistant.host import Host, load_host
-from assistant.inject import Workshop
-from assistant.knowledge import Library, add_knowledge, without_passages
-from assistant.look import Attachment
+from assistant.bricks.examples import Added, add_examples
+from assistant.conversations.store import ConversationStore, StoredMessage, open_store
+from assistant.host.engine import Engine, Pace, Status, Ticket
+from assistant.host.generation import Sampling
+from assistant.host.host import Host, load_host
 from assistant.registry import Bricks, Registry
-from assistant.route import Choices
-from assistant.turn import Outcome, Runner
-from assistant.writing import Exchange, Request, Stopped
+from assistant.turn.inject import Workshop
+from assistant.turn.knowledge import Library, add_knowledge, without_passages
+from assistant.turn.look import Attachment
+from assistant.turn.route import Choices
+from assistant.turn.turn import Outcome, Runner
+from assistant.turn.writing import Exchange, Request, Stopped
+from mattoni.card import BrickCard
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
 from mattoni.paths import brick_folders, data_folder, hosts_folder

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
-from assistant.card import CARD, BrickCard, HostIdentity, brick_digest, check_files, read_card
+from mattoni.card import CARD, BrickCard, HostIdentity, brick_digest, check_files, read_card
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
-    from assistant.host import Host
+    from assistant.host.host import Host
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _FLOATS = ("F16", "BF16", "F32", "F64")

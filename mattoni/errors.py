@@ -1,4 +1,8 @@
-"""The one exception that a person gets to read."""
+"""The one exception that a person gets to read, and how a command ends with it."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 
 class MattoniError(Exception):
@@ -13,3 +17,12 @@ class Interrupted(MattoniError):
     def __init__(self, sentence: str, signal: int) -> None:
         super().__init__(sentence)
         self.exit_code = 128 + signal  # as a shell says it
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run the `main` of a command and leave the process: what it returns, or one sentence and that sentence's status."""
+    try:
+        sys.exit(main())
+    except MattoniError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(problem.exit_code)

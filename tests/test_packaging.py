@@ -15,7 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from assistant.cli import app
+from ui.command import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["mattoni", "assistant", "modality_bricks", "task_bricks", "knowledge_bricks", "ui"]

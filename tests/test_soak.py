@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from assistant.assistant import Assistant
-from assistant.conversation import ConversationStore, StoredMessage, open_store
-from assistant.embedder import Embedder
-from assistant.generation import Sampling
-from assistant.look import Attachment
-from assistant.recogniser import Recogniser
-from assistant.turn import Runner
+from assistant.conversations.store import ConversationStore, StoredMessage, open_store
+from assistant.host.embedder import Embedder
+from assistant.host.generation import Sampling
+from assistant.turn.look import Attachment
+from assistant.turn.recogniser import Recogniser
+from assistant.turn.turn import Runner
 
 pytestmark = pytest.mark.slow
 

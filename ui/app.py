@@ -8,8 +8,8 @@ import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from assistant.conversation import ConversationStore, StoredMessage
-from assistant.look import Attachment
+from assistant.conversations.store import ConversationStore, StoredMessage
+from assistant.turn.look import Attachment
 from mattoni.errors import MattoniError
 from ui import sidebar
 from ui.backend import Backend, backend

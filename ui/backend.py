@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from assistant.conversation import ConversationStore, open_store
+from assistant.conversations.store import ConversationStore, open_store
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from assistant.heat_map import SCALE, heat_map, in_words, scale_stops
-from assistant.look import Attachment, Picture, look
-from assistant.trace import Attention
+from assistant.turn.heat_map import SCALE, heat_map, in_words, scale_stops
+from assistant.turn.look import Attachment, Picture, look
 from mattoni.errors import MattoniError
+from mattoni.trace import Attention
 from ui.text import plain
 
 _ICONS = {

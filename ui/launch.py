@@ -87,7 +87,7 @@ def launch(
     """Serve the page until interrupted; says where, and which port was taken.
 
     address   where the server listens
-    host      the model that answers, and how it is loaded: as for `assistant.host.load_host`
+    host      the model that answers, and how it is loaded: as for `assistant.host.host.load_host`
     """
     found = free_port(address, port)
     if found != port:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from assistant.conversation import Attached, ConversationStore, StoredMessage
-from assistant.look import Attachment, Picture, look
+from assistant.conversations.store import Attached, ConversationStore, StoredMessage
+from assistant.turn.look import Attachment, Picture, look
 from mattoni.errors import MattoniError
 from ui import text
 from ui.copy_button import copy_button

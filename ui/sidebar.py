@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
-from assistant.conversation import Conversation, ConversationStore
-from assistant.look import Attachment
+from assistant.conversations.store import Conversation, ConversationStore
+from assistant.turn.look import Attachment
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
 from ui.explain import icon
@@ -15,9 +15,9 @@ from ui.text import plain
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
-    from assistant.card import BrickCard
-    from assistant.generation import Sampling
-    from assistant.route import Choice, Choices
+    from assistant.host.generation import Sampling
+    from assistant.turn.route import Choice, Choices
+    from mattoni.card import BrickCard
 
 _SHOWN = 25
 OTHER_ANSWER = 0.5  # the temperature of "Answer again" where the chosen one is 0
@@ -135,7 +135,7 @@ def _draw_conversation_menu(
 
 def draw_bricks(assistant: Any) -> "Choices":
     """Bricks by kind with the user's choices; refused ones with their sentence."""
-    from assistant.route import Choice, Choices  # with the host, see ui.backend
+    from assistant.turn.route import Choice, Choices  # with the host, see ui.backend
 
     bricks = assistant.bricks()
     by_kind: dict[str, list[Any]] = {}
@@ -191,7 +191,7 @@ def _draw_examples(assistant: Any, brick: Any) -> None:
 
 
 def _draw_choice(assistant: Any, brick: Any, with_strength: bool) -> "Choice":
-    from assistant.route import Choice
+    from assistant.turn.route import Choice
 
     card = brick.card
     state = st.segmented_control(
@@ -276,7 +276,7 @@ def _told(action: Callable[[], str]) -> None:
 
 def draw_sampling() -> "Sampling":
     """Temperature, top-p, length and seed."""
-    from assistant.generation import Sampling  # with the host, see ui.backend
+    from assistant.host.generation import Sampling  # with the host, see ui.backend
 
     usual = Sampling()
     draw_heading("Settings")

@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from assistant.assistant import Assistant
-from assistant.card import describe_files
-from assistant.embedder import Embedder
-from assistant.engine import Ticket
-from assistant.host import Host, load_host
-from assistant.look import Attachment
-from assistant.prompt import Prompt, Soft, Turn, build_prompt
-from assistant.recogniser import Recogniser, unit_depths
-from assistant.turn import Runner
+from assistant.host.embedder import Embedder
+from assistant.host.engine import Ticket
+from assistant.host.host import Host, load_host
+from assistant.host.prompt import Prompt, Soft, Turn, build_prompt
+from assistant.turn.look import Attachment
+from assistant.turn.recogniser import Recogniser, unit_depths
+from assistant.turn.turn import Runner
+from mattoni.card import describe_files
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, load_encoder
 from modality_bricks.stitch import QFormerStitch, StitchShape, save_stitch
@@ -176,7 +176,7 @@ def prompts(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[Seen]
         seen[-1].roles = (prompt.keys.count(opening), prompt.keys.count(closing))
         return prompt
 
-    monkeypatch.setattr("assistant.writing.build_prompt", build)
+    monkeypatch.setattr("assistant.turn.writing.build_prompt", build)
     return seen
 
 

@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save_file
 
 from assistant.assistant import Assistant
-from assistant.conversation import ConversationStore
-from assistant.generation import Sampling
-from assistant.host import load_host
-from assistant.look import Attachment
-from assistant.route import Choices
+from assistant.conversations.store import ConversationStore
+from assistant.host.generation import Sampling
+from assistant.host.host import load_host
+from assistant.turn.look import Attachment
+from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
 from tests.assistant.conftest import QUERIES, done, full_disk, png, write_adapter
@@ -251,9 +251,9 @@ import os, signal
 import mattoni.torchvision_ops
 from assistant import assistant as module
 from assistant.assistant import Assistant
-from assistant.generation import Sampling
-from assistant.route import Choices
-from assistant.look import Attachment
+from assistant.host.generation import Sampling
+from assistant.turn.route import Choices
+from assistant.turn.look import Attachment
 module._SAVE_EVERY_S = 0.0
 assistant = Assistant.open({str(tiny_host)!r}, device="cpu", dtype="float32")
 keep = assistant.store.update_answer

@@ -1,4 +1,4 @@
-from assistant.bench import measure
+from assistant.evaluation.bench import measure
 
 
 def test_a_turn_is_measured_end_to_end(assistant):

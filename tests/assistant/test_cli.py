@@ -7,16 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from assistant import cli
-from assistant.cli import choices_of, printable
-from assistant.embedder import Embedder
-from assistant.host import load_host
-from assistant.recogniser import Recogniser
-from assistant.route import Choice
-from assistant.turn import Runner
+from assistant.cli.options import choices_of
+from assistant.cli.terminal import printable
+from assistant.host.embedder import Embedder
+from assistant.host.host import load_host
+from assistant.turn.recogniser import Recogniser
+from assistant.turn.route import Choice
+from assistant.turn.turn import Runner
 from mattoni.errors import MattoniError
 from tests.assistant.conftest import add_bare_brick, write_eyes
 from tests.assistant.test_examples import stripes
+from ui import command as cli
 
 COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "train", "eval", "bench"]
 
@@ -53,7 +54,7 @@ def test_help_lists_every_command(mattoni):
 
 
 def test_help_waits_for_nothing_heavy():
-    script = "import sys, assistant.cli; print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
+    script = "import sys, ui.command; print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -72,7 +73,7 @@ def test_debug_shows_where_an_error_came_from(mattoni):
 
 
 def test_what_breaks_inside_is_one_sentence_too(mattoni, monkeypatch):
-    monkeypatch.setattr(cli, "scanned", lambda: 1 / 0)
+    monkeypatch.setattr("assistant.cli.bricks.scanned", lambda: 1 / 0)
     status, _, err = mattoni("bricks", "list")
     assert status == 1
     assert err == "Something inside went wrong (ZeroDivisionError): add --debug to see where, and report it.\n"
@@ -215,7 +216,7 @@ def test_help_is_there_at_once():
 
 def timed_help():
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "assistant.cli", "--help"], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-m", "ui.command", "--help"], capture_output=True, check=True)
     return time.perf_counter() - start
 
 

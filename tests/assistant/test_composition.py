@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from assistant.composition import Gate, LowRank, Prefix, compose, composed
-from assistant.host import Host, load_host
+from assistant.host.composition import Gate, LowRank, Prefix, compose, composed
+from assistant.host.host import Host, load_host
 from mattoni.errors import MattoniError
 
 

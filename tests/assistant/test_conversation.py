@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.conversation import ConversationStore, open_store, title_from
+from assistant.conversations.store import ConversationStore, open_store, title_from
 from mattoni.errors import MattoniError
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"drawn by hand"
@@ -68,7 +68,7 @@ def test_a_killed_process_keeps_the_question_and_what_was_said(tmp_path):
     script = f"""
 import os, signal
 from pathlib import Path
-from assistant.conversation import ConversationStore
+from assistant.conversations.store import ConversationStore
 store = ConversationStore(Path({str(tmp_path)!r}))
 talk = store.new()
 store.add_question(talk, "Tell me a story")

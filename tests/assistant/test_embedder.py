@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from assistant.catalogue import BUILTIN_EMBEDDER, fetch
-from assistant.embedder import MAX_TOKENS, Embedder
+from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
+from assistant.host.embedder import MAX_TOKENS, Embedder
 from mattoni.errors import MattoniError
 
 TEXTS = ["mortar is sand", "", "the kiln burns bricks at a thousand degrees", "a" * 900, "what is the garden", "Ж 砖"]

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from assistant.generation import Sampling
-from assistant.route import Choices
+from assistant.host.generation import Sampling
+from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, OpenClipEncoder, load_encoder, stack

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from assistant.engine import Engine, Ticket
+from assistant.host.engine import Engine, Ticket
 from mattoni.errors import MattoniError
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from assistant.evaluation import (
+from assistant.evaluation.asking import (
     Reply,
     Row,
     attachments_of,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from assistant.examples import add_examples
-from assistant.keyring import Keyrings
-from assistant.look import Attachment
+from assistant.bricks.examples import add_examples
 from assistant.registry import Registry
-from assistant.route import Choices, Keyring, Question, SeenPicture, route
+from assistant.turn.keyring import Keyrings
+from assistant.turn.look import Attachment
+from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
 from mattoni.errors import MattoniError
 from mattoni.files import sha256_of
 from mattoni.keys import load_keys

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.fit import first_kept, fit_question, fit_text
+from assistant.turn.fit import first_kept, fit_question, fit_text
 from knowledge_bricks.passages import DocumentText, PageText, split_document
 
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=20)

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.composition import compose
-from assistant.generation import Generation, KeyValues, Sampling, TextStream, common_prefix
-from assistant.host import Host, load_host
-from assistant.prompt import Ids, Prompt, Soft, Text, Turn, build_prompt
+from assistant.host.composition import compose
+from assistant.host.generation import Generation, KeyValues, Sampling, TextStream, common_prefix
+from assistant.host.host import Host, load_host
+from assistant.host.prompt import Ids, Prompt, Soft, Text, Turn, build_prompt
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 

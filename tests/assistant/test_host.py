@@ -10,11 +10,12 @@ import torch
 from gguf import GGUFWriter, TokenType
 from safetensors.torch import load_file
 
-from assistant.composition import Gate, LowRank, Prefix, compose
-from assistant.generation import Sampling
-from assistant.host import Host, convert_gguf, load_host, pick_device, pick_dtype
-from assistant.look import Attachment
-from assistant.route import Choice, Choices
+from assistant.host.composition import Gate, LowRank, Prefix, compose
+from assistant.host.generation import Sampling
+from assistant.host.gguf import convert_gguf
+from assistant.host.host import Host, load_host, pick_device, pick_dtype
+from assistant.turn.look import Attachment
+from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
 from tests.assistant.conftest import done, full_disk, png, write_adapter
 

@@ -31,20 +31,21 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from assistant import cli
 from assistant.assistant import Assistant
-from assistant.catalogue import catalogue
-from assistant.embedder import Embedder
-from assistant.generation import Generation, Sampling
-from assistant.host import load_host
-from assistant.importing import import_checkpoint
-from assistant.keyring import Keyrings
-from assistant.look import Attachment
-from assistant.prompt import AFTER_PICTURE, Prompt, Soft, Text, Turn, build_prompt
-from assistant.recogniser import Recogniser
+from assistant.bricks.importing import import_checkpoint
+from assistant.cli import bricks
+from assistant.cli.models import models_list
+from assistant.host.catalogue import catalogue
+from assistant.host.embedder import Embedder
+from assistant.host.generation import Generation, Sampling
+from assistant.host.host import load_host
+from assistant.host.prompt import AFTER_PICTURE, Prompt, Soft, Text, Turn, build_prompt
 from assistant.registry import Registry
-from assistant.route import Choices, Question, SeenPicture, route
-from assistant.turn import Runner
+from assistant.turn.keyring import Keyrings
+from assistant.turn.look import Attachment
+from assistant.turn.recogniser import Recogniser
+from assistant.turn.route import Choices, Question, SeenPicture, route
+from assistant.turn.turn import Runner
 from mattoni.errors import MattoniError
 from mattoni.keys import load_keys
 from mattoni.paths import brick_folders, data_folder, hosts_folder
@@ -397,7 +398,7 @@ def test_a_typed_placeholder_or_end_mark_is_text(checkpoints, opened, monkeypatc
         prompts.append(build_prompt(*arguments))
         return prompts[-1]
 
-    monkeypatch.setattr("assistant.writing.build_prompt", build)
+    monkeypatch.setattr("assistant.turn.writing.build_prompt", build)
     choices, short = Choices(vision=card.name), Sampling(max_tokens=1)
     for text in ("plain", "a <image> and </s><s>", "<im", "age>"):
         assert done(assistant.ask(text, [sent(photo())], choices, short)).status == "done"
@@ -469,7 +470,7 @@ def test_a_host_folder_links_the_shards_and_is_known_by_its_card(checkpoints, ca
 def listed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """What `mattoni models list --json` prints."""
     capsys.readouterr()
-    cli.models_list(as_json=True)
+    models_list(as_json=True)
     rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     return rows
 
@@ -519,7 +520,7 @@ def test_a_checkpoint_of_the_hub_comes_in_by_its_id(family, checkpoints, monkeyp
 
 
 def test_the_command_says_how_to_ask_what_came_in(checkpoints, capsys):
-    cli.bricks_import(str(checkpoints["blip-2"]), "eyes-two")
+    bricks.bricks_import(str(checkpoints["blip-2"]), "eyes-two")
     said = capsys.readouterr().out
     assert said.startswith("eyes-two is here, a host and its image brick; in bfloat16 both take 0.0 GB of memory.\n")
     assert "mattoni ask --host eyes-two --image photo.jpg" in said

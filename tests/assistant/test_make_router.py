@@ -9,17 +9,17 @@ import pytest
 import torch
 import yaml
 
-from assistant import make_router
-from assistant.card import read_card, write_card
-from assistant.embedder import Embedder
-from assistant.keyring import Keyrings
-from assistant.make_router import Group
-from assistant.recogniser import Recogniser
+from assistant.host.embedder import Embedder
 from assistant.registry import Registry
-from assistant.route import Keyring
+from assistant.training import make_router
+from assistant.training.make_router import Group
+from assistant.turn.keyring import Keyrings
+from assistant.turn.recogniser import Recogniser
+from assistant.turn.route import Keyring
+from mattoni.card import read_card, write_card
 from mattoni.files import sha256_of
 from mattoni.paths import brick_folders, shipped_models
-from task_bricks.messages import read_messages
+from task_bricks.training.messages import read_messages
 from tests.assistant.conftest import add_bare_brick
 
 MESSAGES = [f"say {word} in german" for word in "bread milk tea salt wine beer fish soup rice corn".split()]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from assistant.host import load_host
-from assistant.measure_attention import BACKGROUNDS, at_random, canvases, found_in, quarters
+from assistant.evaluation.measure_attention import BACKGROUNDS, at_random, canvases, found_in, quarters
+from assistant.host.host import load_host
 from assistant.registry import Registry
 from modality_bricks.modality import load_modality
 from tests.assistant.conftest import write_eyes

@@ -1,7 +1,7 @@
 """Measuring a brick on drawn charts: every kind of question by condition, and a stopped run that goes on."""
 
-from assistant.measure_charts import ASKED, measure
-from modality_bricks.charts.__main__ import write_charts
+from assistant.evaluation.measure_charts import ASKED, measure
+from modality_bricks.training.charts.generate import write_charts
 
 
 def test_each_kind_of_question_is_scored_with_what_stands_beside_and_none_is_asked_twice(assistant, prompts, tmp_path):

@@ -5,12 +5,21 @@ import json
 import pytest
 from PIL import Image
 
-from assistant.evaluation import Row, write_lines
-from assistant.measure_eyes import Measure, figure, in_other_words, naming, paired_rows, pairs, plain, wordings
-from assistant.metrics import METRICS
-from assistant.rows import write_rows
+from assistant.evaluation.asking import Row, write_lines
+from assistant.evaluation.measure_eyes import (
+    Measure,
+    figure,
+    in_other_words,
+    naming,
+    paired_rows,
+    pairs,
+    plain,
+    wordings,
+)
+from assistant.evaluation.rows import write_rows
 from mattoni.errors import MattoniError
-from modality_bricks.readers import CAPTION_QUESTIONS, NAME_QUESTIONS
+from mattoni.metrics import METRICS
+from modality_bricks.training.readers import CAPTION_QUESTIONS, NAME_QUESTIONS
 from tests.assistant.conftest import png
 
 
@@ -46,7 +55,7 @@ def test_pairs_show_two_things_and_either_place_is_right_as_often():
 @pytest.fixture
 def measure(assistant, tmp_path, monkeypatch):
     """Eight tiles of four colours, whose names the tiny host never says, and the same as photos to describe."""
-    monkeypatch.setattr("assistant.measure_eyes._TOKENS", dict.fromkeys(METRICS, 3))
+    monkeypatch.setattr("assistant.evaluation.measure_eyes._TOKENS", dict.fromkeys(METRICS, 3))
     colours = ("red", "green", "blue", "black")
     for name, question, metric in (
         ("tinyimagenet", "What is in the picture?", {"metric": "named", "words": 12, "names": "names.json"}),

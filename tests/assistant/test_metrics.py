@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.metrics import (
+from mattoni.metrics import (
     METRICS,
     Result,
     Scored,

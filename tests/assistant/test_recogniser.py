@@ -1,12 +1,12 @@
-"""The shipped recognisers, with the builtin embedder; `python -m assistant.measure_router` measures them."""
+"""The shipped recognisers, with the builtin embedder; `python -m assistant.evaluation.measure_router` measures them."""
 
 import pytest
 
-from assistant.bench import SECOND_QUESTION
-from assistant.catalogue import BUILTIN_EMBEDDER, fetch
-from assistant.embedder import Embedder
-from assistant.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
-from assistant.turn import goes_on, message_pieces
+from assistant.evaluation.bench import SECOND_QUESTION
+from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
+from assistant.host.embedder import Embedder
+from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
+from assistant.turn.turn import goes_on, message_pieces
 from mattoni.errors import MattoniError
 
 PASSAGE = "The kiln was built in 1820. It burns at 900 degrees, and bricks stay in it for two days. " * 5

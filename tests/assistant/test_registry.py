@@ -7,8 +7,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from assistant.card import HostIdentity, describe_files
 from assistant.registry import Registry
+from mattoni.card import HostIdentity, describe_files
 from mattoni.errors import MattoniError
 
 MINE = HostIdentity(model_type="llama", hidden_size=32, layers=2, vocabulary="sha256:v", fingerprint="sha256:f")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from assistant.route import Choice, Choices, KeyedBrick, Keyring, Question, SeenPicture, route
+from assistant.turn.route import Choice, Choices, KeyedBrick, Keyring, Question, SeenPicture, route
 from mattoni.errors import MattoniError
 
 E = torch.eye(4)

@@ -1,8 +1,8 @@
 import pytest
 from PIL import Image
 
-from assistant.evaluation import read_rows
-from assistant.rows import amounts, write_rows
+from assistant.evaluation.asking import read_rows
+from assistant.evaluation.rows import amounts, write_rows
 from mattoni.errors import MattoniError
 
 

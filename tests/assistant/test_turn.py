@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from assistant.engine import Ticket
-from assistant.generation import Sampling
-from assistant.look import Attachment
-from assistant.make_router import write_keys
-from assistant.recogniser import Recogniser
-from assistant.route import Choices
-from assistant.turn import Runner
-from assistant.writing import Archive, Stopped
+from assistant.host.engine import Ticket
+from assistant.host.generation import Sampling
+from assistant.training.make_router import write_keys
+from assistant.turn.look import Attachment
+from assistant.turn.recogniser import Recogniser
+from assistant.turn.route import Choices
+from assistant.turn.turn import Runner
+from assistant.turn.writing import Archive, Stopped
 from mattoni.paths import data_folder, shipped_models
 from modality_bricks.glance import Glance
 from tests.assistant.conftest import QUERIES, done, png, recogniser_of

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from assistant.generation import Sampling
-from assistant.look import Attachment
-from assistant.route import Choice, Choices
+from assistant.host.generation import Sampling
+from assistant.turn.look import Attachment
+from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
 from tests.assistant.conftest import QUERIES, done, png, write_adapter

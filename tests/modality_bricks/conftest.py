@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from modality_bricks.tutorial_pictures import draw_pictures
+from modality_bricks.training.tutorial_pictures import draw_pictures
 
 OPTIMISE = {"learning_rate": 1.0e-3, "log_every": 1, "checkpoint_minutes": 0}
 FOLDER = {"format": "folder", "files": ["pictures/train"]}

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import yaml
 
-from assistant.card import read_card
-from assistant.evaluation import read_rows
+from assistant.evaluation.asking import read_rows
+from mattoni.card import read_card
 from mattoni.errors import MattoniError
-from modality_bricks.charts.__main__ import main, write_charts
-from modality_bricks.charts.draw import Facts, draw_chart, trend_of
-from modality_bricks.charts.labels import ChartTexts, Placed, chart_texts, named, named_text, title_text
-from modality_bricks.charts.questions import answers, description, labels, spelled, texts_of, turns
-from modality_bricks.charts.styles import HELD_OUT, TRAIN
-from modality_bricks.columns_stage import read_labelled
+from modality_bricks.chart_labels import ChartTexts, Placed, chart_texts, named, named_text, title_text
 from modality_bricks.encoder import load_encoder
-from modality_bricks.samples import Source, read_source
-from modality_bricks.train import main as train
+from modality_bricks.training.charts.draw import Facts, draw_chart, trend_of
+from modality_bricks.training.charts.generate import main, write_charts
+from modality_bricks.training.charts.questions import answers, description, labels, spelled, texts_of, turns
+from modality_bricks.training.charts.styles import HELD_OUT, TRAIN
+from modality_bricks.training.columns_stage import read_labelled
+from modality_bricks.training.samples import Source, read_source
+from modality_bricks.training.train import main as train
 
 BARS = Facts("bar", 3, ("Figs", "Plums", "Pears"), (0.5, 1.0, 0.2), 1, 2, None, ())
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import modality_bricks.train as entry
+import modality_bricks.training.train as entry
 from mattoni.errors import MattoniError
-from modality_bricks.data_checks import places
-from modality_bricks.language import in_another_language, language_of
-from modality_bricks.prepare import Reading, mixture, read_splits
-from modality_bricks.recipe import finder, read_recipe
-from modality_bricks.samples import Source, read_source
+from modality_bricks.training.data_checks import places
+from modality_bricks.training.language import in_another_language, language_of
+from modality_bricks.training.prepare import Reading, mixture, read_splits
+from modality_bricks.training.recipe import finder, read_recipe
+from modality_bricks.training.samples import Source, read_source
 
 CAPTIONS = (
     "A dog runs over the grass with a ball.",

@@ -1,7 +1,7 @@
 from PIL import Image
 
-from modality_bricks.instructions import with_instructions
-from modality_bricks.readers import captioned_sample, named_sample
+from modality_bricks.training.instructions import with_instructions
+from modality_bricks.training.readers import captioned_sample, named_sample
 
 
 def picture():

@@ -5,7 +5,7 @@ import json
 
 from PIL import Image, ImageDraw, ImageFont
 
-from modality_bricks.measure_ocr import edit_distance, errors, measure
+from modality_bricks.evaluation.measure_ocr import edit_distance, errors, measure
 from modality_bricks.ocr import Reader
 
 

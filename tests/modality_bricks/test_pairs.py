@@ -1,7 +1,7 @@
 from PIL import Image
 
-from modality_bricks.pairs import ANSWERS, captioned_pairs, in_sentence, named_pairs
-from modality_bricks.readers import captioned_sample, named_sample
+from modality_bricks.training.pairs import ANSWERS, captioned_pairs, in_sentence, named_pairs
+from modality_bricks.training.readers import captioned_sample, named_sample
 
 
 def picture():

@@ -12,8 +12,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from mattoni.errors import MattoniError
-from modality_bricks.readers import CAPTION_QUESTIONS, Sample
-from modality_bricks.samples import Source, alike, read_source
+from modality_bricks.training.readers import CAPTION_QUESTIONS, Sample
+from modality_bricks.training.samples import Source, alike, read_source
 
 Read = Callable[..., list[Sample]]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import modality_bricks.train as entry
+import modality_bricks.training.train as entry
 from assistant.registry import Brick, check_brick
 from mattoni.errors import Interrupted, MattoniError
 from mattoni.paths import data_folder
-from modality_bricks import loop
-from modality_bricks.encoder_stage import EncoderStage
-from modality_bricks.run_folder import locked, read_log
+from modality_bricks.training import loop
+from modality_bricks.training.encoder_stage import EncoderStage
+from modality_bricks.training.run_folder import locked, read_log
 
 STAGES = ("encoder", "words", "generate")
 TWO_EPOCHS = {"phases": [{"size": 32, "epochs": 1.4}]}  # 13 steps, with an evaluation after 9 and after 13
@@ -264,8 +264,8 @@ def launched(*arguments: str, processes: int = 1, **options: object) -> "subproc
     )
     several = [*launch.split(), "--mixed_precision", "no", "--dynamo_backend", "no"] if processes > 1 else []
     return subprocess.Popen(
-        [sys.executable, *several, "-m", "modality_bricks.train", *arguments],
-        env=os.environ | {"PYTHONPATH": str(Path(entry.__file__).parents[1])},
+        [sys.executable, *several, "-m", "modality_bricks.training.train", *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path(entry.__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

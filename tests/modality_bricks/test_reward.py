@@ -8,12 +8,12 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-import modality_bricks.train as entry
-from assistant.host import load_host
-from modality_bricks import loop
-from modality_bricks.draws import Draws
-from modality_bricks.reward import RewardedCaptions, RewardPlan, self_critical_loss
-from modality_bricks.samples import Source, read_source
+import modality_bricks.training.train as entry
+from assistant.host.host import load_host
+from modality_bricks.training import loop
+from modality_bricks.training.draws import Draws
+from modality_bricks.training.reward import RewardedCaptions, RewardPlan, self_critical_loss
+from modality_bricks.training.samples import Source, read_source
 from tests.modality_bricks.test_resume import same_outcome, saved
 
 PLAN = RewardPlan(weight=1.0, samples=4, new_tokens=5)

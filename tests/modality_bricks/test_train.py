@@ -8,22 +8,22 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import modality_bricks.train as entry
-from assistant.card import Routes, describe_files, read_card, write_card
+import modality_bricks.training.train as entry
 from assistant.cli import app
-from assistant.host import load_host
+from assistant.host.host import load_host
 from assistant.registry import Brick, check_brick
+from mattoni.card import Routes, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.keys import save_keys
 from mattoni.paths import data_folder
-from modality_bricks.draws import Draws
 from modality_bricks.encoder import load_encoder
-from modality_bricks.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
-from modality_bricks.features import FeatureCache
-from modality_bricks.prepare import refuse_batch_statistics
-from modality_bricks.recipe import CONFIGS, read_recipe, shipped_or_own, shown
-from modality_bricks.samples import Source, read_source
 from modality_bricks.stitch import load_stitch
+from modality_bricks.training.draws import Draws
+from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
+from modality_bricks.training.features import FeatureCache
+from modality_bricks.training.prepare import refuse_batch_statistics
+from modality_bricks.training.recipe import CONFIGS, read_recipe, shipped_or_own, shown
+from modality_bricks.training.samples import Source, read_source
 
 
 def weights(run: str) -> dict[str, torch.Tensor]:

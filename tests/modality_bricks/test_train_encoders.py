@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
-from assistant.card import read_card
-from assistant.host import load_host
+from assistant.host.host import load_host
+from mattoni.card import read_card
 from mattoni.paths import data_folder
-from modality_bricks import train as entry
 from modality_bricks.modality import load_modality
+from modality_bricks.training import train as entry
 from tests.assistant.conftest import write_encoder
 
 SIGLIP_LIKE = {

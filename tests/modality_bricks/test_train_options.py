@@ -10,21 +10,21 @@ import torch
 from PIL import Image
 from transformers import MambaConfig, MambaForCausalLM
 
-import modality_bricks.train as entry
-from assistant.card import read_card
+import modality_bricks.training.train as entry
 from assistant.registry import Brick, check_brick
+from mattoni.card import read_card
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
-from modality_bricks import watch
-from modality_bricks.compare import compare
 from modality_bricks.encoder import VisionEncoder, load_encoder
-from modality_bricks.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
-from modality_bricks.features import FeatureCache
-from modality_bricks.loop import Evaluation
-from modality_bricks.recipe import for_host, read_recipe
-from modality_bricks.run_folder import read_log
-from modality_bricks.samples import Source, read_source
-from modality_bricks.stitch_stages import GenerateStage
+from modality_bricks.training import watch
+from modality_bricks.training.compare import compare
+from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
+from modality_bricks.training.features import FeatureCache
+from modality_bricks.training.loop import Evaluation
+from modality_bricks.training.recipe import for_host, read_recipe
+from modality_bricks.training.run_folder import read_log
+from modality_bricks.training.samples import Source, read_source
+from modality_bricks.training.stitch_stages import GenerateStage
 
 
 def files(folder: Path) -> set[str]:
@@ -65,7 +65,9 @@ def test_a_dry_run_names_bad_rows(make_configs):
 
 
 def test_a_dry_run_says_that_the_disk_is_too_small(make_configs, monkeypatch):
-    monkeypatch.setattr("modality_bricks.dry_run.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(
+        "modality_bricks.training.dry_run.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})
+    )
     with pytest.raises(
         MattoniError, match=r"The runs need .* MB of disk and .* has 0.0 MB left: free some space first"
     ):

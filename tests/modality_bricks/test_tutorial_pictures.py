@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mattoni.errors import MattoniError
-from modality_bricks.tutorial_pictures import draw_pictures, main
+from modality_bricks.training.tutorial_pictures import draw_pictures, main
 
 
 def digests(folder: Path) -> dict[str, str]:

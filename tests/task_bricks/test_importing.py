@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from assistant.card import read_card
 from assistant.registry import Brick, check_brick
+from mattoni.card import read_card
 from mattoni.errors import MattoniError
 from task_bricks import importing
 from task_bricks.importing import import_skill

@@ -10,8 +10,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from assistant.composition import LowRank, compose, composed
-from assistant.host import load_host
+from assistant.host.composition import LowRank, compose, composed
+from assistant.host.host import load_host
 from task_bricks.lora import read_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assistant.catalogue import BUILTIN_EMBEDDER, fetch
-from assistant.embedder import Embedder
-from assistant.keyring import Keyrings
+from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
+from assistant.host.embedder import Embedder
 from assistant.registry import Registry
-from assistant.route import Choices, Question, route
-from assistant.turn import message_pieces
+from assistant.turn.keyring import Keyrings
+from assistant.turn.route import Choices, Question, route
+from assistant.turn.turn import message_pieces
 from mattoni.errors import MattoniError
 from mattoni.paths import shipped_models
-from task_bricks.recipe import Recipe, read_recipe
-from task_bricks.routing import make_skill_keys, other_tasks
+from task_bricks.training.recipe import Recipe, read_recipe
+from task_bricks.training.routing import make_skill_keys, other_tasks
 
 WORDINGS = {"french": [{"text": "into french", "split": "train"}, {"text": "DEV WORDING", "split": "dev"}]}
 

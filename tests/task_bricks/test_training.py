@@ -13,16 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from assistant.host import load_host
+from assistant.host.host import load_host
 from assistant.registry import Brick, check_brick
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
-from task_bricks import train as entry
-from task_bricks.messages import read_messages
-from task_bricks.recipe import Recipe, read_recipe
-from task_bricks.rows import Example, batches_from, epoch_batches, read_rows
-from task_bricks.steps import IGNORED, SOFT, answer_loss, encode_batch, learning_rate
-from task_bricks.training import train
+from task_bricks.training import train as entry
+from task_bricks.training.messages import read_messages
+from task_bricks.training.recipe import Recipe, read_recipe
+from task_bricks.training.rows import Example, batches_from, epoch_batches, read_rows
+from task_bricks.training.steps import IGNORED, SOFT, answer_loss, encode_batch, learning_rate
+from task_bricks.training.training import train
 from tests.assistant.conftest import QUERIES, write_eyes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -292,10 +292,10 @@ def test_a_mistake_in_a_recipe_is_named(make_recipe, changes, sentence):
 
 @pytest.mark.parametrize("name", ["english-german", "compare-pictures"])
 def test_a_shipped_recipe_reads_and_has_its_messages(name):
-    recipe = read_recipe(Path(entry.__file__).parent / "recipes" / f"{name}.yaml")
+    recipe = read_recipe(Path(entry.__file__).parents[1] / "recipes" / f"{name}.yaml")
     assert recipe.name == name and recipe.routing is not None
     messages, others = (
-        read_messages(Path(entry.__file__).parent / "recipes" / file)
+        read_messages(Path(entry.__file__).parents[1] / "recipes" / file)
         for file in (recipe.routing.messages, recipe.routing.near_misses)
     )
     assert not set(messages) & set(others)

@@ -8,9 +8,9 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 import ui
-from assistant.embedder import Embedder
-from assistant.recogniser import Recogniser
-from assistant.turn import Runner
+from assistant.host.embedder import Embedder
+from assistant.turn.recogniser import Recogniser
+from assistant.turn.turn import Runner
 from ui import backend as backend_module
 
 PAGE = Path(ui.__file__).with_name("app.py")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.conversation import ConversationStore
+from assistant.conversations.store import ConversationStore
 from ui.examples import FOLDER
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")

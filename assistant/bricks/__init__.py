@@ -1,0 +1,1 @@
+"""Bricks as folders: found, checked, keyed for the router, brought in."""

@@ -1,0 +1,50 @@
+"""Opens the assistant, or only its bricks, for a command."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from assistant.assistant import Assistant
+    from assistant.turn.route import Choices
+
+
+@contextmanager
+def opened(
+    host: str = "builtin", device: str = "auto", dtype: str = "auto", quantise: Literal["4bit"] | None = None
+) -> "Iterator[Assistant]":
+    """The assistant, ready to be asked; closed in the end."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("Loading the host …"):
+        from transformers.utils import logging
+
+        from assistant.assistant import Assistant
+
+        logging.disable_progress_bar()
+        assistant = Assistant.open(host, device, dtype, quantise)
+    try:
+        yield assistant
+    finally:
+        assistant.close()
+
+
+def check_names(choices: "Choices") -> None:
+    """Raise MattoniError when a brick of that name is not there: before a host is loaded."""
+    bricks = scanned()
+    for name in choices.names:
+        bricks.get(name)
+
+
+def scanned(host: Any = None) -> Any:
+    """The bricks as they are now, fitted to a host or, without one, whatever their host."""
+    from assistant.registry import Registry
+    from mattoni.paths import brick_folders
+
+    return Registry(brick_folders()).scan(host)
+
+
+def remove(name: str) -> None:
+    with opened() as assistant:
+        assistant.remove_brick(name)
+    print(f"{name} is gone.")

@@ -1,0 +1,115 @@
+"""What the options of several commands are called, and what their values mean. Knows nothing of the commands."""
+
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mattoni.errors import MattoniError
+
+if TYPE_CHECKING:
+    from assistant.host.generation import Sampling
+    from assistant.turn.look import Attachment
+    from assistant.turn.route import Choices
+
+Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture to send; may be repeated.")]
+Files = Annotated[list[Path] | None, typer.Option("--file", help="A document to send (PDF, text, HTML); repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+HeatMaps = Annotated[
+    Path | None, typer.Option("--explain", help="Write a PNG: what of the pictures the brick's stitch attended to.")
+]
+
+_BRICKS = "Bricks (left alone, the router chooses)"
+Vision = Annotated[str | None, typer.Option(help="The image brick for every picture.", rich_help_panel=_BRICKS)]
+Skills = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skill", help="Switch a skill on: NAME or NAME=STRENGTH; 0 is off. Repeatable.", rich_help_panel=_BRICKS
+    ),
+]
+Knowledge = Annotated[
+    list[str] | None,
+    typer.Option("--knowledge", help="Look things up in this brick. Repeatable.", rich_help_panel=_BRICKS),
+]
+NoBricks = Annotated[bool, typer.Option("--no-bricks", help="The host alone.", rich_help_panel=_BRICKS)]
+
+_GENERATION = "Generation"
+Temperature = Annotated[float, typer.Option(min=0, help="0: always the likeliest word.", rich_help_panel=_GENERATION)]
+TopP = Annotated[
+    float,
+    typer.Option(
+        min=0.01, max=1, help="Draw among the likeliest words that make up this share.", rich_help_panel=_GENERATION
+    ),
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.", rich_help_panel=_GENERATION)]
+Seed = Annotated[int | None, typer.Option(min=0, help="Same seed, same answer.", rich_help_panel=_GENERATION)]
+
+_HOST = "Host"
+HostName = Annotated[
+    str,
+    typer.Option(
+        "--host", help="The language model: a catalogue name, Hub id, folder or GGUF file.", rich_help_panel=_HOST
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.", rich_help_panel=_HOST)]
+Dtype = Annotated[str, typer.Option(help="auto (bfloat16), bfloat16, float16, float32.", rich_help_panel=_HOST)]
+Quantise = Annotated[
+    Literal["4bit"] | None, typer.Option(help="4bit: a quarter of the memory, on CUDA only.", rich_help_panel=_HOST)
+]
+
+
+def is_address(text: str) -> bool:
+    """Whether a network address was given where a model is wanted; many servers take one as `--host`."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return text == "localhost"
+    return True
+
+
+def choices_of(
+    vision: str | None, skills: Sequence[str] | None, knowledge: Sequence[str] | None, no_bricks: bool
+) -> "Choices":
+    """What the options `--vision`, `--skill`, `--knowledge` and `--no-bricks` say together."""
+    from assistant.turn.route import Choice, Choices
+
+    if no_bricks and (vision or skills or knowledge):
+        raise MattoniError("--no-bricks leaves nothing to choose: leave out --vision, --skill and --knowledge.")
+    bricks = {name: Choice("on") for name in knowledge or ()}
+    for text in skills or ():
+        name, given, value = text.partition("=")
+        try:
+            strength = float(value) if given else 1.0
+        except ValueError:
+            raise MattoniError(f"--skill {text}: '{value}' is no number; write it as {name}=0.8.") from None
+        bricks[name] = Choice("on", strength) if strength else Choice("off")
+    return Choices(vision=vision, bricks=bricks, no_bricks=no_bricks)
+
+
+def sampling_of(temperature: float, top_p: float, max_tokens: int, seed: int | None) -> "Sampling":
+    """The generation options. Raises MattoniError where one is out of range."""
+    from pydantic import ValidationError
+
+    from assistant.host.generation import Sampling
+
+    try:
+        return Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    except ValidationError as problem:
+        error = problem.errors()[0]
+        option = str(error["loc"][0]).replace("_", "-")
+        raise MattoniError(f"--{option} {error['input']}: {error['msg'].lower()}.") from problem
+
+
+def read_attachments(paths: Sequence[Path]) -> "list[Attachment]":
+    """The files' names and bytes; what is in them is for `assistant.turn.look` to say."""
+    from assistant.turn.look import Attachment
+
+    attachments = []
+    for path in paths:
+        try:
+            attachments.append(Attachment(path.name, path.read_bytes()))
+        except OSError as problem:
+            raise MattoniError(f"{path} cannot be read ({problem.strerror}): check the path.") from problem
+    return attachments

@@ -1,0 +1,1 @@
+"""Asks, scores and times the assistant. Nothing here runs for a user."""

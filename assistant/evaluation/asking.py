@@ -1,0 +1,287 @@
+"""Asks the assistant every row of a file and scores the answers. Knows how a row is checked, not how metrics work."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from assistant.turn.look import Attachment
+from mattoni.errors import MattoniError
+from mattoni.files import write_text
+from mattoni.metrics import METRICS, Metric, Scored, score
+
+if TYPE_CHECKING:  # a bad row must not wait for torch to be named
+    from assistant.assistant import Assistant
+    from assistant.host.generation import Sampling
+    from assistant.turn.route import Choices
+
+
+class Earlier(BaseModel):
+    """A message of the same conversation that is asked before the row's own; its answer is not scored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    question: str
+    image: str
+
+
+class Row(BaseModel):
+    """One line of a rows' file. Further keys (where a row came from, say) are left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
+    id: str
+    question: str | None = None
+    instruction: str | None = None
+    input: str | None = None
+    image: str | None = None
+    images: tuple[str, ...] = ()
+    file: str | None = None
+    answers: tuple[str, ...] = Field(min_length=1)
+    metric: Metric
+    words: PositiveInt | None = None  # only the first words of the answer count
+    names: (
+        str | tuple[str, ...]
+    ) = ()  # of `named`: all that could be named, or a JSON file of them beside the rows' file
+    before: Earlier | None = None
+
+    @model_validator(mode="after")
+    def _asks_one_thing(self) -> "Row":
+        if (self.question is None) == (self.instruction is None):
+            raise ValueError("give either 'question', or 'instruction' and 'input'")
+        if self.question is not None and self.input is not None:
+            raise ValueError("'input' belongs to 'instruction'; join it to the question")
+        if self.image is not None and self.images:
+            raise ValueError("give either 'image' or 'images'")
+        if (self.metric == "named") != bool(self.names):
+            raise ValueError("'names' and the metric 'named' need each other")
+        if not all(answer.strip() for answer in self.answers):
+            raise ValueError("an answer is empty")
+        return self
+
+    @property
+    def message(self) -> str:
+        """What the user says: the question, or the instruction, a blank line and the input."""
+        return self.question if self.question is not None else "\n\n".join(filter(None, (self.instruction, self.input)))
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The pictures' paths, relative to the rows' file."""
+        return (self.image,) if self.image is not None else self.images
+
+    @property
+    def asked(self) -> Hashable:
+        """What tells this row from others in a file of replies, worded otherwise or shuffled too."""
+        return self.id, self.message, self.pictures
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the assistant said to one row. With an `error`, one sentence, the answer so far is scored all the same."""
+
+    answer: str
+    trace: Mapping[str, Any]
+    error: str | None = None
+
+
+def read_rows(path: Path, limit: int | None = None) -> list[Row]:
+    """Read and check a rows' file, or its first `limit` rows. Errors name the row by its number, counted from 1."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
+        raise MattoniError(f"{path} cannot be read ({reason}): name a file of JSON lines.") from problem
+    rows: list[Row] = []
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if limit is not None and len(rows) >= limit:
+            break
+        where = f"{path.name}, row {number}"
+        row = _parse_row(line, where)
+        if row.id in numbers:
+            raise MattoniError(f"{where}: the id '{row.id}' is that of row {numbers[row.id]}; make it unique.")
+        listed = row.names if isinstance(row.names, str) else None
+        earlier = row.before.image if row.before is not None else None
+        for name in (*row.pictures, *filter(None, [row.file, listed, earlier])):
+            if not (path.parent / name).is_file():
+                raise MattoniError(f"{where}: there is no file '{name}' beside the rows' file.")
+        if listed is not None:
+            row = row.model_copy(update={"names": _names(path.parent / listed)})
+        numbers[row.id] = number
+        rows.append(row)
+    if not rows:
+        raise MattoniError(f"{path.name} holds no rows: write one JSON object per line.")
+    return rows
+
+
+@lru_cache
+def _names(path: Path) -> tuple[str, ...]:
+    """A JSON list of names."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise MattoniError(f"{path.name} is no JSON list of names ({problem}): write it anew.") from problem
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MattoniError(f"{path.name} is no JSON list of names: write it anew.")
+    return tuple(names)
+
+
+def _parse_row(line: str, where: str) -> Row:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as problem:
+        raise MattoniError(f"{where}: this is not JSON ({problem.msg}); write one object per line.") from problem
+    if not isinstance(values, dict):
+        raise MattoniError(f"{where}: this is not a JSON object; write one object per line.")
+    try:
+        return Row.model_validate(values)
+    except ValidationError as problem:
+        error = problem.errors()[0]
+        key = ".".join(map(str, error["loc"]))
+        if key == "metric" and error["type"] != "missing":
+            raise MattoniError(
+                f"{where}: no metric is called '{error['input']}' (known: {', '.join(METRICS)})."
+            ) from problem
+        if error["type"] == "missing":
+            raise MattoniError(f"{where}: '{key}' is missing; add it.") from problem
+        place = f"{key}: " if key else ""
+        raise MattoniError(f"{where}: {place}{error['msg'].removeprefix('Value error, ')}.") from problem
+
+
+def shuffled_pictures(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+    """Rows with each picture replaced by another one of the file: the baseline of an assistant that does not look.
+
+    One cycle over all distinct pictures, so none keeps its place. Raises MattoniError with fewer than two of them.
+    """
+    names = sorted({name for row in rows for name in row.pictures})
+    if len(names) < 2:
+        raise MattoniError("Pictures can be shuffled only when the rows have at least two different ones.")
+    random.Random(seed).shuffle(names)
+    other = dict(zip(names, [*names[1:], names[0]], strict=True))
+    return [
+        row.model_copy(update={"image": None, "images": tuple(other[name] for name in row.pictures)})
+        if row.pictures
+        else row
+        for row in rows
+    ]
+
+
+def attachments_of(row: Row, folder: Path) -> tuple[Attachment, ...]:
+    """The row's pictures and file as a user would send them. Their names say nothing of what they show."""
+    sent = [(name, f"picture{n}" if len(row.pictures) > 1 else "picture") for n, name in enumerate(row.pictures, 1)]
+    sent += [(row.file, "document")] if row.file else []
+    # A file called beehive.webp would tell the answer.
+    return tuple(Attachment(stem + Path(name).suffix, (folder / name).read_bytes()) for name, stem in sent)
+
+
+Message = tuple[str, tuple[Attachment, ...]]
+
+
+def messages_of(row: Row, folder: Path) -> tuple[Message, ...]:
+    """What a user sends for the row, one after the other: the row's own message is the last."""
+    own = (row.message, attachments_of(row, folder))
+    if row.before is None:
+        return (own,)
+    earlier = Attachment("picture" + Path(row.before.image).suffix, (folder / row.before.image).read_bytes())
+    return ((row.before.question, (earlier,)), own)
+
+
+def replies(
+    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply]
+) -> Iterator[tuple[Row, Reply]]:
+    """Ask the rows one after the other, each in a conversation of its own."""
+    for row in rows:
+        yield row, ask(messages_of(row, folder))
+
+
+def kept_replies(path: Path) -> dict[Hashable, Reply]:
+    """The replies of a file that `reply_and_keep` writes, by `Row.asked`; a line that a stop cut short is taken out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(text))
+        write_lines(path, lines)
+    return {
+        (line["id"], line["message"], tuple(line["pictures"])): Reply(line["answer"], line["trace"], line["error"])
+        for line in lines
+    }
+
+
+def reply_and_keep(
+    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply], path: Path
+) -> dict[Hashable, Reply]:
+    """As `replies`, by `Row.asked`, each appended to the file as it comes, so that a run can be stopped and gone on with."""
+    said: dict[Hashable, Reply] = {}
+    with path.open("a", encoding="utf-8") as file:
+        for row, reply in replies(rows, folder, ask):
+            line = {"id": row.id, "message": row.message, "pictures": row.pictures, **asdict(reply)}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            said[row.asked] = reply
+    return said
+
+
+def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> Callable[[tuple[Message, ...]], Reply]:
+    """What sends a row's messages to the assistant and waits. A conversation of several is deleted afterwards."""
+
+    def ask(messages: tuple[Message, ...]) -> Reply:
+        conversation = assistant.store.new() if len(messages) > 1 else None
+        try:
+            for text, attachments in messages:
+                ticket = assistant.ask(text, attachments, choices, sampling, conversation)
+                ticket.wait()
+        finally:
+            if conversation is not None:
+                assistant.store.delete(conversation)
+        return Reply(ticket.text, ticket.trace.to_json() if ticket.trace is not None else {}, ticket.error)
+
+    return ask
+
+
+def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Scores with n and a 95 % interval per metric, and one line per row: id, answer, score, trace."""
+    scores: dict[str, Any] = {}
+    row_scores: dict[str, float] = {}
+    for metric in METRICS:
+        of_metric = [(row, reply) for row, reply in asked if row.metric == metric]
+        if not of_metric:
+            continue
+        result = score(
+            metric, [Scored(reply.answer, row.answers, row.words, tuple(row.names)) for row, reply in of_metric]
+        )
+        row_scores |= {row.id: value for (row, _), value in zip(of_metric, result.rows, strict=True)}
+        scores[metric] = {
+            "score": round(result.value, 4),
+            "n": len(of_metric),
+            "low": round(result.low, 4),
+            "high": round(result.high, 4),
+        }
+    notices = Counter(notice["code"] for _, reply in asked for notice in reply.trace.get("notices", ()))
+    bricks = Counter(brick["name"] for _, reply in asked for brick in reply.trace.get("bricks", ()))
+    summary = {
+        "n": len(asked),
+        "scores": scores,
+        "distinct_answers": len({reply.answer for _, reply in asked}),
+        "bricks": dict(bricks),
+        "notices": dict(notices),
+        "failed": sum(reply.error is not None for _, reply in asked),
+    }
+    lines = [
+        {"id": row.id, "answer": reply.answer, "score": round(row_scores[row.id], 4), "trace": dict(reply.trace)}
+        | ({"error": reply.error} if reply.error is not None else {})
+        for row, reply in asked
+    ]
+    return summary, lines
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line, as a whole file or none."""
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,0 +1,254 @@
+"""Writes rows and pictures from the data packs for `mattoni eval`: `python -m assistant.rows SET OUT_DIR`.
+
+Knows the packs and the form of rows, nothing of how they are asked or scored. OUT_DIR gets `rows.jsonl` and pictures.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from assistant.evaluation.asking import Row, write_lines
+from mattoni.errors import MattoniError
+from mattoni.files import write_text
+from mattoni.paths import training_data
+from modality_bricks.training.packs import captioned_pictures, pack_files, sheet_tiles
+from modality_bricks.training.pairs import PairQuestion, captioned_pairs, named_pairs
+from modality_bricks.training.readers import Sample
+from modality_bricks.training.samples import Source, read_source
+
+RowValues = Mapping[str, Any]
+
+
+def tinyimagenet(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """What is in each tile? A synonym of its class is in the first 12 words, and none of another of the 200 classes."""
+    vision = data / "vision"
+    classes = json.loads((vision / "tinyimagenet-classes.json").read_text(encoding="utf-8"))
+    synonyms = [list(dict.fromkeys([entry["short"], *entry["names"]])) for entry in classes]
+    write_text(out / "names.json", json.dumps(sorted({name for names in synonyms for name in names})))
+    pixels, labels = sheet_tiles(_packs(vision, f"tinyimagenet-{split}-*.tar"))
+    for number, (tile, label) in enumerate(zip(pixels, labels, strict=True)):
+        name = f"pictures/{number:05}.png"
+        Image.fromarray(tile).save(out / name)
+        yield {
+            "id": f"tinyimagenet-{split}-{number:05}",
+            "question": "What is in the picture?",
+            "image": name,
+            "answers": synonyms[label],
+            "metric": "named",
+            "words": 12,
+            "names": "names.json",
+        }
+
+
+def flickr8k(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Describe each photograph; its five captions are the references."""
+    for path in _packs(data / "vision", f"flickr8k-{split}-*.tar.gz"):
+        for key, picture, captions in captioned_pictures(path):
+            name = f"pictures/{key}.png"
+            picture.save(out / name)
+            yield {
+                "id": key,
+                "question": "Describe the photo.",
+                "image": name,
+                "answers": captions,
+                "metric": "cider",
+            }
+
+
+def daquar(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Short questions about rooms, one accepted answer each."""
+    (path,) = _packs(data / "vision", f"daquar-{split}-images.tar.gz")
+    for name, content in pack_files(path).items():
+        (out / "pictures" / name).write_bytes(content)
+    for row in _lines(data / "vision" / f"daquar-{split}.jsonl"):
+        yield {**row, "image": f"pictures/{row['image']}.webp"}
+
+
+def pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Which of two pictures shows it, what is in the one, in both? Tiles, then photographs."""
+    tiles = _samples("tiles", f"tinyimagenet-{split}-*.tar", data, split)
+    yield from _pair_rows(named_pairs(tiles, seed=0), f"tiles-{split}", out)
+    yield from photo_pairs(data, split, out)
+
+
+def photo_pairs(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Which of two photographs shows a thing that the captions of one of them alone mention?"""
+    photos = _samples("captions", f"flickr8k-{split}-*.tar.gz", data, split)
+    yield from _pair_rows(captioned_pairs(photos, seed=0), f"photos-{split}", out)
+
+
+# Pictures that questions about two of them are made of: so many to learn from, so many to measure on.
+_PAIRED, _PAIRED_OTHERWISE = {"train": 4000}, 400
+
+
+def _samples(form: Literal["tiles", "captions"], pattern: str, data: Path, split: str) -> Sequence[Sample]:
+    files = tuple(path.name for path in _packs(data / "vision", pattern))
+    classes = "tinyimagenet-classes.json" if form == "tiles" else None
+    limit = _PAIRED.get(split, _PAIRED_OTHERWISE)
+    source = Source(format=form, files=files, classes=classes, limit=limit)
+    return read_source(source, lambda name: data / "vision" / name).samples
+
+
+def _pair_rows(questions: Iterable[PairQuestion], name: str, out: Path) -> Iterator[RowValues]:
+    for number, asked in enumerate(questions):
+        images = [f"pictures/{name}-{number:05}-{place}.png" for place in (1, 2)]
+        for image, sample in zip(images, asked.pictures, strict=True):
+            sample.open().save(out / image)
+        yield {
+            "id": f"{name}-{number:05}",
+            "question": asked.question,
+            "images": images,
+            "answers": [asked.answer],
+            "metric": "accuracy",
+        }
+
+
+def plain(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Questions on a passage that stands in the message: nothing to look up and nothing to see."""
+    yield from with_passage(data, split)
+
+
+def with_passage(data: Path, split: str) -> Iterator[RowValues]:
+    """The questions of `reading`, each with its passage in the message."""
+    passages = {p["passage_id"]: p for p in _lines(data / "text" / f"reading-passages-{split}.jsonl")}
+    for row in _lines(data / "text" / f"reading-{split}.jsonl"):
+        text = passages[row["passage_id"]]["text"]
+        yield {**row, "question": f"{text}\n\nAnswer in a few words: {row['question']}", "metric": "contains"}
+
+
+def plain_after_picture(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """The same questions, each after a question about a picture of its own in the same conversation."""
+    tiles = tinyimagenet(data, split, out)
+    for row, tile in zip(with_passage(data, split), tiles, strict=False):
+        yield {**row, "before": {"question": tile["question"], "image": tile["image"]}}
+
+
+def amounts(total: str) -> list[str]:
+    """The right spellings of an annotated total: "RM 1,043.7" is also 1,043.7, 1043.7, 1,043.70 and 1043.70."""
+    bare = total.lstrip("RM$ ")
+    spellings = [total, bare]
+    try:
+        value = float(bare.replace(",", ""))
+    except ValueError:
+        return list(dict.fromkeys(spellings))
+    return list(dict.fromkeys([*spellings, bare.replace(",", ""), f"{value:,.2f}", f"{value:.2f}"]))
+
+
+def receipts(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """What is the total of each receipt? The scans are written as they are."""
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    files = pack_files(path)
+    for name in sorted(n for n in files if n.endswith(".webp")):
+        key = Path(name).stem
+        total = json.loads(files[name[:-4] + "json"])["fields"]["total"].strip()
+        if not total:
+            continue
+        (out / "pictures" / f"{key}.webp").write_bytes(files[name])
+        yield {
+            "id": key,
+            "question": "What is the total?",
+            "image": f"pictures/{key}.webp",
+            "answers": amounts(total),
+            "metric": "contains",
+        }
+
+
+def receipts_lines(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """The same question on the true lines as a text file: what is lost when nothing is misread."""
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    files = pack_files(path)
+    (out / "files").mkdir()
+    for row in receipts(data, split, out):
+        key = row["id"]
+        lines = json.loads(files[f"{key}.json"])["lines"]
+        (out / "files" / f"{key}.txt").write_text("\n".join(lines), encoding="utf-8")
+        yield {**{name: value for name, value in row.items() if name != "image"}, "file": f"files/{key}.txt"}
+
+
+def translation_de(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """English to German with the default instruction."""
+    yield from _lines(data / "text" / f"translation-de-{split}.jsonl")
+
+
+def reading(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Questions on passages, which are written as files for `mattoni knowledge add reading OUT_DIR/passages/*`."""
+    folder = out / "passages"
+    folder.mkdir()
+    for passage in _lines(data / "text" / f"reading-passages-{split}.jsonl"):
+        text = f"{passage['title']}\n\n{passage['text']}\n"
+        (folder / f"{passage['passage_id']}.txt").write_text(text, encoding="utf-8")
+    for row in _lines(data / "text" / f"reading-{split}.jsonl"):
+        yield {**row, "metric": "f1"}
+
+
+SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
+    "tinyimagenet": tinyimagenet,
+    "flickr8k": flickr8k,
+    "daquar": daquar,
+    "pairs": pairs,
+    "photo-pairs": photo_pairs,
+    "plain": plain,
+    "plain-after-picture": plain_after_picture,
+    "receipts": receipts,
+    "receipts-lines": receipts_lines,
+    "translation-de": translation_de,
+    "reading": reading,
+}
+
+
+def _packs(folder: Path, pattern: str) -> list[Path]:
+    """The packs of a split. Raises MattoniError when there are none."""
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise MattoniError(f"There is no {pattern} in {folder}: check MATTONI_DATA and --split.")
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as problem:
+        raise MattoniError(f"{path} cannot be read ({problem.strerror}): check MATTONI_DATA and --split.") from problem
+
+
+def write_rows(name: str, out: Path, data: Path, split: str = "dev") -> Path:
+    """Write a set's rows and pictures into the new folder `out`. Returns the rows' file."""
+    if out.exists():
+        raise MattoniError(f"{out} exists already: name a new folder.")
+    (out / "pictures").mkdir(parents=True)
+    try:
+        rows = list(SETS[name](data, split, out))
+        for row in rows:
+            Row.model_validate(row)
+        write_lines(out / "rows.jsonl", rows)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    return out / "rows.jsonl"
+
+
+def main() -> int:
+    """Command line of `python -m assistant.rows`."""
+    parser = argparse.ArgumentParser(prog="python -m assistant.rows", description="Write rows for `mattoni eval`.")
+    parser.add_argument("set", choices=SETS, help="which data pack")
+    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("--split", default="dev")
+    arguments = parser.parse_args()
+    try:
+        path = write_rows(arguments.set, arguments.out, training_data(), arguments.split)
+    except MattoniError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    print(f"{path}: {len(path.read_text(encoding='utf-8').splitlines())} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

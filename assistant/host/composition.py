@@ -1,0 +1,195 @@
+"""The four injections and their algebra: what bricks do to one turn of the host. Knows nothing of files or routing.
+
+A sequence injection is a part of the prompt (`assistant/host/prompt.py`). The other three are here: low-rank deltas on
+linear layers (LoRA, Hu et al. 2021, arXiv 2106.09685; several at once by concatenating ranks, which is their exact
+weighted sum), keys and values in front of the sequence (prefix tuning, Li and Liang 2021, arXiv 2101.00190), and a
+factor per FFN neuron.
+
+No state of a turn lives on the model: a composition acts inside `with composed(host, composition):` and nowhere else,
+and the engine's one thread is the only one that runs the host. An adapter that stays active on the model leaks into
+another person's answer (peft #804, adapters #165).
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache
+
+from assistant.host.host import Host
+from mattoni.card import Injection
+from mattoni.errors import MattoniError
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """ΔW = weight · scale · B @ A on named linear layers; A is (rank, in), B is (out, rank)."""
+
+    name: str
+    digest: str
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+    scales: Mapping[str, float]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Keys and values in front of the sequence; one (kv_heads, length, head_dim) pair per layer."""
+
+    name: str
+    digest: str
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A factor per FFN neuron: layer → (intermediate,)."""
+
+    name: str
+    digest: str
+    factors: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """All injections of one turn, checked against the host and merged. `key` hashes contents, never names."""
+
+    key: str
+    deltas: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    prefix: tuple[tuple[Tensor, Tensor], ...] = ()
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def prefix_length(self) -> int:
+        """Positions that the prefix takes in front of the prompt."""
+        return self.prefix[0][0].shape[1] if self.prefix else 0
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache, or one that begins with the prefix."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self.prefix):
+            cache.update(keys.unsqueeze(0), values.unsqueeze(0), layer)
+        return cache
+
+
+def compose(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> Composition:
+    """Check injections against what the host supports and merge those of a kind.
+
+    Raises MattoniError naming the brick whose injection the host does not support or whose shapes differ.
+    """
+    needs: dict[type, Injection] = {LowRank: "low-rank", Prefix: "prefix", Gate: "gate"}
+    for injection in injections:
+        need = needs[type(injection)]
+        if need not in host.supports:
+            raise MattoniError(
+                f"{injection.name} needs a host that supports {need} injections and {host.name} supports "
+                f"{', '.join(sorted(host.supports))}: choose another host or switch the brick off."
+            )
+    low_rank = [i for i in injections if isinstance(i, LowRank)]
+    return Composition(
+        key=_key(host, injections),
+        deltas=_concatenate(host, low_rank),
+        prefix=_join_prefixes(host, [i for i in injections if isinstance(i, Prefix)]),
+        gates=_multiply_gates(host, [i for i in injections if isinstance(i, Gate)]),
+    )
+
+
+def _key(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> str:
+    parts = [host.fingerprint, str(host.dtype)]
+    for injection in injections:
+        weight = injection.weight if isinstance(injection, LowRank) else 1.0
+        parts.append(f"{type(injection).__name__}:{injection.digest}:{weight!r}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _concatenate(host: Host, loras: Sequence[LowRank]) -> dict[str, tuple[Tensor, Tensor]]:
+    """One (A, B) pair per layer whose product is the exact weighted sum of all deltas.
+
+    Σ wᵢ sᵢ Bᵢ Aᵢ = [w₁s₁B₁ … wₙsₙBₙ] @ [A₁; …; Aₙ]. The weights are folded into B in fp32 before the cast to the
+    host's type.
+    """
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for lora in loras:
+        for name, (a, b) in lora.factors.items():
+            shape = host.linear_shapes.get(name)
+            if shape is None:
+                raise MattoniError(
+                    f"{lora.name} changes '{name}', which {host.name} does not have: it was made for another host."
+                )
+            if shape != (b.shape[0], a.shape[1]):
+                raise MattoniError(
+                    f"{lora.name} changes '{name}' as {b.shape[0]} x {a.shape[1]} but in {host.name} it is {shape[0]} "
+                    f"x {shape[1]}: it was made for another host."
+                )
+            parts.setdefault(name, []).append((a.float(), b.float() * (lora.weight * lora.scales[name])))
+    place: dict[str, Any] = {"device": host.device, "dtype": host.dtype}
+    return {
+        name: (torch.cat([a for a, _ in pairs]).to(**place), torch.cat([b for _, b in pairs], dim=1).to(**place))
+        for name, pairs in parts.items()
+    }
+
+
+def _join_prefixes(host: Host, prefixes: Sequence[Prefix]) -> tuple[tuple[Tensor, Tensor], ...]:
+    config = host.model.config.get_text_config()
+    for prefix in prefixes:
+        if len(prefix.layers) != config.num_hidden_layers:
+            raise MattoniError(
+                f"{prefix.name} has keys for {len(prefix.layers)} layers and {host.name} has {config.num_hidden_layers}"
+                ": it was made for another host."
+            )
+    place: dict[str, Any] = {"device": host.device, "dtype": host.dtype}
+    joined = []
+    for layers in zip(*(prefix.layers for prefix in prefixes), strict=True):
+        joined.append(
+            (torch.cat([k for k, _ in layers], dim=1).to(**place), torch.cat([v for _, v in layers], dim=1).to(**place))
+        )
+    return tuple(joined)
+
+
+def _multiply_gates(host: Host, gates: Sequence[Gate]) -> dict[str, Tensor]:
+    merged: dict[str, Tensor] = {}
+    for gate in gates:
+        for layer, factors in gate.factors.items():
+            name = host.gated_layers.get(layer)
+            if name is None or host.linear_shapes[name][1] != len(factors):
+                raise MattoniError(
+                    f"{gate.name} gates layer {layer} with {len(factors)} neurons, which {host.name} does not have."
+                )
+            factors = factors.to(host.device, host.dtype)
+            merged[name] = merged[name] * factors if name in merged else factors
+    return merged
+
+
+def _add_delta(a: Tensor, b: Tensor) -> Any:
+    def hook(module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + functional.linear(functional.linear(args[0], a), b)
+
+    return hook
+
+
+def _scale_input(factors: Tensor) -> Any:
+    def hook(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0] * factors, *args[1:])
+
+    return hook
+
+
+@contextmanager
+def composed(host: Host, composition: Composition) -> Iterator[None]:
+    """Run forward passes of the host with the composition's deltas and gates; afterwards nothing of them is left."""
+    if not composition.deltas and not composition.gates:
+        yield
+        return
+    modules = dict(host.model.named_modules())
+    with ExitStack() as stack:
+        # Gates first: a delta on the same projection must see the gated input, as a changed weight would.
+        for name, factors in composition.gates.items():
+            stack.callback(modules[name].register_forward_pre_hook(_scale_input(factors)).remove)
+        for name, (a, b) in composition.deltas.items():
+            stack.callback(modules[name].register_forward_hook(_add_delta(a, b)).remove)
+        yield

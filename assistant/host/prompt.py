@@ -1,0 +1,266 @@
+"""Builds prompts from turns. The only place that knows the chat template, and where soft tokens stand.
+
+Text from a user, a file, OCR or a document can never open or close a role or stand for a picture: the template is
+rendered around placeholders, and every piece that is not the template's own is encoded apart with special tokens off;
+token ids are joined, never text. Escaping alone is not enough (transformers #47386, #48052; vLLM #57740).
+
+An imported checkpoint was trained on prompts of another build: pictures at a place of their own, and text that was encoded
+in one piece. Its chat template asks for `message.pictures` (a list) and `message.text` instead of `message.content`; then each
+run of text between soft tokens is encoded as its own processor would, and what a stranger wrote still closes no role.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from assistant.host.host import Host
+from mattoni.errors import MattoniError
+from mattoni.ordinals import ORDINALS
+
+# Between a document's text and a question about it: without it a small host adds up what it reads, or tells it all again
+# (docs/experiments.md, "What is the total?").
+ASK_TEXT = "Answer this question from the text above, in a few words:\n\n"
+
+
+def asks(message: str) -> bool:
+    """Whether a message is a question, not an order such as "Translate this"."""
+    return "?" in message
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text that anybody may have written."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Soft:
+    """Soft tokens of one picture: (n, width); `digest` stands for the contents they were made from."""
+
+    digest: str
+    vectors: Tensor
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Token ids of an answer as the host gave them, so that its cache is found again."""
+
+    ids: tuple[int, ...]
+
+
+Segment = Text | Soft | Ids
+# What parts a picture from what follows, where the template does not place pictures itself.
+AFTER_PICTURE = Text("\n")
+
+
+def picture_label(place: int, count: int) -> list[Text]:
+    """What stands before a picture of several, counted from 0: a small host tells them apart by that alone."""
+    if count < 2:
+        return []
+    return [Text(f"{ORDINALS[place].capitalize()} picture:" if place < len(ORDINALS) else f"Picture {place + 1}:")]
+
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of the conversation as the host sees it."""
+
+    role: Role
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt as runs of token ids and soft tokens, in order."""
+
+    pieces: tuple[tuple[int, ...] | Soft, ...]
+
+    @property
+    def keys(self) -> list[int | tuple[str, int]]:
+        """One entry per position: a token id, or (digest, index) of a soft token. Equal keys have equal contents."""
+        keys: list[int | tuple[str, int]] = []
+        for piece in self.pieces:
+            keys.extend([(piece.digest, i) for i in range(len(piece.vectors))] if isinstance(piece, Soft) else piece)
+        return keys
+
+    def __len__(self) -> int:
+        return sum(len(piece.vectors) if isinstance(piece, Soft) else len(piece) for piece in self.pieces)
+
+    def inputs(self, host: Host, start: int = 0) -> dict[str, Tensor]:
+        """The forward arguments for the positions from `start` on.
+
+        `input_ids` (1, n) for plain text, which keeps the bare host's path bit for bit, or `inputs_embeds` (1, n,
+        width) where soft tokens are among them.
+        """
+        rest = _from(self.pieces, start)
+        if all(not isinstance(piece, Soft) for piece in rest):
+            ids = [i for piece in rest if not isinstance(piece, Soft) for i in piece]
+            return {"input_ids": torch.tensor([ids], device=host.device)}
+        rows = [
+            piece.vectors.to(host.device, host.dtype)
+            if isinstance(piece, Soft)
+            else host.embed(torch.tensor(piece, dtype=torch.long, device=host.device))
+            for piece in rest
+        ]
+        return {"inputs_embeds": torch.cat(rows).unsqueeze(0)}
+
+
+def _from(pieces: Sequence[tuple[int, ...] | Soft], start: int) -> list[tuple[int, ...] | Soft]:
+    """The pieces without their first `start` positions."""
+    rest: list[tuple[int, ...] | Soft] = []
+    for piece in pieces:
+        size = len(piece.vectors) if isinstance(piece, Soft) else len(piece)
+        if start < size:
+            rest.append(Soft(piece.digest, piece.vectors[start:]) if isinstance(piece, Soft) else piece[start:])
+        start = max(0, start - size)
+    return rest
+
+
+@lru_cache(maxsize=8)
+def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Matches every added token's text (role markers, picture placeholders, tool marks, special or not)."""
+    literals = sorted({str(token) for token in tokenizer.get_added_vocab()}, key=len, reverse=True)
+    return re.compile("|".join(re.escape(literal) for literal in literals if literal)) if literals else None
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """`text` in pieces, cut after the first character of whatever looks like an added token."""
+    pattern = _added_tokens(tokenizer)
+    pieces, start = [], 0
+    for match in pattern.finditer(text) if pattern else ():
+        cut = match.start() + 1
+        pieces.append(text[start:cut])
+        start = cut
+    return [*pieces, text[start:]]
+
+
+def encode_untrusted(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Token ids of `text` in which no added token occurs, whatever it says: each look-alike is cut after its first
+    character and the halves are encoded apart."""
+    ids = [i for piece in _cut(tokenizer, text) if piece for i in tokenizer.encode(piece, add_special_tokens=False)]
+    forbidden = set(tokenizer.get_added_vocab().values())
+    # A one-character added token cannot be cut; nothing a message could need is lost with it.
+    return tuple(i for i in ids if i not in forbidden)
+
+
+def build_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], answering: bool = True) -> Prompt:
+    """Render the tokenizer's own chat template around the turns' segments.
+
+    answering  end with the opening of the assistant's answer
+
+    Raises MattoniError for a tokenizer without a template, or one whose template refuses these roles.
+    """
+    parts: dict[str, tuple[Segment, ...]] = {}
+    messages: list[dict[str, Any]] = []
+    for n, turn in enumerate(turns):
+        pictures = [segment for segment in turn.segments if isinstance(segment, Soft)]
+        text = tuple(s for s in turn.segments if not isinstance(s, Soft) and s != AFTER_PICTURE)
+        placed = {_mark(f"{n}p{k}"): (picture,) for k, picture in enumerate(pictures)}
+        said = {_mark(f"{n}t"): text} if text else {}
+        parts |= {_mark(f"{n}"): turn.segments, **placed, **said}
+        messages.append(
+            {"role": turn.role, "content": _mark(f"{n}"), "pictures": list(placed), "text": next(iter(said), "")}
+        )
+    if not tokenizer.chat_template:
+        raise MattoniError("This host has no chat template: choose an instruction-tuned model as host.")
+    try:
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering)
+    except Exception as problem:  # jinja templates raise whatever their author chose
+        raise MattoniError(f"This host's chat template refuses the conversation ({problem}).") from problem
+    assert isinstance(rendered, str)
+    around = re.split("(\ue000\\w+\ue001)", rendered)
+    marks = around[1::2]
+    whole = [_mark(f"{n}") for n in range(len(turns))]
+    if marks == whole:
+        own = [(text, ()) if n % 2 == 0 else ("", parts[text]) for n, text in enumerate(around)]
+        pieces = [piece for text, segments in own for piece in _apart(tokenizer, text, segments)]
+    elif sorted(marks) == sorted(mark for mark in parts if mark not in whole):
+        pieces = _in_runs(tokenizer, [parts.get(text, text) for text in around])
+    else:
+        raise MattoniError("This host's chat template leaves messages out: choose another host.")
+    return Prompt(tuple(piece for piece in pieces if isinstance(piece, Soft) or piece))
+
+
+def _mark(name: str) -> str:
+    """What stands for a segment while the template is rendered; nothing a template would change."""
+    return f"\ue000{name}\ue001"
+
+
+def _apart(tokenizer: PreTrainedTokenizerBase, own: str, segments: Sequence[Segment]) -> list[tuple[int, ...] | Soft]:
+    """The template's own text, in which role markers are real tokens and BOS stands where the model wants one, and segments."""
+    return [tuple(tokenizer.encode(own, add_special_tokens=False)), *(_encode(tokenizer, s) for s in segments)]
+
+
+def _in_runs(
+    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str | tuple[Segment, ...]]
+) -> list[tuple[int, ...] | Soft]:
+    """The rendered template, its own text as `str`, with each run of text between soft tokens and answers encoded whole."""
+    pieces: list[tuple[int, ...] | Soft] = []
+    run: list[str | Text] = []
+    for part in [*rendered, (Ids(()),)]:
+        for segment in [part] if isinstance(part, str) else part:
+            if isinstance(segment, str | Text):
+                run.append(segment)
+                continue
+            if isinstance(segment, Ids) and segment.ids and run and isinstance(run[-1], str):
+                # An answer's first token brings the space before it; twice, the kept keys and values would not fit.
+                run[-1] = run[-1].rstrip(" ")
+            pieces.append(_encode_run(tokenizer, run, begins=not pieces))
+            pieces.append(segment if isinstance(segment, Soft) else segment.ids)
+            run = []
+    return pieces
+
+
+def _encode_run(tokenizer: PreTrainedTokenizerBase, run: Sequence[str | Text], begins: bool) -> tuple[int, ...]:
+    """Template's text and strangers' text in one piece, cut only inside what looks like an added token in the latter."""
+    chunks = [""]
+    for part in run:
+        first, *more = [part] if isinstance(part, str) else _cut(tokenizer, part.text)
+        chunks[-1] += first
+        chunks += more
+    ids = [i for n, chunk in enumerate(chunks) if chunk for i in _in_place(tokenizer, chunk, begins and n == 0)]
+    apart = [
+        i
+        for part in run
+        for i in (
+            tokenizer.encode(part, add_special_tokens=False)
+            if isinstance(part, str)
+            else encode_untrusted(tokenizer, part.text)
+        )
+    ]
+    # What no token stands for is no mark, though many tokenizers list it with them.
+    added = set(tokenizer.get_added_vocab().values()) - {tokenizer.unk_token_id}
+    # A stranger's text next to the template's could still spell an added token; then nothing is encoded together.
+    same = [i for i in ids if i in added] == [i for i in apart if i in added]
+    return tuple(ids if same else apart)
+
+
+def _in_place(tokenizer: PreTrainedTokenizerBase, text: str, begins: bool) -> list[int]:
+    """Token ids of `text` where it stands: at the beginning, or after a picture. Many tokenizers put a space in front of
+    what begins."""
+    bos = str(tokenizer.bos_token or "")
+    if bos and text.startswith(bos):
+        return [int(tokenizer.bos_token_id), *tokenizer.encode(text.removeprefix(bos), add_special_tokens=False)]
+    anchor = "<image>" if "<image>" in tokenizer.get_added_vocab() else str(tokenizer.eos_token or "")
+    if begins or not anchor:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    return list(tokenizer.encode(anchor + text, add_special_tokens=False))[1:]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, segment: Segment) -> tuple[int, ...] | Soft:
+    match segment:
+        case Text(text):
+            return encode_untrusted(tokenizer, text)
+        case Ids(ids):
+            return ids
+        case Soft():
+            return segment

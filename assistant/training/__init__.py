@@ -1,0 +1,1 @@
+"""Makes what the router decides by. Nothing here runs for a user."""

@@ -1,0 +1,246 @@
+"""Decides which bricks a turn uses, and says why. Pure: vectors, keys and the user's choices in, a plan out.
+
+Knows nothing of pictures, models or files: whoever calls it has embedded the pictures in the `glance` space and the
+message in the `text` space. Routing is maximum inner product search (MIPS) over the bricks' keys: a brick's score is
+the largest inner product of its keys with the vector. Of image bricks the best score wins, and its threshold says whether
+that is worth a notice; a skill is chosen only when its score reaches the threshold. A brick may bring counter-keys, which say
+what is near and not for it (`mattoni.keys`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from mattoni.errors import MattoniError
+from mattoni.keys import scores
+from mattoni.trace import Candidate, Notice
+
+
+@dataclass(frozen=True)
+class KeyedBrick:
+    """What the router knows of a brick. Without keys only the user can choose it."""
+
+    name: str
+    kind: str  # modality, task, knowledge or emergent
+    space: Literal["glance", "text"] | None = None
+    keys: Tensor | None = None  # (n, width), unit rows
+    threshold: float = 1.0
+    counter: Tensor | None = None  # (m, width), unit rows: what lies near and is not for the brick
+    pictures: int = 0  # how many the conversation must have at least for a skill to be chosen by its keys
+    vision: str = ""  # the image brick that must have looked at them; empty: any
+
+    def score(self, vectors: Tensor) -> float:
+        """The best score of `vectors` (n, width); negative when counter-keys are nearer to all of them."""
+        assert self.keys is not None
+        return float(scores(vectors.to(self.keys), self.keys, self.counter).max())
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """All bricks that can be chosen, and what tells that a message asks about a picture."""
+
+    bricks: tuple[KeyedBrick, ...] = ()
+
+    def of_kind(self, *kinds: str) -> tuple[KeyedBrick, ...]:
+        return tuple(brick for brick in self.bricks if brick.kind in kinds)
+
+
+@dataclass(frozen=True)
+class SeenPicture:
+    """A picture of the message: its file name and its vector in the `glance` space."""
+
+    name: str
+    vector: Tensor  # (width,), unit length
+
+
+@dataclass(frozen=True)
+class Question:
+    """A message as the router sees it."""
+
+    pictures: tuple[SeenPicture, ...] = ()
+    texts: Tensor | None = None  # (pieces, width): the message and its parts in the `text` space; None: it has no text
+    asks_about_picture: bool = False  # what `assistant.turn.recogniser` says of the message
+    goes_on: bool = True  # with what was said or shown; nothing is known of a message without text
+    has_documents: bool = False  # a document came with the message
+    history_has_pictures: bool = False  # an earlier message brought a picture or a document that this one may be about
+    earlier_pictures: tuple[str, ...] = ()  # of each picture of an earlier message the brick that looked at it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user set for one brick."""
+
+    state: Literal["auto", "on", "off"] = "auto"
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user set by hand for this message; it is never undone."""
+
+    vision: str | None = None  # the image brick for every picture; None: the router chooses
+    bricks: Mapping[str, Choice] = field(default_factory=dict)
+    no_bricks: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All bricks that are named here."""
+        return (*([self.vision] if self.vision else []), *self.bricks)
+
+    def of(self, name: str) -> Choice:
+        return self.bricks.get(name, Choice())
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A brick that the turn uses. `score` and `threshold` are None when nothing was compared."""
+
+    name: str
+    weight: float
+    score: float | None
+    threshold: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The router's decision."""
+
+    pictures: tuple[Chosen | None, ...] = ()  # one per picture, in order; None: nobody looks, a notice says why
+    runners_up: tuple[tuple[Chosen, ...], ...] = ()  # per picture, who looks if the first finds nothing; none by hand
+    skills: tuple[Chosen, ...] = ()  # task and emergent bricks
+    knowledge: tuple[str, ...] = ()  # bricks whose passages are searched
+    needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
+    notices: tuple[Notice, ...] = ()
+    candidates: tuple[Candidate, ...] = ()  # every brick that was scored, for the trace's chart
+
+
+NO_PICTURE = Notice("no-picture", "This seems to ask about a picture, but none is attached: add one and ask again.")
+
+
+def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
+    """Choose the bricks of one turn.
+
+    Per picture the best image brick, per message the best skill on Auto and every skill that is On, and all knowledge
+    that is not Off. Raises MattoniError when the user names a brick that is not there.
+    """
+    _check_names(keyring, choices)
+    notices = [NO_PICTURE] if _misses_its_picture(question) else []
+    if choices.no_bricks:
+        notices += [Notice("refused", f"{p.name} was not looked at: bricks are off.") for p in question.pictures]
+        nobody = len(question.pictures)
+        return Plan(pictures=(None,) * nobody, runners_up=((),) * nobody, notices=tuple(notices))
+    looked = [_route_picture(picture, keyring.of_kind("modality"), choices) for picture in question.pictures]
+    seen_by = (*(chosen[0].name for chosen, _, _ in looked if chosen), *question.earlier_pictures)
+    skills, weighed = _route_message(question.texts, seen_by, keyring.of_kind("task", "emergent"), choices)
+    return Plan(
+        pictures=tuple(chosen[0] if chosen else None for chosen, _, _ in looked),
+        runners_up=tuple(chosen[1:] for chosen, _, _ in looked),
+        skills=skills,
+        knowledge=tuple(b.name for b in keyring.of_kind("knowledge") if choices.of(b.name).state != "off"),
+        needs_seen=_needs_seen(question, keyring, skills),
+        notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
+        candidates=(*(candidate for _, _, scored in looked for candidate in scored), *weighed),
+    )
+
+
+def _misses_its_picture(question: Question) -> bool:
+    has_something = bool(question.pictures) or question.has_documents or question.history_has_pictures
+    return question.asks_about_picture and not has_something
+
+
+def _needs_seen(question: Question, keyring: Keyring, skills: Sequence[Chosen]) -> bool:
+    """Whether pictures of earlier messages may matter to this one: a picture of its own may be compared with them."""
+    compares = {brick.name for brick in keyring.bricks if brick.pictures}
+    return (
+        question.asks_about_picture
+        or question.goes_on
+        or bool(question.pictures)
+        or any(chosen.name in compares for chosen in skills)
+    )
+
+
+def _check_names(keyring: Keyring, choices: Choices) -> None:
+    images = [brick.name for brick in keyring.of_kind("modality")]
+    if choices.vision is not None and choices.vision not in images:
+        raise MattoniError(
+            f"There is no image brick '{choices.vision}' (there are: {_listed(images)}); choose one of them."
+        )
+    names = [brick.name for brick in keyring.bricks]
+    for name in choices.bricks:
+        if name not in names:
+            raise MattoniError(f"There is no brick '{name}' (there are: {_listed(names)}): choose one of them.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _scores(bricks: Iterable[KeyedBrick], space: str, vectors: Tensor, subject: str) -> list[Candidate]:
+    """Every brick with keys in the space, best score first."""
+    scored = [
+        Candidate(brick.name, brick.kind, brick.score(vectors), brick.threshold, subject)
+        for brick in bricks
+        if brick.keys is not None and brick.space == space
+    ]
+    return sorted(scored, key=lambda candidate: candidate.score, reverse=True)
+
+
+def _nearness(candidate: Candidate) -> str:
+    return f"nearest key {candidate.score:.2f}, threshold {candidate.threshold:.2f}"
+
+
+def _route_picture(
+    picture: SeenPicture, bricks: tuple[KeyedBrick, ...], choices: Choices
+) -> tuple[tuple[Chosen, ...], list[Notice], list[Candidate]]:
+    """The bricks that look at one picture, the best first. One that is On by hand comes before all that are on Auto."""
+    by_hand = choices.vision
+    allowed = [brick for brick in bricks if choices.of(brick.name).state != "off"]
+    switched_on = [brick for brick in allowed if choices.of(brick.name).state == "on"]
+    scored = _scores(switched_on or allowed, "glance", picture.vector.unsqueeze(0), picture.name)
+    if by_hand is None and len(switched_on) == 1:
+        by_hand = switched_on[0].name
+    if by_hand is not None:
+        return (_chosen(by_hand, choices, scored, "chosen by hand"),), [], scored
+    if not allowed:
+        text = f"{picture.name} was not looked at: no image brick is installed and switched on."
+        return (), [Notice("refused", text)], scored
+    name = scored[0].name if scored else allowed[0].name
+    reason = _nearness(scored[0]) if scored else "no image brick has keys"
+    notices: list[Notice] = []
+    # The nearest key wins, whatever the thresholds: a brick that is added cannot take pictures that are nearer to another's.
+    if not scored or scored[0].score < scored[0].threshold:
+        if switched_on and scored:
+            reason = f"switched on; {reason}"
+        else:
+            reason = f"fallback: {reason}"
+            text = f"{picture.name} is like nothing that an image brick knows; '{name}' looked at it all the same."
+            notices = [Notice("fallback", text)]
+    runners_up = (_chosen(c.name, choices, scored, f"next best; {_nearness(c)}") for c in scored[1:])
+    return (_chosen(name, choices, scored, reason), *runners_up), notices, scored
+
+
+def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -> Chosen:
+    found = next((candidate for candidate in scored if candidate.name == name), None)
+    strength = choices.of(name).strength
+    return Chosen(name, strength, found.score if found else None, found.threshold if found else None, reason)
+
+
+def _route_message(
+    texts: Tensor | None, seen_by: Sequence[str], bricks: tuple[KeyedBrick, ...], choices: Choices
+) -> tuple[tuple[Chosen, ...], list[Candidate]]:
+    """Every skill that is On, and the one on Auto that comes nearest, if it is near enough and has the pictures it needs.
+
+    One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
+    """
+    able = [brick for brick in bricks if choices.of(brick.name).state != "off"]
+    fitting = [brick for brick in able if brick.pictures <= sum(brick.vision in ("", name) for name in seen_by)]
+    scored = _scores(fitting, "text", texts, "message") if texts is not None else []
+    on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
+    chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]
+    automatic = [c for c in scored if c.name not in on and c.score >= c.threshold]
+    if automatic:
+        chosen.append(_chosen(automatic[0].name, choices, scored, _nearness(automatic[0])))
+    return tuple(chosen), scored

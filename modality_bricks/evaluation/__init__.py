@@ -1,0 +1,1 @@
+"""Measures readers and draws what the router is measured on. Nothing here runs for a user."""

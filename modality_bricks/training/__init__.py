@@ -1,0 +1,1 @@
+"""Trains modality bricks. Nothing here runs for a user."""

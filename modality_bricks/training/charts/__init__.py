@@ -1,0 +1,1 @@
+"""Draws charts, and what is asked about them."""

@@ -1,0 +1,1 @@
+"""Trains the `glance` space on drawn pictures."""

@@ -1,0 +1,183 @@
+"""Writes what a training run leaves: its result, and the brick with its card. Training only."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mattoni.errors import MattoniError
+from mattoni.files import replace_folder, write_text
+from mattoni.paths import data_folder
+from modality_bricks.encoder import FOLDERS, load_encoder, split_source
+from modality_bricks.stitch import load_stitch
+from modality_bricks.training.compare import compare, measure
+from modality_bricks.training.data_checks import Say
+from modality_bricks.training.recipe import GenerateRecipe, StageRecipe, shown
+from modality_bricks.training.stitch_stages import GenerateStage
+
+if TYPE_CHECKING:
+    from assistant.host.host import Host
+
+RESULT = "result.json"
+
+
+def write_result(
+    recipe: StageRecipe, config: Path, outcome: dict[str, Any], where: str, host: "Host | None", other_host: str | None
+) -> dict[str, Any]:
+    """`RUN/result.json`: the full config with its hash, the figures, the hours. `other_host` replaced the config's."""
+    # A folder's path says something of this machine, its name is enough.
+    name = Path(other_host).name if other_host and Path(other_host).exists() else other_host
+    other = f" --host {name}" if name else ""
+    result = {
+        "command": f"python -m modality_bricks.train {shown(config)}{other}",
+        "config": recipe.model_dump(mode="json"),
+        "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
+        "seed": recipe.seed,
+        "hardware": where,
+        "vocabulary": host.identity.vocabulary if host is not None else None,
+        **outcome,
+    }
+    write_text(Path(recipe.run) / RESULT, json.dumps(result, indent=1))
+    return result
+
+
+def brick_folder(name: str) -> Path:
+    """A bare name means the user's own bricks, anything else a path."""
+    return Path(name) if "/" in name else data_folder() / "bricks" / name
+
+
+def check_same_words(recipe: StageRecipe, host: "Host") -> None:
+    """Raise MattoniError where the run that this one starts from mixed its soft tokens from another host's words."""
+    if not isinstance(recipe, GenerateRecipe):
+        return
+    for run in recipe.starts:
+        path = Path(run) / RESULT
+        made = json.loads(path.read_text()).get("vocabulary") if path.is_file() else None
+        if made not in (None, host.identity.vocabulary):
+            raise MattoniError(
+                f"start_from: the stitch of {run} was made for a host with other words: run its config for "
+                f"{host.name} first."
+            )
+
+
+def check_parents(recipe: StageRecipe) -> None:
+    """Raise MattoniError where a run that belongs on the card has left no result: before the long part."""
+    runs = recipe.brick.parents if isinstance(recipe, GenerateRecipe) and recipe.brick is not None else ()
+    for run in runs:
+        if not (Path(run) / RESULT).is_file():
+            raise MattoniError(f"brick.parents: there is no {run}/{RESULT}: run the config that makes it first.")
+
+
+def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Say) -> None:
+    """Measure the new stitch and the brick that it would replace, if there is one, on the same dev rows.
+
+    Raises MattoniError where the one that is there is better, or cannot be compared.
+    """
+    from mattoni.card import CARD, read_card
+
+    assert recipe.brick is not None
+    target, run = brick_folder(recipe.brick.folder), Path(recipe.run)
+    if not (target / CARD).is_file():
+        return
+    stays = f"{target} stays as it is, and the new stitch in {run}; --replace-anyway replaces it all the same"
+    card = read_card(target)
+    fits = card.host is not None and card.host.fingerprint == host.fingerprint
+    if not fits or card.parts.get("stitch") != "qformer":
+        raise MattoniError(
+            f"'{card.name}' is no image brick of this kind for {host.name}, so the two cannot be compared: {stays}."
+        )
+    device, folder = stage.host.device, Path(recipe.cache)
+    new = measure(stage, load_encoder(recipe.encoder, device), load_stitch(run, host.embedding, device), folder)
+    source = str(card.parts.get("encoder"))
+    scheme, place = split_source(source)
+    if scheme in FOLDERS:
+        source = f"{scheme}:{target / place}"
+    old = measure(stage, load_encoder(source, device), load_stitch(target, host.embedding, device), folder)
+    found = compare(new.rows, old.rows)
+    if found.worse:
+        raise MattoniError(f"{card.name}: {found.sentence()}: {stays}.")
+    say(f"{card.name}: {found.sentence()}")
+
+
+def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") -> Path:
+    """Put encoder, stitch and card into the brick's folder. A brick that is there becomes its next version, keys and all."""
+    from mattoni.card import CARD, BrickCard, Metric, describe_files, read_card, write_card
+
+    assert recipe.brick is not None
+    brick, target = recipe.brick, brick_folder(recipe.brick.folder)
+    before = read_card(target) if (target / CARD).is_file() else None
+    results = [json.loads((Path(run) / RESULT).read_text()) for run in brick.parents] + [result]
+    best = result["best"]
+    scheme, place = split_source(recipe.encoder)
+    told = "answered" if "answered" in best else "captions"
+    dev = {("named" if s.format in ("tiles", "folder") else told): s for s in recipe.dev}
+    titles = {"named": "names the thing in the first 12 words", "captions": "CIDEr-D", "answered": "answers as its row"}
+    metrics = tuple(
+        Metric(
+            name=titles[kind],
+            split=f"{', '.join(source.files)} (dev)",
+            value=round(best[kind], 4),
+            n=int(best[f"{kind} n"]),
+            beside={
+                "shuffled pictures": round(best[f"{kind} shuffled"], 4),
+                "distinct answers": round(best[f"{kind} distinct"], 4),
+            },
+            command=result["command"],
+        )
+        for kind, source in dev.items()
+        if kind in best
+    )
+
+    def fill(folder: Path) -> None:
+        if target.is_dir():
+            shutil.copytree(target, folder, dirs_exist_ok=True)
+        if scheme in FOLDERS:
+            shutil.rmtree(folder / "encoder", ignore_errors=True)
+            shutil.copytree(place, folder / "encoder")
+        shutil.copy(Path(recipe.run) / "stitch.safetensors", folder)
+        stitch_queries = load_stitch(folder, host.embedding).shape.queries
+        card = BrickCard.model_validate(
+            {
+                "schema": 1,
+                "name": target.name,
+                "version": before.version + 1 if before else 1,
+                "kind": "modality",
+                "title": brick.title,
+                "summary": brick.summary,
+                "host": host.identity.model_dump(),
+                "injects": ["sequence"],
+                # Keys are made from pictures in the glance space, so another encoder or stitch leaves them valid.
+                "routes": before.routes.model_dump() if before and before.routes else None,
+                "files": describe_files(folder),
+                "parts": {
+                    "encoder": f"{scheme}:encoder" if scheme in FOLDERS else recipe.encoder,
+                    "stitch": "qformer",
+                    "queries": stitch_queries,
+                }
+                | ({"reads": brick.reads} if brick.reads else {}),
+                "training": {
+                    "command": [r["command"] for r in results],
+                    "data": list(brick.data),
+                    "seed": recipe.seed,
+                    "hardware": result["hardware"],
+                    "hours": round(sum(r["hours"] for r in results), 2),
+                    "stages": [
+                        {
+                            "config_sha256": r["config_sha256"],
+                            "hours": round(r["hours"], 2),
+                            "best": r["best"],
+                            "note": r.get("note", ""),
+                        }
+                        for r in results
+                    ],
+                },
+                "metrics": [m.model_dump() for m in metrics],
+                "licence": brick.licence,
+                "limits": brick.limits,
+            }
+        )
+        write_card(card, folder)
+
+    replace_folder(target, fill)
+    return target

@@ -1,0 +1,276 @@
+"""`python -m modality_bricks.train CONFIG.yaml …`: trains stages of a modality brick, or goes on where it was killed.
+
+The thin entry point: it alone asks `assistant` for the host, and hands it on as an argument. Under `accelerate launch`
+several processes share the global batch.
+"""
+
+import argparse
+import os
+import platform
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers)
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from mattoni.errors import Interrupted, MattoniError
+from modality_bricks.stitch import save_stitch
+from modality_bricks.training.columns_stage import ColumnsModel, ColumnsStage
+from modality_bricks.training.dry_run import conclude, estimate, peak_memory, relocated
+from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, save_encoder
+from modality_bricks.training.loop import train
+from modality_bricks.training.prepare import (
+    Reading,
+    check_takes_soft_tokens,
+    columns_stage,
+    encoder_stage,
+    generate_stage,
+    words_stage,
+)
+from modality_bricks.training.publish import check_parents, check_same_words, compared, write_brick, write_result
+from modality_bricks.training.recipe import (
+    ColumnsRecipe,
+    EncoderRecipe,
+    GenerateRecipe,
+    StageRecipe,
+    WordsRecipe,
+    depends_on,
+    finder,
+    for_host,
+    read_recipe,
+    shipped_or_own,
+)
+from modality_bricks.training.run_folder import locked
+from modality_bricks.training.stitch_stages import ChatFrame, GenerateStage, WordsStage
+from modality_bricks.training.watch import serve
+
+if TYPE_CHECKING:
+    from assistant.host.host import Host
+
+
+def build_stage(
+    recipe: StageRecipe, reading: Reading, accelerator: Accelerator, host: "Host | None"
+) -> EncoderStage | ColumnsStage | WordsStage | GenerateStage:
+    """The stage of a recipe, ready to train."""
+    if isinstance(recipe, EncoderRecipe):
+        return encoder_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
+    if isinstance(recipe, ColumnsRecipe):
+        return columns_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
+    assert host is not None
+    if isinstance(recipe, WordsRecipe):
+        return words_stage(recipe, reading, accelerator, host.tokenizer, host.embedding)
+    return generate_stage(
+        recipe, reading, accelerator, host.tokenizer, host.model, chat_frame(host), caption_scores, caption_metric
+    )
+
+
+def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, folder: Path) -> None:
+    """What the next stage starts from: an encoder with the weights of the last step, a stitch with the best ones."""
+    if isinstance(stage, EncoderStage):
+        assert isinstance(stage.model, EncoderModel)
+        save_encoder(stage.model, stage.config, folder / "encoder")
+    elif isinstance(stage, ColumnsStage):
+        assert isinstance(stage.model, ColumnsModel)
+        save_encoder(stage.model, stage.config, folder / "encoder")
+    else:
+        stage.model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+        save_stitch(stage.stitch, folder)
+
+
+def chat_frame(host: "Host") -> ChatFrame:
+    """The prompt exactly as `assistant` builds it for one picture and one question."""
+    from assistant.host.prompt import Soft, Text, Turn, build_prompt, encode_untrusted
+
+    picture = Soft("", torch.zeros(0))
+
+    @lru_cache(maxsize=10_000)
+    def around(question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        asked = Turn("user", (picture, Text("\n"), Text(question)))
+        pieces = build_prompt(host.tokenizer, [asked]).pieces
+        place = next(i for i, piece in enumerate(pieces) if isinstance(piece, Soft))
+        before, after = (
+            tuple(i for piece in part if not isinstance(piece, Soft) for i in piece)
+            for part in (pieces[:place], pieces[place:])
+        )
+        return before, after
+
+    answered = [Turn("user", (picture,)), Turn("assistant", (picture,))]
+    closing = build_prompt(host.tokenizer, answered, answering=False).pieces[-1]
+    assert not isinstance(closing, Soft)
+    # The template may put a line break behind the end of a turn; generation stops before it.
+    end = next((i for i in closing if i in host.stop_ids), int(host.tokenizer.eos_token_id))
+    return ChatFrame(
+        before=around("")[0],
+        question=lambda text: around(text)[1],
+        answer=lambda text: (*encode_untrusted(host.tokenizer, text), end),
+        end=end,
+        text=lambda ids: str(host.tokenizer.decode(list(ids), skip_special_tokens=True)),
+    )
+
+
+def caption_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[float]:
+    """CIDEr-D of each answer as `mattoni eval` measures it."""
+    from mattoni.metrics import Scored, cider
+
+    return cider([Scored(answer, tuple(wanted)) for answer, wanted in zip(answers, references, strict=True)])
+
+
+def caption_metric(captions: Sequence[Sequence[str]]) -> Callable[[int, str, bool], float]:
+    """CIDEr-D against these captions; the end of a sentence counts as a word, so that half a caption earns less."""
+    from mattoni.metrics import CiderD, caption_words
+
+    metric = CiderD([[[*caption_words(text), "."] for text in texts] for texts in captions])
+    return lambda picture, said, ended: metric.score(picture, [*caption_words(said), *["."] * ended])
+
+
+def hardware(accelerator: Accelerator) -> str:
+    """In words, for the card."""
+    if accelerator.device.type == "cuda":
+        return f"{accelerator.num_processes} × {torch.cuda.get_device_name()}"
+    return f"{platform.machine()} CPU, {accelerator.num_processes * torch.get_num_threads()} thread(s), torch {torch.__version__}"
+
+
+def load_host_of(recipe: StageRecipe, device: str) -> "Host | None":
+    """The host that a stage needs. Raises MattoniError where it takes no soft tokens, or an earlier stage had another."""
+    from assistant.host.host import load_host
+
+    if isinstance(recipe, EncoderRecipe | ColumnsRecipe):
+        return None
+    host = load_host(recipe.host, device)
+    check_takes_soft_tokens(host.model, host.name)
+    check_same_words(recipe, host)
+    return host
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the configs."""
+
+    host: str | None = None
+    skip_bad_rows: bool = False
+    replace_anyway: bool = False
+
+
+def started(recipe: StageRecipe) -> Accelerator:
+    """What spreads a batch over processes and devices."""
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # Launched as one of several processes where there is no GPU, accelerate has to be told that this is meant.
+    alone = "LOCAL_RANK" not in os.environ or torch.cuda.is_available()
+    return Accelerator(cpu=recipe.device == "cpu" or not alone, kwargs_handlers=[unused])
+
+
+def recipe_of(config: Path, options: Options) -> StageRecipe:
+    """Read a config as the options want it."""
+    recipe = read_recipe(config)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    return recipe if options.host is None else for_host(recipe, options.host)
+
+
+def run_config(config: Path, options: Options) -> None:
+    """Run the stage of one config; the last stage also writes the brick."""
+    recipe = recipe_of(config, options)
+    folder = Path(recipe.run)
+    if (
+        options.host is not None
+        and (folder / "encoder").is_dir()
+        and not isinstance(recipe, WordsRecipe | GenerateRecipe)
+    ):
+        print(f"{folder}: the encoder is there and serves every host")
+        return
+    check_parents(recipe)
+    accelerator = started(recipe)
+    main = accelerator.is_main_process
+    with locked(folder) if main else nullcontext():
+        host = load_host_of(recipe, str(accelerator.device))
+        stage = build_stage(
+            recipe, Reading(finder(config), options.skip_bad_rows, accelerator.print), accelerator, host
+        )
+        outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
+        if main:
+            save_part(stage, folder)
+            result = write_result(recipe, config, outcome, hardware(accelerator), host, options.host)
+            print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
+            if isinstance(recipe, GenerateRecipe) and recipe.brick is not None:
+                assert host is not None and isinstance(stage, GenerateStage)
+                if not options.replace_anyway:
+                    compared(stage, recipe, host, print)
+                print(f"brick written: {write_brick(recipe, result, host)}")
+    # What the main process wrote is what the next config starts from.
+    accelerator.wait_for_everyone()
+
+
+def dry_run(configs: Sequence[Path], options: Options, price: float | None) -> None:
+    """Check the data of all stages, run a few steps of each, and say what they will take; leave nothing behind."""
+    estimates, runs, memory = [], dict[str, Path](), ""
+    with TemporaryDirectory() as temporary:
+        for config in configs:
+            recipe = recipe_of(config, options)
+            accelerator = started(recipe)
+            if accelerator.num_processes > 1:
+                raise MattoniError("--dry-run measures one process: start it without accelerate-launch.")
+            print(f"{config.name}: stage {recipe.stage}, run {recipe.run}", flush=True)
+            trial = relocated(recipe, Path(temporary), runs)
+            host = load_host_of(trial, str(accelerator.device))
+            reading = Reading(finder(config), options.skip_bad_rows, lambda line: print(f"  {line}"), trial=True)
+            stage = build_stage(trial, reading, accelerator, host)
+            cache = Path(recipe.cache) if isinstance(recipe, WordsRecipe | GenerateRecipe) else None
+            settings = recipe.optimise.settings(recipe.seed)
+            stage.model.to(accelerator.device)
+            estimates.append(estimate(stage, settings, accelerator, Path(recipe.run), cache))
+            memory = peak_memory(stage)
+            for line in estimates[-1].lines():
+                print(f"  {line}", flush=True)
+            if isinstance(stage, WordsStage | GenerateStage):
+                save_stitch(stage.stitch, Path(trial.run))
+            else:
+                save_encoder(stage.model, stage.config, Path(trial.run) / "encoder")
+        for line in conclude(estimates, Path(recipe.run), memory, price):
+            print(line)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the stages of some configs, one after the other."""
+    parser = argparse.ArgumentParser(prog="mattoni train modality", description="Train an image brick, stage by stage.")
+    parser.add_argument(
+        "configs", type=Path, nargs="+", help="YAML files in their order; a bare name may be one that came with Mattoni"
+    )
+    parser.add_argument(
+        "--host",
+        help="train the stitch for this host (catalogue name, Hub id or folder), with the same encoder and features",
+    )
+    parser.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave out rows that cannot be used, and say which"
+    )
+    parser.add_argument("--replace-anyway", action="store_true", help="replace a brick that is better on the dev rows")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check data, measure a few steps, tell time, memory, disk and cost; write nothing",
+    )
+    parser.add_argument(
+        "--price", type=float, metavar="PER_HOUR", help="what an hour of this machine costs, for --dry-run"
+    )
+    parser.add_argument("--watch", action="store_true", help="show the runs on a page of this machine while they train")
+    given = parser.parse_args(arguments)
+    options = Options(given.host, given.skip_bad_rows, given.replace_anyway)
+    configs = [shipped_or_own(config) for config in given.configs]
+    if given.dry_run:
+        dry_run(configs, options, given.price)
+        return
+    if given.watch and os.environ.get("RANK", "0") == "0":  # one page, however many processes
+        print(f"watch: {serve([Path(recipe_of(config, options).run) for config in configs]).address}", flush=True)
+    for config in configs:
+        try:
+            run_config(config, options)
+        except KeyboardInterrupt:
+            # Outside of the loop, which has its own answer: while data are read, or a brick is written.
+            raise Interrupted(f"Stopped in {config.name}: the same command goes on.", signal.SIGINT) from None

@@ -1,0 +1,1 @@
+"""Trains skills. Nothing here runs for a user."""

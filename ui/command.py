@@ -1,0 +1,34 @@
+"""The command `mattoni` with the page in it: what the package installs. Knows nothing of other commands."""
+
+from typing import Annotated
+
+import typer
+
+from assistant.cli import app, main
+from assistant.cli.options import Device, Dtype, HostName, Quantise, is_address
+from mattoni.errors import MattoniError
+
+__all__ = ["app", "main"]
+
+
+@app.command()
+def ui(
+    address: Annotated[
+        str, typer.Option(help="Where to listen. 0.0.0.0 lets other machines in; they share the conversations.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="If it is taken, the next free one.")] = 8501,
+    host: HostName = "builtin",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantise: Quantise = None,
+) -> None:
+    """Serve the chat page for a browser, on this machine only unless --address says otherwise."""
+    if is_address(host):
+        raise MattoniError(f"--host names the language model: to listen on {host}, use --address {host}.")
+    from ui.launch import launch
+
+    launch(address, port, host, device, dtype, quantise)
+
+
+if __name__ == "__main__":
+    main()
