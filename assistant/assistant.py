@@ -23,13 +23,13 @@ from assistant.host.host import Host, load_host
 from assistant.registry import Bricks, Registry
 from assistant.turn.inject import Workshop
 from assistant.turn.knowledge import Library, add_knowledge, without_passages
-from assistant.turn.look import Attachment
 from assistant.turn.route import Choices
 from assistant.turn.turn import Outcome, Runner
 from assistant.turn.writing import Exchange, Request, Stopped
 from mattoni.card import BrickCard
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
+from mattoni.inputs import Attachment
 from mattoni.paths import brick_folders, data_folder, hosts_folder
 from task_bricks.importing import import_skill
 

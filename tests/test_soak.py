@@ -14,9 +14,9 @@ from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore, StoredMessage, open_store
 from assistant.host.embedder import Embedder
 from assistant.host.generation import Sampling
-from assistant.turn.look import Attachment
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.turn import Runner
+from mattoni.inputs import Attachment
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from assistant.conversations.store import ConversationStore, StoredMessage
-from assistant.turn.look import Attachment
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment
 from ui import sidebar
 from ui.backend import Backend, backend
 from ui.chat import follow

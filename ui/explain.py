@@ -10,8 +10,9 @@ from typing import Any, Literal
 import streamlit as st
 
 from assistant.turn.heat_map import SCALE, heat_map, in_words, scale_stops
-from assistant.turn.look import Attachment, Picture, look
+from assistant.turn.look import look
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment, Picture
 from mattoni.trace import Attention
 from ui.text import plain
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import streamlit as st
 
 from assistant.conversations.store import Attached, ConversationStore, StoredMessage
-from assistant.turn.look import Attachment, Picture, look
+from assistant.turn.look import look
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment, Picture
 from ui import text
 from ui.copy_button import copy_button
 from ui.explain import draw_attention, draw_chips, draw_notices, draw_trace

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import streamlit as st
 
 from assistant.conversations.store import Conversation, ConversationStore
-from assistant.turn.look import Attachment
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from ui.explain import icon
 from ui.style import ICON

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from assistant.registry import Bricks
 from assistant.turn.keyring import Keyrings
-from assistant.turn.look import Attachment, Picture, look
+from assistant.turn.look import look
 from mattoni.card import BrickCard, Routes, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
+from mattoni.inputs import Attachment, Picture
 from mattoni.keys import KEYS, make_keys_from_few, save_keys, scores
 from mattoni.paths import shipped_models
 from modality_bricks.glance import Glance, even_out, grey_square

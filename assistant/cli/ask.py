@@ -34,7 +34,7 @@ from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
     from assistant.host.engine import Ticket
-    from assistant.turn.look import Attachment
+    from mattoni.inputs import Attachment
 
 CHAT_HELP = (
     "/image FILE, /file FILE: send with the next question.  /trace: how the last answer came about.  /new  /quit"

@@ -11,8 +11,8 @@ from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
     from assistant.host.generation import Sampling
-    from assistant.turn.look import Attachment
     from assistant.turn.route import Choices
+    from mattoni.inputs import Attachment
 
 Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture to send; may be repeated.")]
 Files = Annotated[list[Path] | None, typer.Option("--file", help="A document to send (PDF, text, HTML); repeatable.")]
@@ -104,7 +104,7 @@ def sampling_of(temperature: float, top_p: float, max_tokens: int, seed: int | N
 
 def read_attachments(paths: Sequence[Path]) -> "list[Attachment]":
     """The files' names and bytes; what is in them is for `assistant.turn.look` to say."""
-    from assistant.turn.look import Attachment
+    from mattoni.inputs import Attachment
 
     attachments = []
     for path in paths:

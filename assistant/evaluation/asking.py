@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from assistant.turn.look import Attachment
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
+from mattoni.inputs import Attachment
 from mattoni.metrics import METRICS, Metric, Scored, score
 
 if TYPE_CHECKING:  # a bad row must not wait for torch to be named

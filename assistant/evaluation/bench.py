@@ -22,9 +22,9 @@ from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore
 from assistant.host.engine import Ticket
 from assistant.host.generation import Sampling
-from assistant.turn.look import Attachment
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment
 from mattoni.trace import Trace
 
 PICTURE_STAGES = ("look", "route", "encode", "stitch")

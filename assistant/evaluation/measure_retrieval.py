@@ -20,8 +20,8 @@ from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.registry import Brick, Registry
 from assistant.turn.knowledge import PASSAGES_PER_TURN, Library, add_knowledge
-from assistant.turn.look import Attachment
 from knowledge_bricks.documents import Documents, load_documents, searched_text
+from mattoni.inputs import Attachment
 from mattoni.paths import training_data
 
 _TOPS = (1, 3, 5)

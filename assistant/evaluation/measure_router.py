@@ -30,12 +30,12 @@ from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
-from assistant.turn.look import Attachment
 from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
 from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
 from assistant.turn.turn import goes_on, message_pieces
 from mattoni.card import BrickCard, write_card
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.evaluation.glance_dev import Shown, dev_pictures, dev_reports, equalised
 from modality_bricks.evaluation.glance_dev_kinds import LATER_KINDS

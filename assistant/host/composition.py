@@ -24,35 +24,7 @@ from transformers import DynamicCache
 from assistant.host.host import Host
 from mattoni.card import Injection
 from mattoni.errors import MattoniError
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """ΔW = weight · scale · B @ A on named linear layers; A is (rank, in), B is (out, rank)."""
-
-    name: str
-    digest: str
-    factors: Mapping[str, tuple[Tensor, Tensor]]
-    scales: Mapping[str, float]
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Prefix:
-    """Keys and values in front of the sequence; one (kv_heads, length, head_dim) pair per layer."""
-
-    name: str
-    digest: str
-    layers: tuple[tuple[Tensor, Tensor], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Gate:
-    """A factor per FFN neuron: layer → (intermediate,)."""
-
-    name: str
-    digest: str
-    factors: Mapping[int, Tensor]
+from mattoni.injections import Gate, LowRank, Prefix
 
 
 @dataclass(frozen=True, eq=False)

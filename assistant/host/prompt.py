@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from assistant.host.host import Host
 from mattoni.errors import MattoniError
+from mattoni.injections import AFTER_PICTURE, Ids, Segment, Soft, Text
 from mattoni.ordinals import ORDINALS
 
 # Between a document's text and a question about it: without it a small host adds up what it reads, or tells it all again
@@ -31,33 +32,6 @@ ASK_TEXT = "Answer this question from the text above, in a few words:\n\n"
 def asks(message: str) -> bool:
     """Whether a message is a question, not an order such as "Translate this"."""
     return "?" in message
-
-
-@dataclass(frozen=True)
-class Text:
-    """Text that anybody may have written."""
-
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class Soft:
-    """Soft tokens of one picture: (n, width); `digest` stands for the contents they were made from."""
-
-    digest: str
-    vectors: Tensor
-
-
-@dataclass(frozen=True)
-class Ids:
-    """Token ids of an answer as the host gave them, so that its cache is found again."""
-
-    ids: tuple[int, ...]
-
-
-Segment = Text | Soft | Ids
-# What parts a picture from what follows, where the template does not place pictures itself.
-AFTER_PICTURE = Text("\n")
 
 
 def picture_label(place: int, count: int) -> list[Text]:

@@ -14,9 +14,10 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from assistant.turn.look import Attachment, Picture, look
+from assistant.turn.look import look
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
+from mattoni.inputs import Attachment, Picture
 from mattoni.trace import Attention, Trace
 
 COLOURS = "cividis"

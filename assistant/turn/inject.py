@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from assistant.host.composition import LowRank
 from assistant.host.host import Host
-from assistant.host.prompt import Soft, Text, encode_untrusted
+from assistant.host.prompt import encode_untrusted
 from assistant.registry import Brick
-from assistant.turn.look import Picture
 from mattoni.errors import MattoniError
+from mattoni.injections import LowRank, Soft, Text
+from mattoni.inputs import Picture
 from mattoni.trace import Attention
 from modality_bricks.chart_labels import ChartTexts, chart_texts, named, placed, title_text
 from modality_bricks.modality import ModalityBrick, load_modality

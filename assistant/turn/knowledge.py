@@ -13,12 +13,13 @@ from PIL import Image
 
 from assistant.host.embedder import Embedder
 from assistant.registry import Brick
-from assistant.turn.look import Attachment, Document, Limits, Picture, document_text, look
+from assistant.turn.look import Limits, look
 from knowledge_bricks.documents import Documents, Hit, answer_threshold, build_documents, load_documents
 from knowledge_bricks.passages import DocumentText, PageText
 from mattoni.card import CARD, BrickCard, Routes, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
+from mattoni.inputs import Attachment, Document, Picture, document_text
 from mattoni.keys import KEYS
 from mattoni.paths import brick_folders
 from mattoni.trace import Candidate, Citation, Notice, UsedBrick

@@ -22,10 +22,11 @@ from assistant.registry import Brick, Bricks
 from assistant.turn.inject import Workshop
 from assistant.turn.keyring import Keyrings
 from assistant.turn.knowledge import Library, knowledge_block
-from assistant.turn.look import Document, Looked, Picture, document_text, look
+from assistant.turn.look import look
 from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
 from assistant.turn.route import Chosen, Plan, Question, SeenPicture, route
 from assistant.turn.writing import Archive, Exchange, Part, Request, Stopped, Writer
+from mattoni.inputs import Document, Looked, Picture, document_text
 from mattoni.trace import Notice, Trace, UsedBrick
 from modality_bricks.glance import Glance
 

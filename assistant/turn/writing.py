@@ -16,28 +16,17 @@ from assistant.host.composition import Composition
 from assistant.host.embedder import Embedder
 from assistant.host.generation import Sampling
 from assistant.host.host import Host
-from assistant.host.prompt import (
-    AFTER_PICTURE,
-    ASK_TEXT,
-    Ids,
-    Prompt,
-    Segment,
-    Soft,
-    Text,
-    Turn,
-    asks,
-    build_prompt,
-    encode_untrusted,
-    picture_label,
-)
+from assistant.host.prompt import ASK_TEXT, Prompt, Turn, asks, build_prompt, encode_untrusted, picture_label
 from assistant.registry import Bricks
 from assistant.turn.fit import first_kept, fit_question, fit_text
 from assistant.turn.inject import Recent, Workshop
-from assistant.turn.look import Attachment, Picture, look
+from assistant.turn.look import look
 from assistant.turn.route import Choices
 from knowledge_bricks.documents import Documents, Hit, answer_threshold, searched_text
 from knowledge_bricks.passages import DocumentText, PageText, split_document
 from mattoni.errors import MattoniError
+from mattoni.injections import AFTER_PICTURE, Ids, Segment, Soft, Text
+from mattoni.inputs import Attachment, Picture
 from mattoni.trace import Notice, Trace
 from modality_bricks.chart_labels import ChartTexts
 

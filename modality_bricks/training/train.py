@@ -87,7 +87,8 @@ def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, f
 
 def chat_frame(host: "Host") -> ChatFrame:
     """The prompt exactly as `assistant` builds it for one picture and one question."""
-    from assistant.host.prompt import Soft, Text, Turn, build_prompt, encode_untrusted
+    from assistant.host.prompt import Turn, build_prompt, encode_untrusted
+    from mattoni.injections import Soft, Text
 
     picture = Soft("", torch.zeros(0))
 

@@ -142,16 +142,8 @@ def _eyes(name: str | None, host: "Host", as_words: bool) -> Eyes | None:
 
 def _coder(host: "Host", eyes: Eyes | None = None) -> Coder:
     """Text and pictures to ids and soft tokens exactly as the assistant does it at run time."""
-    from assistant.host.prompt import (
-        AFTER_PICTURE,
-        Segment,
-        Soft,
-        Text,
-        Turn,
-        build_prompt,
-        encode_untrusted,
-        picture_label,
-    )
+    from assistant.host.prompt import Turn, build_prompt, encode_untrusted, picture_label
+    from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text
 
     tokenizer = host.tokenizer
 

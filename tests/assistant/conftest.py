@@ -22,11 +22,12 @@ from assistant.assistant import Assistant
 from assistant.host.embedder import Embedder
 from assistant.host.engine import Ticket
 from assistant.host.host import Host, load_host
-from assistant.host.prompt import Prompt, Soft, Turn, build_prompt
-from assistant.turn.look import Attachment
+from assistant.host.prompt import Prompt, Turn, build_prompt
 from assistant.turn.recogniser import Recogniser, unit_depths
 from assistant.turn.turn import Runner
 from mattoni.card import describe_files
+from mattoni.injections import Soft
+from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, load_encoder
 from modality_bricks.stitch import QFormerStitch, StitchShape, save_stitch

@@ -21,9 +21,9 @@ from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore
 from assistant.host.generation import Sampling
 from assistant.host.host import load_host
-from assistant.turn.look import Attachment
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from tests.assistant.conftest import QUERIES, done, full_disk, png, write_adapter
 from tests.assistant.test_look import LOCKED_PDF, encoded, pdf_of, red
@@ -253,7 +253,7 @@ from assistant import assistant as module
 from assistant.assistant import Assistant
 from assistant.host.generation import Sampling
 from assistant.turn.route import Choices
-from assistant.turn.look import Attachment
+from mattoni.inputs import Attachment
 module._SAVE_EVERY_S = 0.0
 assistant = Assistant.open({str(tiny_host)!r}, device="cpu", dtype="float32")
 keep = assistant.store.update_answer

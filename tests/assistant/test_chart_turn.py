@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from assistant.host.generation import Sampling
-from assistant.host.prompt import Soft
 from assistant.turn.inject import Workshop
-from assistant.turn.look import Attachment
 from assistant.turn.route import Choice, Choices
+from mattoni.injections import Soft
+from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from modality_bricks.chart_labels import ChartTexts, Named
 from tests.assistant.conftest import QUERIES, done, png, write_eyes

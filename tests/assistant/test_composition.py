@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
-from assistant.host.composition import Gate, LowRank, Prefix, compose, composed
+from assistant.host.composition import compose, composed
 from assistant.host.host import Host, load_host
 from mattoni.errors import MattoniError
+from mattoni.injections import Gate, LowRank, Prefix
 
 
 @pytest.fixture

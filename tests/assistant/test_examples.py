@@ -9,10 +9,10 @@ from PIL import Image, ImageOps
 from assistant.bricks.examples import add_examples
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
-from assistant.turn.look import Attachment
 from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
 from mattoni.errors import MattoniError
 from mattoni.files import sha256_of
+from mattoni.inputs import Attachment
 from mattoni.keys import load_keys
 from mattoni.paths import brick_folders, shipped_models
 from modality_bricks.glance import Glance

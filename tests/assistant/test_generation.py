@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from assistant.host.composition import compose
 from assistant.host.generation import Generation, KeyValues, Sampling, TextStream, common_prefix
 from assistant.host.host import Host, load_host
-from assistant.host.prompt import Ids, Prompt, Soft, Text, Turn, build_prompt
+from assistant.host.prompt import Prompt, Turn, build_prompt
+from mattoni.injections import Ids, Soft, Text
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from assistant.turn.heat_map import heat_map, in_words, save_heat_maps, scale_stops
-from assistant.turn.look import Attachment, look
+from assistant.turn.look import look
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment
 from mattoni.trace import Attention, Trace
 
 CORNER = ((0.60, 0.10), (0.10, 0.10))  # the top left; a tenth went to the picture as a whole

@@ -10,13 +10,14 @@ import torch
 from gguf import GGUFWriter, TokenType
 from safetensors.torch import load_file
 
-from assistant.host.composition import Gate, LowRank, Prefix, compose
+from assistant.host.composition import compose
 from assistant.host.generation import Sampling
 from assistant.host.gguf import convert_gguf
 from assistant.host.host import Host, load_host, pick_device, pick_dtype
-from assistant.turn.look import Attachment
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
+from mattoni.injections import Gate, LowRank, Prefix
+from mattoni.inputs import Attachment
 from tests.assistant.conftest import done, full_disk, png, write_adapter
 
 IDS = torch.tensor([[1, 50, 60, 70, 80]])

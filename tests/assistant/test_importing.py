@@ -39,14 +39,15 @@ from assistant.host.catalogue import catalogue
 from assistant.host.embedder import Embedder
 from assistant.host.generation import Generation, Sampling
 from assistant.host.host import load_host
-from assistant.host.prompt import AFTER_PICTURE, Prompt, Soft, Text, Turn, build_prompt
+from assistant.host.prompt import Prompt, Turn, build_prompt
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
-from assistant.turn.look import Attachment
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choices, Question, SeenPicture, route
 from assistant.turn.turn import Runner
 from mattoni.errors import MattoniError
+from mattoni.injections import AFTER_PICTURE, Soft, Text
+from mattoni.inputs import Attachment
 from mattoni.keys import load_keys
 from mattoni.paths import brick_folders, data_folder, hosts_folder
 from mattoni.tensors import copy_tensors, stored_tensors

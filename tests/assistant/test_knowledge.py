@@ -8,13 +8,14 @@ from PIL import Image
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.host.generation import Sampling
-from assistant.host.prompt import Text, Turn, build_prompt
+from assistant.host.prompt import Turn, build_prompt
 from assistant.registry import Registry
 from assistant.turn.knowledge import Library, add_knowledge, knowledge_block
-from assistant.turn.look import Attachment
 from assistant.turn.turn import Runner
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
+from mattoni.injections import Text
+from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from mattoni.trace import Citation
 from tests.assistant.conftest import done

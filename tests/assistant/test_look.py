@@ -11,7 +11,8 @@ import pypdfium2 as pdfium
 import pytest
 from PIL import Image
 
-from assistant.turn.look import Attachment, Document, Limits, Picture, clean_name, document_text, html_text, look
+from assistant.turn.look import Limits, clean_name, html_text, look
+from mattoni.inputs import Attachment, Document, Picture, document_text
 
 matplotlib.use("agg")
 from matplotlib import pyplot  # noqa: E402 - the backend comes first

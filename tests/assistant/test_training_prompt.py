@@ -4,10 +4,11 @@ import torch
 
 import assistant.turn.writing as writing
 from assistant.host.generation import Sampling
-from assistant.host.prompt import Prompt, Soft, build_prompt
+from assistant.host.prompt import Prompt, build_prompt
 from assistant.turn.route import Choice, Choices
 from mattoni.card import describe_files, read_card, write_card
 from mattoni.files import write_bytes
+from mattoni.injections import Soft
 from mattoni.paths import data_folder
 from modality_bricks.stitch import load_stitch, save_stitch
 from modality_bricks.training.train import chat_frame

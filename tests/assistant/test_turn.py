@@ -13,11 +13,11 @@ from transformers import DynamicCache
 from assistant.host.engine import Ticket
 from assistant.host.generation import Sampling
 from assistant.training.make_router import write_keys
-from assistant.turn.look import Attachment
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choices
 from assistant.turn.turn import Runner
 from assistant.turn.writing import Archive, Stopped
+from mattoni.inputs import Attachment
 from mattoni.paths import data_folder, shipped_models
 from modality_bricks.glance import Glance
 from tests.assistant.conftest import QUERIES, done, png, recogniser_of

@@ -9,9 +9,9 @@ import threading
 import pytest
 
 from assistant.host.generation import Sampling
-from assistant.turn.look import Attachment
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
+from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from tests.assistant.conftest import QUERIES, done, png, write_adapter
 from tests.assistant.test_look import pdf_of

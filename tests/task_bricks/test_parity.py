@@ -10,8 +10,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from assistant.host.composition import LowRank, compose, composed
+from assistant.host.composition import compose, composed
 from assistant.host.host import load_host
+from mattoni.injections import LowRank
 from task_bricks.lora import read_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
