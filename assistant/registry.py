@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from mattoni.card import CARD, BrickCard, HostIdentity, brick_digest, check_files, read_card
 from mattoni.errors import MattoniError
+from mattoni.methods import Parts
+from mattoni.runtime import Accepts
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
@@ -34,6 +36,20 @@ class Brick:
     def name(self) -> str:
         """The card's name."""
         return self.card.name
+
+    @property
+    def parts(self) -> Parts:
+        """What the card says of how the brick is made, in its method's own type."""
+        return self.card.parts
+
+    @property
+    def threshold(self) -> float | None:
+        """How near a message or picture must come, where that is known."""
+        return self.card.routes.threshold if self.card.routes is not None else None
+
+    def accepts(self, what: Accepts) -> bool:
+        """Whether it can be given a picture, a page, a sound or the message."""
+        return what in self.card.takes
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mattoni.ordinals import ORDINALS
+
 
 @dataclass(frozen=True)
 class Text:
@@ -37,6 +39,13 @@ Segment = Text | Soft | Ids
 AFTER_PICTURE = Text("\n")
 
 
+def picture_label(place: int, count: int) -> list[Text]:
+    """What stands before a picture of several, counted from 0: a small host tells them apart by that alone."""
+    if count < 2:
+        return []
+    return [Text(f"{ORDINALS[place].capitalize()} picture:" if place < len(ORDINALS) else f"Picture {place + 1}:")]
+
+
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """ΔW = weight · scale · B @ A on named linear layers; A is (rank, in), B is (out, rank)."""
@@ -55,6 +64,11 @@ class Prefix:
     name: str
     digest: str
     layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def length(self) -> int:
+        """Positions that it takes in front of the prompt."""
+        return int(self.layers[0][0].shape[1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,7 +135,7 @@ def write_parts(checkpoint: Checkpoint, folder: Path) -> dict[str, str | int]:
             ).save_pretrained(folder / TOKENIZER),
         )
     copy_tensors(checkpoint.stitch, folder / FILE, {"format": "pt", "config": config.to_json_string(use_diff=False)})
-    return {"encoder": "transformers-dir:encoder", "stitch": checkpoint.kind}
+    return {"method": checkpoint.kind, "encoder": "transformers-dir:encoder"}
 
 
 def _choice(config: PreTrainedConfig) -> FeatureChoice:

@@ -7,12 +7,15 @@ The models come inside the `rapidocr` wheel, so nothing is downloaded.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rapidocr import RapidOCR
 from rapidocr.ch_ppocr_det.utils import TextDetOutput
+
+from mattoni.runtime import BrickFiles, GivenPicture
 
 Pixels = NDArray[np.uint8]
 
@@ -38,6 +41,15 @@ class Line:
     text: str
     box: tuple[tuple[float, float], ...]
     score: float
+
+
+@runtime_checkable
+class ReadsLines(Protocol):
+    """A brick that tells where on a picture each text stands."""
+
+    brick: BrickFiles
+
+    def lines(self, picture: GivenPicture) -> list[Line]: ...
 
 
 class Reader:

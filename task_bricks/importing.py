@@ -201,7 +201,7 @@ def _new_card(name: str, source: str, folder: Path, lora: LoRA, host: Mapping[st
         "host": dict(host) if host else None,
         "injects": ["low-rank"],
         "files": {f: {"bytes": (folder / f).stat().st_size, "sha256": sha256_of(folder / f)} for f in files},
-        "parts": {"low-rank": "peft-lora", "rank": max(ranks)},
+        "parts": {"method": "lora", "rank": max(ranks)},
         "training": {"imported_from": source_title(source)},
         "licence": licence_of(folder / "README.md"),
         "limits": "Imported: nobody here has measured it. It has no routing keys, so it is used only when switched on.",

@@ -33,7 +33,7 @@ from assistant.cli.terminal import explain, finish, printable, read_line, stream
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
-    from assistant.host.engine import Ticket
+    from assistant.turn.ticket import Ticket
     from mattoni.inputs import Attachment
 
 CHAT_HELP = (

@@ -30,9 +30,9 @@ from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
+from assistant.turn.question import goes_on, message_pieces
 from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
 from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
-from assistant.turn.turn import goes_on, message_pieces
 from mattoni.card import BrickCard, write_card
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.keys import scores
+from mattoni.methods import ChosenBy, Needs
+from mattoni.runtime import Accepts
 from mattoni.trace import Candidate, Notice
 
 
@@ -28,8 +30,9 @@ class KeyedBrick:
     keys: Tensor | None = None  # (n, width), unit rows
     threshold: float = 1.0
     counter: Tensor | None = None  # (m, width), unit rows: what lies near and is not for the brick
-    pictures: int = 0  # how many the conversation must have at least for a skill to be chosen by its keys
-    vision: str = ""  # the image brick that must have looked at them; empty: any
+    accepts: frozenset[Accepts] = frozenset()
+    chosen_by: ChosenBy = "keys"
+    needs: Needs = Needs()  # of the conversation's pictures, for a skill to be chosen by its keys
 
     def score(self, vectors: Tensor) -> float:
         """The best score of `vectors` (n, width); negative when counter-keys are nearer to all of them."""
@@ -43,8 +46,19 @@ class Keyring:
 
     bricks: tuple[KeyedBrick, ...] = ()
 
-    def of_kind(self, *kinds: str) -> tuple[KeyedBrick, ...]:
-        return tuple(brick for brick in self.bricks if brick.kind in kinds)
+    def for_input(self, what: Accepts) -> tuple[KeyedBrick, ...]:
+        """The bricks that can be given a picture, a page or a sound."""
+        return tuple(brick for brick in self.bricks if what in brick.accepts)
+
+    @property
+    def for_message(self) -> tuple[KeyedBrick, ...]:
+        """The bricks that a message is compared with, or that the user switches on."""
+        return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by != "itself")
+
+    @property
+    def asked_always(self) -> tuple[KeyedBrick, ...]:
+        """The bricks that find out themselves whether they have something to say to a message."""
+        return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "itself")
 
 
 @dataclass(frozen=True)
@@ -110,8 +124,9 @@ class Plan:
 
     pictures: tuple[Chosen | None, ...] = ()  # one per picture, in order; None: nobody looks, a notice says why
     runners_up: tuple[tuple[Chosen, ...], ...] = ()  # per picture, who looks if the first finds nothing; none by hand
-    skills: tuple[Chosen, ...] = ()  # task and emergent bricks
-    knowledge: tuple[str, ...] = ()  # bricks whose passages are searched
+    reader: Chosen | None = None  # who reads documents, and what is written on a picture for a brick that cannot
+    skills: tuple[Chosen, ...] = ()  # bricks for the message
+    knowledge: tuple[str, ...] = ()  # bricks that are asked whether they have something to say
     needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
     notices: tuple[Notice, ...] = ()
     candidates: tuple[Candidate, ...] = ()  # every brick that was scored, for the trace's chart
@@ -132,18 +147,25 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         notices += [Notice("refused", f"{p.name} was not looked at: bricks are off.") for p in question.pictures]
         nobody = len(question.pictures)
         return Plan(pictures=(None,) * nobody, runners_up=((),) * nobody, notices=tuple(notices))
-    looked = [_route_picture(picture, keyring.of_kind("modality"), choices) for picture in question.pictures]
+    looked = [_route_picture(picture, keyring.for_input("picture"), choices) for picture in question.pictures]
     seen_by = (*(chosen[0].name for chosen, _, _ in looked if chosen), *question.earlier_pictures)
-    skills, weighed = _route_message(question.texts, seen_by, keyring.of_kind("task", "emergent"), choices)
+    skills, weighed = _route_message(question.texts, seen_by, keyring.for_message, choices)
     return Plan(
         pictures=tuple(chosen[0] if chosen else None for chosen, _, _ in looked),
         runners_up=tuple(chosen[1:] for chosen, _, _ in looked),
+        reader=_reader(keyring, choices),
         skills=skills,
-        knowledge=tuple(b.name for b in keyring.of_kind("knowledge") if choices.of(b.name).state != "off"),
+        knowledge=tuple(b.name for b in keyring.asked_always if choices.of(b.name).state != "off"),
         needs_seen=_needs_seen(question, keyring, skills),
         notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
         candidates=(*(candidate for _, _, scored in looked for candidate in scored), *weighed),
     )
+
+
+def _reader(keyring: Keyring, choices: Choices) -> Chosen | None:
+    """The first brick that reads pages and is not switched off."""
+    able = (brick.name for brick in keyring.for_input("page") if choices.of(brick.name).state != "off")
+    return next((Chosen(name, 1.0, None, None, "reads documents") for name in able), None)
 
 
 def _misses_its_picture(question: Question) -> bool:
@@ -153,7 +175,7 @@ def _misses_its_picture(question: Question) -> bool:
 
 def _needs_seen(question: Question, keyring: Keyring, skills: Sequence[Chosen]) -> bool:
     """Whether pictures of earlier messages may matter to this one: a picture of its own may be compared with them."""
-    compares = {brick.name for brick in keyring.bricks if brick.pictures}
+    compares = {brick.name for brick in keyring.bricks if brick.needs.pictures}
     return (
         question.asks_about_picture
         or question.goes_on
@@ -163,7 +185,7 @@ def _needs_seen(question: Question, keyring: Keyring, skills: Sequence[Chosen]) 
 
 
 def _check_names(keyring: Keyring, choices: Choices) -> None:
-    images = [brick.name for brick in keyring.of_kind("modality")]
+    images = [brick.name for brick in keyring.for_input("picture")]
     if choices.vision is not None and choices.vision not in images:
         raise MattoniError(
             f"There is no image brick '{choices.vision}' (there are: {_listed(images)}); choose one of them."
@@ -236,7 +258,7 @@ def _route_message(
     One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
     """
     able = [brick for brick in bricks if choices.of(brick.name).state != "off"]
-    fitting = [brick for brick in able if brick.pictures <= sum(brick.vision in ("", name) for name in seen_by)]
+    fitting = [b for b in able if b.needs.pictures <= sum(b.needs.vision in ("", name) for name in seen_by)]
     scored = _scores(fitting, "text", texts, "message") if texts is not None else []
     on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]

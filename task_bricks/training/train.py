@@ -120,14 +120,16 @@ def _eyes(name: str | None, host: "Host", as_words: bool) -> Eyes | None:
     Raises MattoniError where there is no such brick, or it sees by reading alone.
     """
     from assistant.registry import Registry
-    from assistant.turn.inject import Workshop
+    from assistant.turn.loaded import LoadedBricks
+    from mattoni.injections import Soft
+    from mattoni.runtime import Asked, GivenPicture
 
     if name is None:
         return None
     brick = Registry(brick_folders()).scan().get(name)
-    if brick.card.kind != "modality" or "stitch" not in brick.card.parts:
+    if not brick.accepts("picture") or brick.accepts("page"):
         raise MattoniError(f"vision: '{name}' makes no soft tokens: name an image brick such as photo.")
-    workshop = Workshop(host)
+    eyes = LoadedBricks(host).get(brick)
 
     @cache
     def soft_tokens(path: Path) -> Tensor:
@@ -135,15 +137,18 @@ def _eyes(name: str | None, host: "Host", as_words: bool) -> Eyes | None:
             with Image.open(path) as picture:
                 return picture.convert("RGB")
 
-        return workshop.soft_tokens(brick, sha256_of(path), opened, as_words=as_words).vectors.to(host.dtype)
+        asked = Asked("", GivenPicture(path.name, sha256_of(path), opened), as_words=as_words)
+        (soft,) = (segment for segment in eyes.inject(asked).segments if isinstance(segment, Soft))
+        return soft.vectors.to(host.dtype)
 
     return soft_tokens
 
 
 def _coder(host: "Host", eyes: Eyes | None = None) -> Coder:
     """Text and pictures to ids and soft tokens exactly as the assistant does it at run time."""
-    from assistant.host.prompt import Turn, build_prompt, encode_untrusted, picture_label
-    from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text
+    from assistant.host.prompt import Turn, build_prompt
+    from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text, picture_label
+    from mattoni.untrusted import encode_untrusted
 
     tokenizer = host.tokenizer
 
@@ -219,7 +224,7 @@ def _card(
         "summary": recipe.summary,
         "host": identity.model_dump(),
         "injects": ["low-rank"],
-        "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank, **_needs(recipe, task)},
+        "parts": {"method": "lora", "rank": recipe.lora.rank, **_needs(recipe, task)},
         "training": {
             "command": f"python -m task_bricks.train {recipe_path.name if recipe_path.is_absolute() else recipe_path}",
             "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),

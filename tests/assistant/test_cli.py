@@ -13,7 +13,7 @@ from assistant.host.embedder import Embedder
 from assistant.host.host import load_host
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choice
-from assistant.turn.turn import Runner
+from assistant.turn.spaces import Spaces
 from mattoni.errors import MattoniError
 from tests.assistant.conftest import add_bare_brick, write_eyes
 from tests.assistant.test_examples import stripes
@@ -140,9 +140,9 @@ def test_a_picture_without_bricks_is_announced_and_not_looked_at(mattoni, tiny_h
 def test_explain_writes_where_the_stitch_looked(mattoni, tiny_host, tiny_embedder_folder, home, tmp_path, monkeypatch):
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
-    monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
-    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "embedder", embedder)
+    monkeypatch.setattr(Spaces, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     write_eyes(home / "data" / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     call = ["ask", "What is it?", "--image", tmp_path / "a.png", "--host", tiny_host, "--max-tokens", 2, "--explain"]

@@ -189,9 +189,10 @@ def test_an_encoder_that_does_not_fit_its_stitch_is_named(assistant):
     write_eyes(folder, assistant.host)
     shutil.rmtree(folder / "encoder")
     write_encoder(folder / "encoder", {**TINY_VIT, "image_size": 64})
+    from modality_bricks.methods.qformer import QFormerParts
     from modality_bricks.modality import load_modality
 
-    parts = {"encoder": "local-dir:encoder", "stitch": "qformer"}
+    parts = QFormerParts(method="qformer", encoder="local-dir:encoder")
     with pytest.raises(
         MattoniError, match="the stitch expects 17 features of width 64 and the encoder gives 65 of width 64"
     ):

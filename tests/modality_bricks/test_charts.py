@@ -274,5 +274,5 @@ class TestStitch:
         assert "spelled" in json.loads((tmp_path / "words" / "result.json").read_text())["best"]
         assert json.loads((tmp_path / "speech" / "result.json").read_text())["best"]["answered n"] == 3
         card = read_card(tmp_path / "bricks" / "bars")
-        assert card.parts["reads"] == "labels"
+        assert card.parts.reads == "labels"
         assert [metric.name for metric in card.metrics] == ["answers as its row"]

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 import ui
 from assistant.host.embedder import Embedder
 from assistant.turn.recogniser import Recogniser
-from assistant.turn.turn import Runner
+from assistant.turn.spaces import Spaces
 from ui import backend as backend_module
 
 PAGE = Path(ui.__file__).with_name("app.py")
@@ -22,9 +22,9 @@ def tiny_models(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
     monkeypatch.setattr(backend_module, "HOST", str(tiny_host))
-    monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
-    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "embedder", embedder)
+    monkeypatch.setattr(Spaces, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
 
 
 @pytest.fixture

@@ -1,20 +1,16 @@
-"""Documents as knowledge bricks: adding them, finding what a message asks for, showing it to the host.
-
-Knows nothing of the engine, of pages or of how a prompt is encoded.
-"""
+"""Makes knowledge bricks of documents, and forgets what a removed one said. Knows nothing of turns."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from assistant.host.embedder import Embedder
-from assistant.registry import Brick
 from assistant.turn.look import Limits, look
-from knowledge_bricks.documents import Documents, Hit, answer_threshold, build_documents, load_documents
+from knowledge_bricks.documents import answer_threshold, build_documents, load_documents
+from knowledge_bricks.methods.documents import DocumentsParts
 from knowledge_bricks.passages import DocumentText, PageText
 from mattoni.card import CARD, BrickCard, Routes, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
@@ -22,7 +18,6 @@ from mattoni.files import replace_folder
 from mattoni.inputs import Attachment, Document, Picture, document_text
 from mattoni.keys import KEYS
 from mattoni.paths import brick_folders
-from mattoni.trace import Candidate, Citation, Notice, UsedBrick
 
 PASSAGES_PER_TURN = 3
 # More than in a message: these files are read once, not in the middle of a conversation.
@@ -102,7 +97,7 @@ def _brick_to_update(name: str, target: Path) -> BrickCard:
 
 
 def _check_embedder(card: BrickCard, embedder: Embedder) -> None:
-    if card.parts.get("embedder") != embedder.digest:
+    if getattr(card.parts, "embedder", None) != embedder.digest:
         raise MattoniError(f"{card.name} was made with another text embedder: remove it and add its documents again.")
 
 
@@ -172,112 +167,11 @@ def _card(
         injects=("sequence",),
         routes=Routes(space="text", keys=KEYS, threshold=answer_threshold(passages)),
         files=describe_files(folder),
-        parts={"search": "documents", "documents": len(documents), "passages": passages, "embedder": embedder.digest},
+        parts=DocumentsParts(method="documents", documents=len(documents), passages=passages, embedder=embedder.digest),
         licence="that of the documents",
         limits=limits
         or "Finds passages of English text by meaning and by words; it does not count, compare or sum up.",
     )
-
-
-# Finding
-
-
-@dataclass(frozen=True)
-class Found:
-    """The passages for one message, and how every brick that was searched did."""
-
-    citations: tuple[Citation, ...] = ()
-    used: tuple[UsedBrick, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
-    notices: tuple[Notice, ...] = ()
-
-
-class Library:
-    """Opened knowledge bricks, kept by the digest of their contents. Used by the engine's thread only."""
-
-    def __init__(self) -> None:
-        self._opened: dict[str, tuple[Path, Documents]] = {}
-
-    def find(self, bricks: Sequence[Brick], question: str, embedder: Embedder, k: int = PASSAGES_PER_TURN) -> Found:
-        """The `k` passages of all `bricks` together that answer the question best; none when no brick answers it.
-
-        A brick that cannot be searched is a notice and the others go on.
-        """
-        self._forget_removed()
-        if not bricks or not question.strip():
-            return Found()
-        vector = embedder.embed([question])[0]
-        near: list[tuple[Brick, Hit]] = []
-        candidates: list[Candidate] = []
-        notices: list[Notice] = []
-        for brick in bricks:
-            try:
-                _check_embedder(brick.card, embedder)
-                threshold = _threshold(brick)
-                hits = self._open(brick).search(vector, question, k)
-            except MattoniError as problem:
-                notices.append(Notice("refused", str(problem)))
-                continue
-            best = hits[0].score
-            candidates.append(Candidate(brick.name, brick.card.kind, best, threshold, "message"))
-            if best >= threshold:
-                near.extend((brick, hit) for hit in hits)
-        near = sorted(near, key=lambda pair: pair[1].score, reverse=True)[:k]
-        by_brick = [(brick, [hit for owner, hit in near if owner is brick]) for brick in bricks]
-        return Found(
-            tuple(_citation(brick, hit) for brick, hit in near),
-            tuple(_used(brick, hits) for brick, hits in by_brick if hits),
-            tuple(candidates),
-            tuple(notices),
-        )
-
-    def forget(self, digest: str) -> None:
-        """Drop the brick of that digest."""
-        self._opened.pop(digest, None)
-
-    def _open(self, brick: Brick) -> Documents:
-        if brick.digest not in self._opened:
-            documents = load_documents(brick.folder)
-            # An update leaves another digest in the same folder: what it replaced is not kept.
-            self._opened = {d: kept for d, kept in self._opened.items() if kept[0] != brick.folder}
-            self._opened[brick.digest] = (brick.folder, documents)
-        return self._opened[brick.digest][1]
-
-    def _forget_removed(self) -> None:
-        self._opened = {digest: kept for digest, kept in self._opened.items() if kept[0].is_dir()}
-
-
-def _threshold(brick: Brick) -> float:
-    if brick.card.routes is None:
-        raise MattoniError(
-            f"{brick.name}/{CARD}: routes is missing, and with it the threshold; add these documents again."
-        )
-    return brick.card.routes.threshold
-
-
-def _citation(brick: Brick, hit: Hit) -> Citation:
-    return Citation(brick.name, hit.passage.document, hit.passage.place, hit.score, hit.passage.text)
-
-
-def _used(brick: Brick, hits: Sequence[Hit]) -> UsedBrick:
-    places = ", ".join(f"{hit.passage.document} ({hit.passage.place})" for hit in hits)
-    score = hits[0].score
-    return UsedBrick(brick.name, brick.card.version, brick.card.kind, 1.0, score, _threshold(brick), f"found {places}")
-
-
-# Showing
-
-
-def knowledge_block(citations: Sequence[Citation]) -> str:
-    """The passages as they stand before the question, numbered as they are cited; empty when there are none.
-
-    The best one stands last and the instruction behind it: a small host uses what is nearest to the question.
-    Chosen on 100 questions of reading-dev; docs/experiments.md, "How passages are put to the host".
-    """
-    if not citations:
-        return ""
-    passages = [f"[{n}] {c.document}, {c.place}:\n{c.text}" for n, c in enumerate(citations, start=1)]
-    return "\n\n".join([*reversed(passages), "Answer this question from the passages above, in a few words:"])
 
 
 # Removing

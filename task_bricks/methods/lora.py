@@ -1,0 +1,55 @@
+"""A skill as peft trains it: low-rank deltas on linear layers (`task_bricks/lora.py`)."""
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from mattoni.injections import LowRank
+from mattoni.methods import Method, Needs, Parts
+from mattoni.runtime import Asked, BrickFiles, BrickRuntime, HostView, Injected
+from task_bricks.lora import LoRA, check_fits, read_lora
+
+
+class LoraParts(Parts):
+    """What a card says of a skill.
+
+    pictures     how many of the conversation must have been seen before it is chosen without the user
+    vision       the image brick that must have seen them; none: any
+    pictures_as  `words`: it was trained on pictures as mixtures of the host's words alone
+    """
+
+    method: Literal["lora"]
+    rank: PositiveInt | None = None
+    pictures: NonNegativeInt = 0
+    vision: str = ""
+    pictures_as: Literal["words"] | None = None
+
+    @property
+    def needs(self) -> Needs:
+        """Pictures that it compares."""
+        return Needs(self.pictures, self.vision, self.pictures_as == "words")
+
+
+class LoraRuntime(BrickRuntime):
+    """The factors of one adapter."""
+
+    def __init__(self, brick: BrickFiles, lora: LoRA) -> None:
+        super().__init__(brick)
+        self._lora = lora
+
+    def inject(self, asked: Asked) -> Injected:
+        """Its deltas, as strong as the turn wants them."""
+        name, lora = self.brick.name, self._lora
+        return Injected(
+            others=(LowRank(name, self.brick.digest, lora.factors, lora.scales, asked.strength),),
+            described=(f"low-rank: {len(lora.factors)} layers by {name}, strength {asked.strength:g}",),
+        )
+
+
+def _load(brick: BrickFiles, host: HostView) -> LoraRuntime:
+    lora = read_lora(brick.folder)
+    check_fits(lora, host.linear_shapes)
+    return LoraRuntime(brick, lora)
+
+
+METHODS = (Method("lora", LoraParts, _load, accepts=frozenset({"text"})),)
