@@ -4,7 +4,7 @@ from functools import cached_property
 
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
-from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
+from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, READING_QUESTIONS, SEVERAL_PICTURES, Recogniser
 from modality_bricks.glance import Glance
 
 
@@ -30,3 +30,13 @@ class Spaces:
     def follow_ups(self) -> Recogniser:
         """Tells messages that go on with what was said from those that stand alone."""
         return Recogniser.load(FOLLOW_UPS)
+
+    @cached_property
+    def several_pictures(self) -> Recogniser:
+        """Tells messages about several pictures, or an earlier one, from those about the latest."""
+        return Recogniser.load(SEVERAL_PICTURES)
+
+    @cached_property
+    def reading_questions(self) -> Recogniser:
+        """Tells messages that want the words in a picture from other questions about it."""
+        return Recogniser.load(READING_QUESTIONS)

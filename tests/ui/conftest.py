@@ -25,6 +25,8 @@ def tiny_models(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest
     monkeypatch.setattr(Spaces, "embedder", embedder)
     monkeypatch.setattr(Spaces, "picture_questions", Recogniser(depths, depths, threshold=1.0))
     monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
 
 
 @pytest.fixture
