@@ -11,6 +11,8 @@ another person's answer (peft #804, adapters #165).
 """
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +39,12 @@ class Composition:
     gates: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
+    def memory_bytes(self) -> int:
+        """Bytes that the merged factors take."""
+        pairs = [*self.deltas.values(), *self.prefix]
+        return sum(a.nbytes + b.nbytes for a, b in pairs) + sum(g.nbytes for g in self.gates.values())
+
+    @property
     def prefix_length(self) -> int:
         """Positions that the prefix takes in front of the prompt."""
         return self.prefix[0][0].shape[1] if self.prefix else 0
@@ -49,8 +57,10 @@ class Composition:
         return cache
 
 
-def compose(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> Composition:
+def compose(host: Host, injections: Sequence[LowRank | Prefix | Gate], dtype: torch.dtype | None = None) -> Composition:
     """Check injections against what the host supports and merge those of a kind.
+
+    dtype  what the merged factors are kept in; None: the host's own type
 
     Raises MattoniError naming the brick whose injection the host does not support or whose shapes differ.
     """
@@ -62,16 +72,17 @@ def compose(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> Compos
                 f"{injection.name} needs a host that supports {need} injections and {host.name} supports "
                 f"{', '.join(sorted(host.supports))}: choose another host or switch the brick off."
             )
-    low_rank = [i for i in injections if isinstance(i, LowRank)]
+    place: dict[str, Any] = {"device": host.device, "dtype": dtype or host.dtype}
     return Composition(
-        key=_key(host, injections),
-        deltas=_concatenate(host, low_rank),
-        prefix=_join_prefixes(host, [i for i in injections if isinstance(i, Prefix)]),
-        gates=_multiply_gates(host, [i for i in injections if isinstance(i, Gate)]),
+        key=composition_key(host, injections),
+        deltas=_concatenate(host, [i for i in injections if isinstance(i, LowRank)], place),
+        prefix=_join_prefixes(host, [i for i in injections if isinstance(i, Prefix)], place),
+        gates=_multiply_gates(host, [i for i in injections if isinstance(i, Gate)], place),
     )
 
 
-def _key(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> str:
+def composition_key(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> str:
+    """What tells compositions apart: contents and strengths, never names."""
     parts = [host.fingerprint, str(host.dtype)]
     for injection in injections:
         weight = injection.weight if isinstance(injection, LowRank) else 1.0
@@ -79,7 +90,7 @@ def _key(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _concatenate(host: Host, loras: Sequence[LowRank]) -> dict[str, tuple[Tensor, Tensor]]:
+def _concatenate(host: Host, loras: Sequence[LowRank], place: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
     """One (A, B) pair per layer whose product is the exact weighted sum of all deltas.
 
     Σ wᵢ sᵢ Bᵢ Aᵢ = [w₁s₁B₁ … wₙsₙBₙ] @ [A₁; …; Aₙ]. The weights are folded into B in fp32 before the cast to the
@@ -99,14 +110,13 @@ def _concatenate(host: Host, loras: Sequence[LowRank]) -> dict[str, tuple[Tensor
                     f"x {shape[1]}: it was made for another host."
                 )
             parts.setdefault(name, []).append((a.float(), b.float() * (lora.weight * lora.scales[name])))
-    place: dict[str, Any] = {"device": host.device, "dtype": host.dtype}
     return {
         name: (torch.cat([a for a, _ in pairs]).to(**place), torch.cat([b for _, b in pairs], dim=1).to(**place))
         for name, pairs in parts.items()
     }
 
 
-def _join_prefixes(host: Host, prefixes: Sequence[Prefix]) -> tuple[tuple[Tensor, Tensor], ...]:
+def _join_prefixes(host: Host, prefixes: Sequence[Prefix], place: dict[str, Any]) -> tuple[tuple[Tensor, Tensor], ...]:
     config = host.model.config.get_text_config()
     for prefix in prefixes:
         if len(prefix.layers) != config.num_hidden_layers:
@@ -114,7 +124,6 @@ def _join_prefixes(host: Host, prefixes: Sequence[Prefix]) -> tuple[tuple[Tensor
                 f"{prefix.name} has keys for {len(prefix.layers)} layers and {host.name} has {config.num_hidden_layers}"
                 ": it was made for another host."
             )
-    place: dict[str, Any] = {"device": host.device, "dtype": host.dtype}
     joined = []
     for layers in zip(*(prefix.layers for prefix in prefixes), strict=True):
         joined.append(
@@ -123,7 +132,7 @@ def _join_prefixes(host: Host, prefixes: Sequence[Prefix]) -> tuple[tuple[Tensor
     return tuple(joined)
 
 
-def _multiply_gates(host: Host, gates: Sequence[Gate]) -> dict[str, Tensor]:
+def _multiply_gates(host: Host, gates: Sequence[Gate], place: dict[str, Any]) -> dict[str, Tensor]:
     merged: dict[str, Tensor] = {}
     for gate in gates:
         for layer, factors in gate.factors.items():
@@ -132,7 +141,7 @@ def _multiply_gates(host: Host, gates: Sequence[Gate]) -> dict[str, Tensor]:
                 raise MattoniError(
                     f"{gate.name} gates layer {layer} with {len(factors)} neurons, which {host.name} does not have."
                 )
-            factors = factors.to(host.device, host.dtype)
+            factors = factors.to(**place)
             merged[name] = merged[name] * factors if name in merged else factors
     return merged
 
@@ -151,13 +160,39 @@ def _scale_input(factors: Tensor) -> Any:
     return hook
 
 
+class MergedInjections:
+    """Compositions used last, merged once, within a budget of bytes; from any thread."""
+
+    def __init__(self, host: Host, dtype: torch.dtype, budget_bytes: int) -> None:
+        self._host, self._dtype, self._budget = host, dtype, budget_bytes
+        self._kept: OrderedDict[str, Composition] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, injections: Sequence[LowRank | Prefix | Gate]) -> Composition:
+        """The composition of these injections. Raises MattoniError as `compose` does."""
+        key = composition_key(self._host, injections)
+        with self._lock:
+            kept = self._kept.pop(key, None)
+        composition = kept or compose(self._host, injections, self._dtype)
+        with self._lock:
+            self._kept[key] = composition
+            while sum(c.memory_bytes for c in self._kept.values()) > self._budget:
+                self._kept.popitem(last=False)
+        return composition
+
+    def clear(self) -> None:
+        """Let all go; what decodes keeps its own."""
+        with self._lock:
+            self._kept.clear()
+
+
 @contextmanager
 def composed(host: Host, composition: Composition) -> Iterator[None]:
     """Run forward passes of the host with the composition's deltas and gates; afterwards nothing of them is left."""
     if not composition.deltas and not composition.gates:
         yield
         return
-    modules = dict(host.model.named_modules())
+    modules = host.linear_layers
     with ExitStack() as stack:
         # Gates first: a delta on the same projection must see the gated input, as a changed weight would.
         for name, factors in composition.gates.items():

@@ -5,27 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache
 
+from assistant.host.answer_text import TextStream as TextStream
 from assistant.host.composition import Composition, composed
 from assistant.host.host import Host
 from assistant.host.prompt import Prompt
+from assistant.host.sampling import Sampling as Sampling
+from assistant.host.sampling import sampler
 
 # A prompt is read in pieces of this many positions, so that a stop is heard while a long one is read.
 _CHUNK = 1024
-
-
-class Sampling(BaseModel):
-    """How the next token is drawn. Temperature 0, the default, takes the likeliest one: what stands in a document has
-    one right answer, and the second-likeliest word of a small host seldom is it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    temperature: float = Field(default=0.0, ge=0, le=5)
-    top_p: float = Field(default=0.9, gt=0, le=1)
-    max_tokens: int = Field(default=512, ge=1, le=32768)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
 
 
 @dataclass
@@ -86,15 +77,17 @@ class Generation:
     def __iter__(self) -> Iterator[int]:
         with torch.inference_mode(), composed(self._host, self._composition):
             logits = self._read_prompt()
+            said: list[int] = []
             for _ in range(self._budget if logits is not None else 0):
                 if self._stopped():
                     self.finished = "stopped"
                     return
                 assert logits is not None
-                token = self._choose(logits)
+                token = self._choose(logits, said)
                 if token in self._host.stop_ids:
                     self.finished = "end"
                     return
+                said.append(token)
                 yield token
                 logits = self._step(token)
 
@@ -122,45 +115,3 @@ class Generation:
         out: Any = self._host.model(**inputs, past_key_values=self.memory.cache, use_cache=True, logits_to_keep=1)
         logits: Tensor = out.logits[0, -1]
         return logits
-
-
-def sampler(sampling: Sampling, seed: int, device: torch.device) -> Callable[[Tensor], int]:
-    """A function from logits (vocabulary,) to a token id; equal seeds draw equal tokens."""
-    if sampling.temperature == 0:
-        return lambda logits: int(logits.argmax())
-    generator = torch.Generator(device).manual_seed(seed)
-    warp = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)])
-
-    def choose(logits: Tensor) -> int:
-        # transformers asks for torch.LongTensor and FloatTensor, which are no types of what torch's functions return.
-        scores = warp(torch.empty(1, 0, dtype=torch.long), logits.float().unsqueeze(0))  # type: ignore[arg-type]
-        return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))
-
-    return choose
-
-
-class TextStream:
-    """Turns token ids into text as they come; a character that spans tokens appears when it is whole."""
-
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
-        self._decode = decode
-        self._pending: list[int] = []
-        self._shown = 0
-        self.ids: list[int] = []
-
-    def push(self, token: int) -> str:
-        """The text that this token completes, maybe none."""
-        self.ids.append(token)
-        self._pending.append(token)
-        text = self._decode(self._pending)
-        if text.endswith("\ufffd"):
-            return ""
-        new, self._shown = text[self._shown :], len(text)
-        # Decoding starts anew at line ends, so that its cost does not grow with the answer.
-        if text.endswith("\n"):
-            self._pending, self._shown = [], 0
-        return new
-
-    def rest(self) -> str:
-        """What was held back at the end."""
-        return self._decode(self._pending)[self._shown :]

@@ -88,13 +88,15 @@ class Host:
         return frozenset(int(i) for i in ids if i is not None)
 
     @cached_property
+    def linear_layers(self) -> dict[str, torch.nn.Linear]:
+        """The linear layers that a low-rank delta may change, by module name."""
+        modules = self.model.named_modules()
+        return {name: m for name, m in modules if isinstance(m, torch.nn.Linear) and name != "lm_head"}
+
+    @cached_property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """(out, in) of each linear layer by module name; quantised layers keep their logical shape."""
-        return {
-            name: (int(module.out_features), int(module.in_features))
-            for name, module in self.model.named_modules()
-            if isinstance(module, torch.nn.Linear) and name != "lm_head"
-        }
+        return {name: (int(m.out_features), int(m.in_features)) for name, m in self.linear_layers.items()}
 
     @cached_property
     def gated_layers(self) -> dict[int, str]:

@@ -1,52 +1,356 @@
-"""INTERIM."""
+"""The engine on this machine: one thread runs the host and decodes the answers of several conversations together.
 
+Rows join and leave at any step (continuous batching: Orca, Yu et al. 2022); prompts are read in pieces between the others'
+tokens (chunked prefill: Sarathi, Agrawal et al. 2023, arXiv:2308.16369). A row has its own composition, keys and values,
+sampler and budget, and nothing of it is on the model between two passes. Knows nothing of turns or bricks.
+"""
+
+import logging
+import queue
 import threading
-from types import SimpleNamespace
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
-from assistant.host.composition import compose
-from assistant.host.generation import Generation, TextStream
+import torch
+from torch import Tensor
+
+from assistant.host.answer_text import StopStrings, TextStream
+from assistant.host.composition import Composition, MergedInjections
+from assistant.host.decoder import Decoder, Read, TransformersDecoder
+from assistant.host.host import Host
+from assistant.host.job import EngineInfo, Finish, Job, Piece, Usage
+from assistant.host.kept import IdleKeyValues, ReadSoFar, common_prefix
+from assistant.host.llama_decoder import LlamaDecoder, is_like_llama
+from assistant.host.sampling import sampler
+from mattoni.errors import MattoniError
+from mattoni.trace import Notice
+
+LOG = logging.getLogger(__name__)
+# Of prompts, positions in one pass while nobody waits for a token: a stop is heard after each.
+_CHUNK = 1024
+# And while others are being answered: about as long as one of their tokens takes.
+_CHUNK_BESIDE = {"cpu": 32}
+_CHUNK_BESIDE_ELSEWHERE = 512
+_ROWS = 16
+# Keys and values of idle conversations: about 11,000 positions of the builtin host in bf16.
+_IDLE_BYTES = 256_000_000
+_MERGED_BYTES = 256_000_000
 
 
-class _S:
-    def __init__(s, eng, job):
-        s.e, s.job, s.stopping = eng, job, False
-        s.usage = SimpleNamespace(prompt=len(job.prompt), reused=0, new=0)
-        s.ids = []
-        s.finished = "end"
+class LocalStream:
+    """An answer that the engine's thread writes and one other thread iterates."""
 
-    def stop(s):
-        s.stopping = True
+    def __init__(self, conversation: str) -> None:
+        self.conversation = conversation  # under which keys and values are kept at the end; "" when it was forgotten
+        self.began_s = time.perf_counter()
+        self._pieces: queue.SimpleQueue[Piece | MattoniError | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self.finished: Finish = "length"
+        self.usage = Usage()
+        self.ids: list[int] = []
+        self.notices: list[Notice] = []
 
-    def __iter__(s):
-        with s.e.lock:
-            comp = compose(s.e.host, s.job.injections)
-            key = (s.job.conversation, comp.key)
-            mem = s.e.kept.pop(key, None) if s.job.conversation else None
-            g = Generation(s.e.host, s.job.prompt, comp, s.job.sampling, s.job.seed, mem, stopped=lambda: s.stopping)
-            st = TextStream(lambda ids: str(s.e.host.tokenizer.decode(ids, skip_special_tokens=True)))
-            for t in g:
-                s.ids.append(t)
-                yield SimpleNamespace(text=st.push(t), ids=(t,))
-            yield SimpleNamespace(text=st.rest(), ids=())
-            s.usage.reused = g.reused
-            s.usage.new = len(s.ids)
-            s.finished = g.finished
-            if s.job.conversation:
-                s.e.kept[key] = g.memory
+    def __iter__(self) -> Iterator[Piece]:
+        try:
+            while (piece := self._pieces.get()) is not None:
+                if isinstance(piece, MattoniError):
+                    raise piece
+                yield piece
+        finally:
+            # Nobody reads on, be it at the end or in the middle.
+            self.stop()
+
+    def stop(self) -> None:
+        """End it within one token; from any thread."""
+        self._stop.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody asked it to stop."""
+        return self._stop.is_set()
+
+    def put(self, piece: Piece) -> None:
+        """Hand on what came (the engine's thread only)."""
+        self._pieces.put(piece)
+
+    def end(self, problem: MattoniError | None = None) -> None:
+        """Say that nothing more comes (the engine's thread only)."""
+        if problem is not None:
+            self._pieces.put(problem)
+        self._pieces.put(None)
+
+
+class _Row:
+    """An answer while it is decoded."""
+
+    def __init__(self, host: Host, job: Job, stream: LocalStream, composition: Composition, read: ReadSoFar) -> None:
+        self.stream, self.composition, self.read = stream, composition, read
+        self._first_token_s = 0.0
+        self._places = job.prompt.keys
+        # The last position is always computed: its logits begin the answer.
+        self.reused = min(common_prefix(read.places, self._places), len(self._places) - 1)
+        read.key_values.crop(composition.prefix_length + self.reused)
+        del read.places[self.reused :]
+        (self._unread,) = job.prompt.inputs(host, self.reused).values()
+        self._left = min(job.sampling.max_tokens, host.context - composition.prefix_length - len(self._places))
+        self._choose = sampler(job.sampling, job.seed, host.device)
+        self._stop_ids = host.stop_ids
+        self._decode: Callable[[list[int]], str] = lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True))
+        self._text, self._stops = TextStream(self._decode), StopStrings(job.sampling.stop)
+        self._stop_strings = job.sampling.stop
+        self.ended: Finish | None = None if self._left > 0 else "length"
+
+    @property
+    def unread(self) -> int:
+        """Positions of the prompt that are to be read; 0: it waits for its next token."""
+        return int(self._unread.shape[1]) if not self._text.ids else 0
+
+    def next_read(self, most: int) -> Read:
+        """What it reads in the next pass: the answer's last token, or at most so many positions of its prompt."""
+        if self._text.ids:
+            values = torch.tensor([self._text.ids[-1:]], device=self._unread.device)
+        else:
+            values = self._unread[:, :most]
+        return Read(self.read.key_values, self.composition, values)
+
+    def was_read(self, count: int, logits: Tensor) -> None:
+        """Note what a pass has read and, where the prompt is at its end, say the next token."""
+        if self._text.ids:
+            self.read.places.append(self._text.ids[-1])
+        else:
+            done = len(self.read.places)
+            self.read.places.extend(self._places[done : done + count])
+            self._unread = self._unread[:, count:]
+            if self._unread.shape[1]:
+                return
+        self._say(logits)
+
+    def _say(self, logits: Tensor) -> None:
+        if bool(logits.isnan().any()):
+            raise MattoniError(
+                "The host's numbers overflowed with these bricks: switch one off or make its strength smaller."
+            )
+        token = self._choose(logits, self._text.ids)
+        if not self._first_token_s:
+            self._first_token_s = time.perf_counter() - self.stream.began_s
+        if token in self._stop_ids:
+            self.ended = "end"
+            return
+        self._left -= 1
+        text = self._stops.push(self._text.push(token))
+        self.stream.put(Piece(text, (token,)))
+        if self._stops.hit:
+            self.ended = "stop-string"
+        elif self._left <= 0:
+            self.ended = "length"
+
+    def finish(self, problem: MattoniError | None = None) -> None:
+        """Tell whoever reads the answer how it ended."""
+        stream = self.stream
+        rest = self._stops.push(self._text.rest()) + self._stops.rest()
+        if self._stops.hit:
+            self.ended = "stop-string"
+        if rest and problem is None:
+            stream.put(Piece(rest, ()))
+        stream.finished = self.ended or "stopped"
+        stream.ids = self._before_stop_string() if stream.finished == "stop-string" else list(self._text.ids)
+        stream.usage = Usage(
+            prompt=len(self._places),
+            reused=self.reused,
+            new=len(self._text.ids),
+            first_token_ms=self._first_token_s * 1000,
+            total_ms=(time.perf_counter() - self.stream.began_s) * 1000,
+        )
+        stream.end(problem)
+
+    def _before_stop_string(self) -> list[int]:
+        """The answer's ids without those that spell the stop string: what the next prompt repeats must not hold it."""
+        ids = list(self._text.ids)
+        while ids and any(string in self._decode(ids) for string in self._stop_strings):
+            ids.pop()
+        return ids
 
 
 class LocalEngine:
-    def __init__(self, host):
-        self.host, self.lock, self.kept = host, threading.Lock(), {}
+    """Decodes jobs on this machine's host; see the module's docstring.
 
-    def generate(self, job):
-        return _S(self, job)
+    rows           answers that are decoded together; more wait, first come first served
+    idle_bytes     budget for keys and values of conversations between their turns
+    """
 
-    def forget(self, c):
-        [self.kept.pop(k) for k in list(self.kept) if k[0] == c]
+    def __init__(self, host: Host, rows: int = _ROWS, idle_bytes: int = _IDLE_BYTES) -> None:
+        self._host = host
+        self._decoder: Decoder = LlamaDecoder(host) if is_like_llama(host) else TransformersDecoder(host)
+        self._merged = MergedInjections(host, self._decoder.dtype, _MERGED_BYTES)
+        self._idle = IdleKeyValues(idle_bytes)
+        self._chunk_beside = _CHUNK_BESIDE.get(host.device.type, _CHUNK_BESIDE_ELSEWHERE)
+        self.info = EngineInfo(
+            name="local",
+            host=host.name,
+            device=str(host.device),
+            context=host.context,
+            supports=host.supports,
+            rows=rows,
+            weights=str(host.dtype).removeprefix("torch."),
+        )
+        self._incoming: deque[tuple[Job, LocalStream]] = deque()
+        self._admitted: list[tuple[Job, LocalStream]] = []  # no longer waiting, and no rows yet
+        self._rows: list[_Row] = []
+        self._lock = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="mattoni-decoder", daemon=True)
+        self._thread.start()
 
-    def clear(self):
-        self.kept.clear()
+    def generate(self, job: Job) -> LocalStream:
+        """Begin an answer and return at once; from any thread. Raises MattoniError after `close`."""
+        stream = LocalStream(job.conversation)
+        with self._lock:
+            if self._closing:
+                raise MattoniError("The assistant is shutting down: start it again.")
+            self._incoming.append((job, stream))
+            self._lock.notify_all()
+        return stream
 
-    def close(self):
-        pass
+    def forget(self, conversation: str) -> None:
+        """Drop the keys and values of a conversation, also those of an answer that is being decoded, once it ends."""
+        with self._lock:
+            for stream in self._streams():
+                if stream.conversation == conversation:
+                    stream.conversation = ""
+            self._idle.forget(conversation)
+
+    def clear(self) -> None:
+        """Drop the keys and values of all conversations, and the merged injections."""
+        with self._lock:
+            for stream in self._streams():
+                stream.conversation = ""
+            self._idle.clear()
+            self._merged.clear()
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Stop all answers and end the thread."""
+        with self._lock:
+            self._closing = True
+            for stream in self._streams():
+                stream.stop()
+            self._lock.notify_all()
+        self._thread.join(timeout_s)
+
+    def _streams(self) -> list[LocalStream]:
+        """Those of all answers that have not ended."""
+        waiting = [stream for _, stream in [*self._incoming, *self._admitted]]
+        return [*waiting, *(row.stream for row in self._rows)]
+
+    # The engine's thread
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while self._admit():
+                try:
+                    self._step()
+                except Exception:
+                    # What is here belongs to no row alone; it must not take the engine down with it.
+                    LOG.exception("a decoding step failed")
+                    for row in list(self._rows):
+                        self._end(row, _inside())
+
+    def _admit(self) -> bool:
+        """Let waiting jobs in; False when there will be no more."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._incoming or self._rows or self._closing)
+            room = self.info.rows - len(self._rows)
+            self._admitted = [self._incoming.popleft() for _ in range(min(room, len(self._incoming)))]
+        rows = [row for job, stream in self._admitted if (row := self._new_row(job, stream)) is not None]
+        with self._lock:
+            self._rows.extend(rows)
+            self._admitted = []
+            return bool(self._rows or self._incoming or not self._closing)
+
+    def _new_row(self, job: Job, stream: LocalStream) -> _Row | None:
+        """A row that may join; None when it failed."""
+        try:
+            composition = self._merged.of(job.injections)
+            kept = self._idle.take(job.conversation, composition.key) if job.conversation else None
+            read = kept or ReadSoFar([], self._decoder.new_key_values(composition))
+            return _Row(self._host, job, stream, composition, read)
+        except Exception as problem:
+            stream.end(_sentence(problem))
+            return None
+
+    def _step(self) -> None:
+        """A piece of the prompts that are unread, then one token of each answer."""
+        for row in list(self._rows):
+            if row.stream.is_stopping or row.ended:
+                self._end(row)
+        reading = [row for row in self._rows if row.unread]
+        if reading:
+            others = len(reading) < len(self._rows)
+            each = max(1, (self._chunk_beside if others else _CHUNK) // len(reading))
+            self._pass(reading, each)
+        # Also whoever has just read its prompt: it waits no longer for its second token than the others.
+        self._pass([row for row in self._rows if not row.unread and not row.ended], 1)
+
+    def _pass(self, rows: Sequence[_Row], most: int) -> None:
+        """One pass over these rows; where it fails, over halves of them, until the row is alone that is at fault."""
+        if not rows:
+            return
+        reads = [row.next_read(most) for row in rows]
+        try:
+            logits = self._decoder.forward(reads)
+        except Exception as problem:
+            self._split(rows, most, problem)
+            return
+        for row, read, own in zip(rows, reads, logits, strict=True):
+            try:
+                row.was_read(read.values.shape[1], own)
+            except Exception as problem:
+                self._end(row, _sentence(problem))
+            else:
+                if row.ended:
+                    self._end(row)
+
+    def _split(self, rows: Sequence[_Row], most: int, problem: Exception) -> None:
+        short = _is_out_of_memory(problem)
+        if short:
+            self._idle.clear()
+            self._merged.clear()
+        if len(rows) == 1:
+            self._end(rows[0], _sentence(problem))
+            return
+        LOG.warning("a pass over %d rows failed (%s): trying halves of it", len(rows), problem)
+        if short:
+            for row in rows:
+                row.stream.notices.append(
+                    Notice("memory", "Memory ran short, so that fewer answers were written at a time.")
+                )
+        middle = len(rows) // 2
+        self._pass(rows[:middle], most)
+        self._pass(rows[middle:], most)
+
+    def _end(self, row: _Row, problem: MattoniError | None = None) -> None:
+        with self._lock:
+            self._rows.remove(row)
+            if row.stream.conversation and problem is None:
+                self._idle.keep(row.stream.conversation, row.composition.key, row.read)
+        row.finish(problem)
+
+
+def _is_out_of_memory(problem: Exception) -> bool:
+    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
+
+
+def _inside() -> MattoniError:
+    return MattoniError("Something inside went wrong: ask again, or start with --debug to see it.")
+
+
+def _sentence(problem: Exception) -> MattoniError:
+    """What the person concerned is told."""
+    if isinstance(problem, MattoniError):
+        return problem
+    if _is_out_of_memory(problem):
+        return MattoniError(
+            "There is not enough memory for this answer: shorten the conversation or close other programs."
+        )
+    LOG.error("an answer failed", exc_info=problem)
+    return _inside()

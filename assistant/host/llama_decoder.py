@@ -1,0 +1,257 @@
+"""Decoding for hosts that are built like Llama: all rows' new positions lie one after the other in one pass.
+
+No row is padded: the linear layers see (1, positions of all rows, width), and attention runs row by row on the keys and
+values of that row, so that rows of any length, some reading a prompt and some one token, share a pass (as in Orca, Yu et
+al. 2022, "selective batching"). Each row's own composition acts on its slice alone. The arithmetic is that of transformers'
+modelling code, operation by operation; `tests/assistant/test_decoder.py` holds it to the same bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from assistant.host.composition import Composition
+from assistant.host.decoder import KeyValues, Read
+from assistant.host.host import Host
+
+MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
+_ROTARY = frozenset(
+    {"default", "linear", "llama3", "yarn"}
+)  # kinds whose frequencies don't depend on the length so far
+_GROWTH = 256  # positions
+
+
+def is_like_llama(host: Host) -> bool:
+    """Whether `LlamaDecoder` runs this host: RMSNorm, rotary positions, full attention by torch's own kernel, SwiGLU."""
+    config = host.model.config
+    rotary = getattr(config, "rope_parameters", None) or {}
+    return (
+        config.model_type in MODEL_TYPES
+        and rotary.get("rope_type") in _ROTARY
+        and all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or [])
+        and (config.model_type == "qwen2" or not getattr(config, "sliding_window", None))
+        and getattr(config, "_attn_implementation", None) == "sdpa"
+        and len({parameter.device for parameter in host.model.parameters()}) == 1
+    )
+
+
+class RowKeyValues:
+    """Keys and values of one row: a buffer (2, layers, kv heads, capacity, head width) that grows."""
+
+    def __init__(self, layers: int, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.length = 0
+        self._set(torch.empty(2, layers, heads, 0, width, dtype=dtype, device=device))
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._buffer.nbytes
+
+    @property
+    def capacity(self) -> int:
+        """Positions that the buffer holds."""
+        return self._buffer.shape[3]
+
+    def crop(self, length: int) -> None:
+        self.length = min(self.length, length)
+
+    def trim(self) -> None:
+        if self.length < self.capacity:
+            self._set(self._buffer[:, :, :, : self.length].clone())
+
+    def reserve(self, positions: int) -> None:
+        """Make room for that many more."""
+        needed = self.length + positions
+        if needed > self.capacity:
+            larger = max(needed, self.capacity + self.capacity // 4) + _GROWTH
+            kinds, layers, heads, _, width = self._buffer.shape
+            buffer = self._buffer.new_empty(kinds, layers, heads, larger, width)
+            buffer[:, :, :, : self.length] = self._buffer[:, :, :, : self.length]
+            self._set(buffer)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put those of new positions, (1, kv heads, n, head width), behind the others and return all; `length` stays."""
+        count = keys.shape[2]
+        own_keys, own_values = self._layers[layer]
+        own_keys.narrow(2, self.length, count).copy_(keys)
+        own_values.narrow(2, self.length, count).copy_(values)
+        return own_keys.narrow(2, 0, self.length + count), own_values.narrow(2, 0, self.length + count)
+
+    def _set(self, buffer: Tensor) -> None:
+        self._buffer = buffer
+        self._layers = [(keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(*buffer, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a row's, or a group of rows', positions lie in the pass."""
+
+    begin: int
+    end: int
+
+
+class _Mix:
+    """The deltas and gates of a pass: each composition on the slice of the rows that have it."""
+
+    def __init__(self, groups: Sequence[tuple[_Span, Composition]], positions: int) -> None:
+        self._deltas = [(span, c.deltas) for span, c in groups if c.deltas]
+        self._gates = [(span, c.gates) for span, c in groups if c.gates]
+        self._positions = positions
+
+    def gate(self, name: str, inputs: Tensor) -> Tensor:
+        """The inputs of a layer, (1, positions, in), with the neurons of the rows that have a gate there scaled."""
+        for span, gates in self._gates:
+            if (factors := gates.get(name)) is not None:
+                inputs = self._join(inputs, span, inputs[:, span.begin : span.end] * factors)
+        return inputs
+
+    def add(self, name: str, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """The outputs of a layer, (1, positions, out), with the deltas of the rows that have one there."""
+        for span, deltas in self._deltas:
+            if (pair := deltas.get(name)) is not None:
+                own = functional.linear(functional.linear(inputs[:, span.begin : span.end], pair[0]), pair[1])
+                outputs = self._join(outputs, span, outputs[:, span.begin : span.end] + own)
+        return outputs
+
+    def _join(self, whole: Tensor, span: _Span, part: Tensor) -> Tensor:
+        if span.end - span.begin == self._positions:
+            return part
+        return torch.cat([whole[:, : span.begin], part, whole[:, span.end :]], dim=1)
+
+
+class LlamaDecoder:
+    """Runs a host for which `is_like_llama` holds."""
+
+    def __init__(self, host: Host) -> None:
+        self._host, self.dtype = host, host.dtype
+        model: Any = host.model
+        self._inner, self._head = model.model, model.lm_head
+        config = model.config
+        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self._head_width = int(getattr(config, "head_dim", None) or config.hidden_size // self._heads)
+        self._names = {id(module): name for name, module in host.linear_layers.items()}
+
+    def new_key_values(self, composition: Composition) -> KeyValues:
+        layers = len(self._inner.layers)
+        row = RowKeyValues(layers, self._kv_heads, self._head_width, self.dtype, self._host.device)
+        if composition.prefix:
+            row.reserve(composition.prefix_length)
+            for layer, (keys, values) in enumerate(composition.prefix):
+                row.extend(layer, keys.unsqueeze(0), values.unsqueeze(0))
+            row.length = composition.prefix_length
+        return row
+
+    def forward(self, reads: Sequence[Read]) -> Tensor:
+        # Rows of one composition lie side by side, so that its deltas are computed once for all of them.
+        order = sorted(range(len(reads)), key=lambda row: reads[row].composition.key)
+        logits = self._pass([reads[row] for row in order])
+        return logits[[order.index(row) for row in range(len(reads))]] if len(reads) > 1 else logits
+
+    def _pass(self, reads: Sequence[Read]) -> Tensor:
+        rows, spans, mix = self._lay_out(reads)
+        hidden = torch.cat([self._embed(read) for read in reads], dim=1)
+        places = [torch.arange(r.length, r.length + s.end - s.begin) for r, s in zip(rows, spans, strict=True)]
+        rotary = self._inner.rotary_emb(hidden, position_ids=torch.cat(places).unsqueeze(0).to(hidden.device))
+        masks = [self._mask(r.length, s.end - s.begin) for r, s in zip(rows, spans, strict=True)]
+        for index, layer in enumerate(self._inner.layers):
+            attended = self._attend(
+                index, layer.self_attn, layer.input_layernorm(hidden), rotary, rows, spans, masks, mix
+            )
+            hidden = hidden + attended
+            hidden = hidden + self._feed_forward(layer.mlp, layer.post_attention_layernorm(hidden), mix)
+        last = self._inner.norm(hidden[:, [span.end - 1 for span in spans]])
+        logits: Tensor = self._head(last)[0]
+        for row, span in zip(rows, spans, strict=True):
+            row.length += span.end - span.begin
+        return logits
+
+    def _lay_out(self, reads: Sequence[Read]) -> tuple[list[RowKeyValues], list[_Span], _Mix]:
+        rows: list[RowKeyValues] = []
+        spans: list[_Span] = []
+        groups: list[tuple[_Span, Composition]] = []
+        begin = 0
+        for read in reads:
+            assert isinstance(read.key_values, RowKeyValues)
+            span = _Span(begin, begin + read.values.shape[1])
+            read.key_values.reserve(span.end - span.begin)
+            rows.append(read.key_values)
+            spans.append(span)
+            if groups and groups[-1][1].key == read.composition.key:
+                groups[-1] = (_Span(groups[-1][0].begin, span.end), read.composition)
+            else:
+                groups.append((span, read.composition))
+            begin = span.end
+        return rows, spans, _Mix(groups, begin)
+
+    def _embed(self, read: Read) -> Tensor:
+        return (self._host.embed(read.values) if read.values.dim() == 2 else read.values).to(self.dtype)
+
+    def _mask(self, past: int, count: int) -> Tensor | None:
+        """What new positions see, (count, past + count), where neither all nor the plain triangle."""
+        if count == 1 or past == 0:
+            return None
+        return torch.ones(count, past + count, dtype=torch.bool, device=self._host.device).tril(past)
+
+    def _linear(self, module: torch.nn.Module, inputs: Tensor, mix: _Mix) -> Tensor:
+        name = self._names[id(module)]
+        inputs = mix.gate(name, inputs)
+        return mix.add(name, inputs, module(inputs))
+
+    def _attend(
+        self,
+        index: int,
+        attention: Any,
+        inputs: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        rows: Sequence[RowKeyValues],
+        spans: Sequence[_Span],
+        masks: Sequence[Tensor | None],
+        mix: _Mix,
+    ) -> Tensor:
+        """(1, positions, width) -> the same: each row attends to its own past and itself."""
+        shape = (1, inputs.shape[1], -1, self._head_width)
+        queries = self._linear(attention.q_proj, inputs, mix).view(shape)
+        keys = self._linear(attention.k_proj, inputs, mix).view(shape)
+        values = self._linear(attention.v_proj, inputs, mix).view(shape).transpose(1, 2)
+        if hasattr(attention, "q_norm"):
+            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+        queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
+        if getattr(attention, "use_rope", True):
+            queries, keys = _rotate(queries, *rotary), _rotate(keys, *rotary)
+        attended = []
+        for row, span, mask in zip(rows, spans, masks, strict=True):
+            own = slice(span.begin, span.end)
+            all_keys, all_values = row.extend(index, keys[:, :, own], values[:, :, own])
+            attended.append(self._attend_row(queries[:, :, own], all_keys, all_values, mask, attention.scaling))
+        joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
+        flat = joined.transpose(1, 2).contiguous().reshape(1, inputs.shape[1], -1)
+        return self._linear(attention.o_proj, flat, mix)
+
+    def _attend_row(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """As transformers' `sdpa_attention_forward` calls torch's kernel, so that the bits are the same."""
+        if mask is not None:
+            times = self._heads // self._kv_heads
+            keys, values = keys.repeat_interleave(times, dim=1), values.repeat_interleave(times, dim=1)
+        return functional.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            scale=scale,
+            is_causal=mask is None and queries.shape[2] > 1,
+            enable_gqa=mask is None and self._heads != self._kv_heads,
+        )
+
+    def _feed_forward(self, mlp: Any, inputs: Tensor, mix: _Mix) -> Tensor:
+        gate, up = self._linear(mlp.gate_proj, inputs, mix), self._linear(mlp.up_proj, inputs, mix)
+        return self._linear(mlp.down_proj, mlp.act_fn(gate) * up, mix)
+
+
+def _rotate(vectors: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """(1, heads, positions, head width), turned by (1, positions, head width): RoFormer, Su et al. 2021, arXiv:2104.09864."""
+    cosines, sines = cosines.unsqueeze(1), sines.unsqueeze(1)
+    first, second = vectors.chunk(2, dim=-1)
+    return (vectors * cosines) + (torch.cat((-second, first), dim=-1) * sines)

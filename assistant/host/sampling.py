@@ -1,0 +1,77 @@
+"""How the next token is drawn from the host's logits. Knows nothing of prompts, rows or bricks."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+Choose = Callable[[Tensor, Sequence[int]], int]
+
+
+class Sampling(BaseModel):
+    """How the next token is drawn. Temperature 0, the default, takes the likeliest one: what stands in a document has
+    one right answer, and the second-likeliest word of a small host seldom is it.
+
+    top_k               0: of all tokens
+    repetition_penalty  over the tokens of the answer alone (Keskar et al. 2019, arXiv:1909.05858, section 4.1); 1: none
+    stop                strings that end the answer where they begin, themselves left out
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    temperature: float = Field(default=0.0, ge=0, le=5)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1, le=32768)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    top_k: int = Field(default=0, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def from_generation_config(cls, config: GenerationConfig | None, max_tokens: int = 512) -> "Sampling":
+        """What a host's authors chose for answers that may be worded in many ways: the host's `generation_config.json`.
+
+        Where it says nothing, transformers' own meaning of nothing holds: greedy, no penalty, all tokens.
+        """
+        if config is None:
+            return cls(max_tokens=max_tokens)
+        drawn = bool(config.do_sample)
+        temperature = 1.0 if config.temperature is None else float(config.temperature)
+        return cls(
+            temperature=min(temperature, 5.0) if drawn else 0.0,
+            top_p=float(config.top_p or 1.0) if drawn else 1.0,
+            top_k=int(config.top_k or 0) if drawn else 0,
+            repetition_penalty=float(config.repetition_penalty or 1.0),
+            max_tokens=max_tokens,
+        )
+
+
+def sampler(sampling: Sampling, seed: int, device: torch.device) -> Choose:
+    """A function from logits (vocabulary,) and the answer so far to a token id; equal seeds draw equal tokens."""
+    penalty = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
+    generator = torch.Generator(device).manual_seed(seed)
+    warp = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)] if sampling.temperature else [])
+    if sampling.top_k:
+        warp.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warp.append(TopPLogitsWarper(sampling.top_p))
+
+    def choose(logits: Tensor, answer: Sequence[int] = ()) -> int:
+        # transformers asks for torch.LongTensor and FloatTensor, which are no types of what torch's functions return.
+        said = torch.tensor([list(answer)], dtype=torch.long, device=logits.device)
+        if sampling.repetition_penalty != 1 and answer:
+            logits = penalty(said, logits.float().unsqueeze(0))[0]
+        if sampling.temperature == 0:
+            return int(logits.argmax())
+        scores = warp(said, logits.float().unsqueeze(0))  # type: ignore[arg-type]
+        return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))
+
+    return choose
