@@ -19,9 +19,9 @@ from PIL import Image
 from assistant.bricks.examples import Added, add_examples
 from assistant.bricks.knowledge import add_knowledge, without_passages
 from assistant.conversations.store import ConversationStore, StoredMessage, open_store
-from assistant.host.generation import Sampling
 from assistant.host.host import Host, load_host
 from assistant.host.local import LocalEngine
+from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry
 from assistant.turn.answer import Outcome
 from assistant.turn.answer import answer as run_turn

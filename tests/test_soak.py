@@ -13,7 +13,7 @@ from PIL import Image
 from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore, StoredMessage, open_store
 from assistant.host.embedder import Embedder
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.spaces import Spaces
 from mattoni.inputs import Attachment

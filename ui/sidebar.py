@@ -15,7 +15,7 @@ from ui.text import plain
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
-    from assistant.host.generation import Sampling
+    from assistant.host.sampling import Sampling
     from assistant.turn.route import Choice, Choices
     from mattoni.card import BrickCard
 
@@ -276,7 +276,7 @@ def _told(action: Callable[[], str]) -> None:
 
 def draw_sampling() -> "Sampling":
     """Temperature, top-p, length and seed."""
-    from assistant.host.generation import Sampling  # with the host, see ui.backend
+    from assistant.host.sampling import Sampling  # with the host, see ui.backend
 
     usual = Sampling()
     draw_heading("Settings")

@@ -10,7 +10,7 @@ import typer
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
-    from assistant.host.generation import Sampling
+    from assistant.host.sampling import Sampling
     from assistant.turn.route import Choices
     from mattoni.inputs import Attachment
 
@@ -92,7 +92,7 @@ def sampling_of(temperature: float, top_p: float, max_tokens: int, seed: int | N
     """The generation options. Raises MattoniError where one is out of range."""
     from pydantic import ValidationError
 
-    from assistant.host.generation import Sampling
+    from assistant.host.sampling import Sampling
 
     try:
         return Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)

@@ -19,7 +19,7 @@ from mattoni.metrics import METRICS, Metric, Scored, score
 
 if TYPE_CHECKING:  # a bad row must not wait for torch to be named
     from assistant.assistant import Assistant
-    from assistant.host.generation import Sampling
+    from assistant.host.sampling import Sampling
     from assistant.turn.route import Choices
 
 

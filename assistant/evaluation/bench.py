@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from assistant.turn.ticket import Ticket
 from mattoni.errors import MattoniError

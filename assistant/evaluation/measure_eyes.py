@@ -25,7 +25,7 @@ from typing import Any
 from assistant.assistant import Assistant
 from assistant.evaluation.asking import Row, asking, kept_replies, read_rows, reply_and_keep, report, shuffled_pictures
 from assistant.evaluation.rows import write_rows
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
 from mattoni.files import write_text

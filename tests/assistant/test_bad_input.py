@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore
-from assistant.host.generation import Sampling
 from assistant.host.host import load_host
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
@@ -251,7 +251,7 @@ import os, signal
 import mattoni.torchvision_ops
 from assistant import assistant as module
 from assistant.assistant import Assistant
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.inputs import Attachment
 module._SAVE_EVERY_S = 0.0

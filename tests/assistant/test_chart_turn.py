@@ -7,7 +7,7 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.injections import Soft
 from mattoni.inputs import Attachment

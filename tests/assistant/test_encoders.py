@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder

@@ -11,9 +11,9 @@ from gguf import GGUFWriter, TokenType
 from safetensors.torch import load_file
 
 from assistant.host.composition import compose
-from assistant.host.generation import Sampling
 from assistant.host.gguf import convert_gguf
 from assistant.host.host import Host, load_host, pick_device, pick_dtype
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Prefix

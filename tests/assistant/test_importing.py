@@ -37,9 +37,9 @@ from assistant.cli import bricks
 from assistant.cli.models import models_list
 from assistant.host.catalogue import catalogue
 from assistant.host.embedder import Embedder
-from assistant.host.generation import Generation, Sampling
 from assistant.host.host import load_host
 from assistant.host.prompt import Prompt, Turn, build_prompt
+from assistant.host.sampling import Sampling
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
 from assistant.turn.recogniser import Recogniser
@@ -55,6 +55,7 @@ from mattoni.runtime import Asked, GivenPicture
 from mattoni.tensors import copy_tensors, stored_tensors
 from modality_bricks.modality import load_modality
 from tests.assistant.conftest import done, full_disk
+from tests.assistant.plain_generation import Generation
 
 SIZE, QUESTION = 32, "What is in the picture?"
 WORDS = [

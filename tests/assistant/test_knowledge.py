@@ -8,8 +8,8 @@ from PIL import Image
 from assistant.bricks.knowledge import add_knowledge
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
-from assistant.host.generation import Sampling
 from assistant.host.prompt import Turn, build_prompt
+from assistant.host.sampling import Sampling
 from assistant.registry import Registry
 from assistant.turn.loaded import LoadedBricks
 from assistant.turn.passages import best_passages, knowledge_block

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.methods import methods
 from tests.assistant.conftest import add_bare_brick, done

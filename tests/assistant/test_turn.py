@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.training.make_router import write_keys
 from assistant.turn.earlier_documents import EarlierDocuments
 from assistant.turn.recogniser import Recogniser

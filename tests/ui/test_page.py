@@ -7,8 +7,8 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from assistant.conversations.store import open_store
-from assistant.host.generation import Sampling
 from assistant.host.host import load_host
+from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
 from tests.assistant.conftest import write_eyes
 from tests.assistant.test_examples import sent, stripes
