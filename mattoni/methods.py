@@ -22,13 +22,18 @@ _PACKAGES, _FOLDER = "_bricks", "methods"
 ChosenBy = Literal["keys", "itself", "user"]
 
 
+# What of a conversation a turn with the brick sees: the message alone, or everything.
+Reads = Literal["message", "conversation"]
+
+
 @dataclass(frozen=True)
 class Needs:
-    """What a brick that is chosen by the message needs of the conversation's pictures."""
+    """What a brick that is chosen by the message needs of the conversation."""
 
     pictures: int = 0  # so many must have been seen before it is chosen without the user
     vision: str = ""  # by this brick; empty: by any
     as_words: bool = False  # shown as mixtures of the host's words alone
+    reads: Reads = "conversation"
 
 
 class Parts(BaseModel):
@@ -39,7 +44,7 @@ class Parts(BaseModel):
 
     @property
     def needs(self) -> Needs:
-        """What the brick needs of pictures; most need none."""
+        """What the brick needs of the conversation; most take it as it is."""
         return Needs()
 
 

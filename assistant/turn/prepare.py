@@ -20,21 +20,18 @@ from assistant.turn.keyring import Keyrings
 from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import look
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
-from assistant.turn.question import goes_on, message_pieces
+from assistant.turn.question import goes_on, is_in_known_script, message_pieces
 from assistant.turn.request import Request
 from assistant.turn.route import Chosen, Plan, Question, SeenPicture, route
 from assistant.turn.spaces import Spaces
 from assistant.turn.writing import Writer, Written
+from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Prefix, Segment
 from mattoni.inputs import Attachment, Document, Looked, Picture
 from mattoni.records import Read, Record, Seen
 from mattoni.runtime import Asked, Given, GivenDocument, GivenPicture, Injected, Stopped
 from mattoni.trace import Attention, Notice, Trace, UsedBrick
-
-# "None is attached" would be wrong where one was, and could not be opened.
-_NOTHING_LEFT = Notice("no-picture", "So there is no picture to look at, and the question was not answered.")
-
 
 @dataclass(frozen=True)
 class Watcher:
@@ -82,10 +79,13 @@ class Preparation:
         with trace.stage("route"):
             plan = self.route(request, looked, bricks)
         trace.notices.extend(
-            _NOTHING_LEFT if _was_refused(looked) and notice.code == "no-picture" else notice for notice in plan.notices
+            _nothing_left(request.attachments) if _was_refused(looked) and notice.code == "no-picture" else notice
+            for notice in plan.notices
         )
         trace.candidates.extend(plan.candidates)
-        if not plan.needs_seen:
+        if not plan.needs_past:
+            request = _message_alone(request, plan, trace)
+        elif not plan.needs_seen:
             request = _without_sights(request, trace)
         return _Planned(self, request, bricks, trace, watcher, looked, plan).prepare(seed)
 
@@ -97,21 +97,26 @@ class Preparation:
         """The message as the router sees it."""
         pictures = [item for item in looked.items if isinstance(item, Picture)]
         glances = self.spaces.glance.embed([p.image for p in pictures]) if pictures else ()
-        texts, asks, follows = None, False, True
-        if request.text.strip() and not request.choices.no_bricks:
+        texts, asks, follows, several, words = None, False, True, False, False
+        if request.text.strip() and not request.choices.no_bricks and is_in_known_script(request.text):
             pieces = message_pieces(request.text)
-            embedder, picture_questions = self.spaces.embedder, self.spaces.picture_questions
-            texts = embedder.embed(pieces)
-            depths = embedder.depths(request.text)
-            asks = picture_questions.recognises(depths)
-            if any(exchange.is_about_sights for exchange in request.past):
-                all_depths = [depths, *map(embedder.depths, pieces[1:])]
-                follows = goes_on(all_depths, self.spaces.follow_ups, picture_questions)
+            spaces = self.spaces
+            texts = spaces.embedder.embed(pieces)
+            depths = spaces.embedder.depths(request.text)
+            asks = spaces.picture_questions.recognises(depths)
+            several = spaces.several_pictures.recognises(depths)
+            words = spaces.reading_questions.recognises(depths)
+            if request.past:
+                all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
+                follows = goes_on(all_depths, spaces.follow_ups, spaces.picture_questions)
         return Question(
             pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
             texts=texts,
             asks_about_picture=asks,
             goes_on=follows,
+            about_several=several,
+            wants_words=words,
+            has_past=bool(request.past),
             has_documents=any(isinstance(item, Document) for item in looked.items),
             # A question that came with a file is about that file, not about an earlier one, also where it was refused.
             history_has_pictures=any(exchange.records for exchange in request.past) and not _was_refused(looked),
@@ -133,12 +138,16 @@ class _Planned:
 
     def prepare(self, seed: int) -> Prepared:
         """Inject and write."""
-        records = tuple(found.record for found in self._inject_given() if found.record is not None)
-        knowledge = self._inject_knowledge()
+        given = [*self._inject_given(), *self._inject_words_of_earlier()]
+        records = tuple(found.record for found in given if found.record is not None)
+        says_nothing = all(found.is_empty for found in given) and not self._goes_on_with_text()
+        knowledge = self._inject_knowledge((*self.plan.knowledge, *(self.plan.waiting if says_nothing else ())))
         if self.trace.citations:
             # Passages that answer the message outweigh its sounding like a question about a picture.
             self.trace.notices = [notice for notice in self.trace.notices if notice.code != "no-picture"]
         elif self._misses_its_picture():
+            return Prepared(self.request, seed, records)
+        elif self._is_about_nothing_opened():
             return Prepared(self.request, seed, records)
         with self.trace.stage("compose"):
             skills = [self._ask(chosen, None) for chosen in self.plan.skills]
@@ -154,6 +163,24 @@ class _Planned:
         """Whether to leave the question to the notice: an answer about a picture that is not there would be made up."""
         missing = any(notice.code == "no-picture" for notice in self.plan.notices)
         return missing and not self.request.answer_anyway and not self.plan.skills
+
+    def _is_about_nothing_opened(self) -> bool:
+        """Whether all that the message brought was refused: an answer about it would be made up."""
+        asked = self.request.text.strip() and not self.request.answer_anyway and not self.plan.skills
+        nothing = not self.looked.items and _was_refused(self.looked)
+        if asked and nothing:
+            self.trace.notices = [notice for notice in self.trace.notices if notice.code != "no-picture"]
+            self.trace.notices.append(_nothing_left(self.request.attachments))
+        return bool(asked and nothing)
+
+    def _goes_on_with_text(self) -> bool:
+        """Whether the message goes on with a text of the conversation that holds what it asks for."""
+        texts = [r for e in self.request.past for r in e.records if isinstance(r, Read) and r.text and not r.recalled]
+        for text in texts[-1:]:
+            hits = self.home.earlier.search(text, self.request.text, self.watcher.stopping)
+            if hits and hits[0].score >= answer_threshold(len(hits)):
+                return True
+        return False
 
     # Inject
 
@@ -175,7 +202,38 @@ class _Planned:
                     self.trace.notices.append(_not_read(item.name, self.request.choices.no_bricks))
             if candidates:
                 found.append(self._first_to_find(_given(item), candidates))
+                if isinstance(item, Picture) and self.plan.reads_words:
+                    found += self._inject_words(_given(item), candidates[0])
         return found
+
+    def _inject_words(self, given: Given, looking: Chosen) -> list[Injected]:
+        """What is written on a picture that another brick sees, where the message asks for it."""
+        reader = self.plan.reader
+        if reader is None or self.bricks.get(looking.name).accepts("page"):
+            return []
+        reason = f"the message asks for the words on {given.name}"
+        read = self.home.loaded.get(self.bricks.get(reader.name)).inject(self._asked(given))
+        if read.is_empty:
+            self.trace.notices.append(Notice("no-text", f"No text was found on {given.name}."))
+            return []
+        _use(self.trace, self.bricks.get(reader.name), replace(reader, reason=reason))
+        self.trace.injections.extend(read.described)
+        return [read]
+
+    def _inject_words_of_earlier(self) -> list[Injected]:
+        """What is written on the latest picture of the conversation, where the message asks for it and brings none."""
+        if not self.plan.reads_words or self.looked.items or _was_refused(self.looked):
+            return []
+        records = [record for exchange in self.request.past for record in exchange.records]
+        if not records or not isinstance(records[-1], Seen):
+            return []
+        seen = records[-1]
+        given = GivenPicture(seen.name, seen.digest, partial(self._picture, seen.digest))
+        try:
+            return self._inject_words(given, Chosen(seen.brick, 1.0, None, None, ""))
+        except MattoniError:
+            # Its brick or its file is gone: the writer says so where the picture stood.
+            return []
 
     def _first_to_find(self, given: Given, candidates: Sequence[Chosen]) -> Injected:
         """What the first of these bricks makes of it; where that one finds nothing, the next that goes about it otherwise."""
@@ -221,13 +279,13 @@ class _Planned:
         """Whether a skill of the plan was trained on pictures as words."""
         return any(self.bricks.get(chosen.name).parts.needs.as_words for chosen in self.plan.skills)
 
-    def _inject_knowledge(self) -> str:
+    def _inject_knowledge(self, names: Sequence[str]) -> str:
         """The passages that answer the message, as text for the prompt; on every message, cited in this very turn."""
-        if not self.plan.knowledge or not self.request.text.strip():
+        if not names or not self.request.text.strip():
             return ""
         found: list[Injected] = []
         with self.trace.stage("knowledge"):
-            for name in self.plan.knowledge:
+            for name in names:
                 try:
                     found.append(self.home.loaded.get(self.bricks.get(name)).inject(self._asked(None)))
                 except MattoniError as problem:
@@ -238,11 +296,14 @@ class _Planned:
         self.trace.candidates.extend(injected.score for injected in found if injected.score is not None)
         for injected in found:
             self.trace.notices.extend(injected.notices)
-        for name in self.plan.knowledge:
+        for name in names:
             own = [citation for citation in citations if citation.brick == name]
             if own:
                 brick = self.bricks.get(name)
                 _use(self.trace, brick, Chosen(name, 1.0, own[0].score, brick.threshold, found_reason(own)))
+            elif self.request.choices.of(name).state == "on" and not citations:
+                text = f"Nothing in '{name}' answers this, so the answer does not come from there."
+                self.trace.notices.append(Notice("nothing-found", text))
         self.trace.injections.extend(f"sequence: passage of {c.document} ({c.place}) by {c.brick}" for c in citations)
         return knowledge_block(citations)
 
@@ -326,6 +387,22 @@ def _without_sights(request: Request, trace: Trace) -> Request:
         exchanges = "exchange" if left_out == 1 else "exchanges"
         trace.left_out.append(f"{left_out} earlier {exchanges} about a picture, not asked about")
     return replace(request, past=kept)
+
+
+def _message_alone(request: Request, plan: Plan, trace: Trace) -> Request:
+    """The request without everything before it: a skill that was trained on single messages reads no other."""
+    if request.past:
+        exchanges = "exchange" if len(request.past) == 1 else "exchanges"
+        readers = " and ".join(chosen.name for chosen in plan.skills)
+        trace.left_out.append(f"{len(request.past)} earlier {exchanges}, as {readers} reads the message alone")
+    return replace(request, past=())
+
+
+def _nothing_left(attachments: Sequence[Attachment]) -> Notice:
+    """What is said where nothing that was sent could be opened; "none is attached" would be wrong."""
+    pictures = all(kind_of(attachment.content) == "picture" for attachment in attachments)
+    what = "picture to look at" if pictures else "document to read"
+    return Notice("no-picture", f"So there is no {what}, and the question was not answered.")
 
 
 def _was_refused(looked: Looked) -> bool:

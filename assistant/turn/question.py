@@ -1,5 +1,6 @@
 """What of a message is compared with what, and whether it goes on with the one before. Pure."""
 
+import unicodedata
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -11,6 +12,12 @@ def message_pieces(text: str) -> list[str]:
     """What of a message is compared with the skills' keys: all of it, then its paragraphs' first and last."""
     paragraphs = [p for p in (p.strip() for p in text.split("\n")) if p]
     return list(dict.fromkeys([text, *paragraphs[:1], *paragraphs[-1:]]))
+
+
+def is_in_known_script(text: str) -> bool:
+    """Whether most letters are Latin: the embedder was trained on English, and of others it knows nothing but noise."""
+    letters = [c for c in text if c.isalpha()]
+    return 2 * sum(unicodedata.name(c, "").startswith("LATIN") for c in letters) >= len(letters)
 
 
 def goes_on(pieces: Sequence[Tensor], follow_ups: Recogniser, picture_questions: Recogniser) -> bool:

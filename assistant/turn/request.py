@@ -1,12 +1,12 @@
 """Everything that a turn depends on, as one value. Knows nothing of what is made of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.inputs import Attachment
-from mattoni.records import Read, Record
+from mattoni.records import Read, Record, Seen
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,21 @@ class Exchange:
     token_ids: tuple[int, ...] | None
 
     @property
+    def asked(self) -> str:
+        """The question, or what stands for one that was left out."""
+        return self.question if self.question.strip() else unspoken_question(self.records)
+
+    @property
     def is_about_sights(self) -> bool:
         """Whether it is about pictures alone that were seen, not read: a text stays with what was said of it."""
         return bool(self.records) and not any(isinstance(record, Read) for record in self.records)
+
+
+def unspoken_question(records: Sequence[Record]) -> str:
+    """What somebody who sends something without a word wants to know."""
+    if any(isinstance(record, Seen) for record in records):
+        return "Describe the picture."
+    return "What is this text about? Answer in one sentence." if records else ""
 
 
 @dataclass(frozen=True)

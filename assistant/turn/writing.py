@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from assistant.host.prompt import ASK_TEXT, Prompt, Turn, asks, build_prompt
 from assistant.turn.fit import first_kept, fit_question, fit_text
-from assistant.turn.request import Exchange, Request
+from assistant.turn.request import Exchange, Request, unspoken_question
 from knowledge_bricks.documents import Hit, answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Ids, Segment, Text
@@ -57,13 +57,14 @@ class Writer:
     def write(self, records: Sequence[Record], knowledge: str) -> Written:
         """History and message inside the context: long documents give way first, then the oldest turns, whole."""
         room = self.context - min(self.request.sampling.max_tokens, self.context // 4)
-        question, cut = fit_question(self.request.text, room // 2, self._count)
+        asked = self.request.text if self.request.text.strip() else unspoken_question(records)
+        question, cut = fit_question(asked, room // 2, self._count)
         if cut:
             self._tell("truncated", "The message is longer than the host can read: its middle was left out.")
 
         def message(records: Sequence[Record]) -> Turn:
             lead = knowledge or _instruction(records)
-            return Turn("user", (*self._segments(records, self.request.text), *_texts(lead, question)))
+            return Turn("user", (*self._segments(records, asked), *_texts(lead, question)))
 
         taken = self._length([message([record for record in records if not _is_text(record)])])
         records = self._fit(records, question, min(room // 2, room - taken))
@@ -78,7 +79,8 @@ class Writer:
             )
         records = [*self._recall(earlier, first, question, recall), *records]
         # Knowledge brings its own instruction; beside a picture that is seen, not read, the question may be about either.
-        sees = any(isinstance(record, Seen) for record in records)
+        read = {record.digest for record in records if isinstance(record, Read)}
+        sees = any(isinstance(record, Seen) and record.digest not in read for record in records)
         if asks(question) and not (self.has_skill or knowledge or sees):
             records = [replace(r, asked=True) if isinstance(r, Read) and r.text else r for r in records]
         turns = [*(turn for turns in past[first:] for turn in turns), message(records)]
@@ -139,8 +141,8 @@ class Writer:
     def _exchange(self, exchange: Exchange) -> list[Turn]:
         answer: Segment = Ids(exchange.token_ids) if exchange.token_ids is not None else Text(exchange.answer)
         asked = (
-            *self._segments(exchange.records, exchange.question),
-            *_texts(_instruction(exchange.records), exchange.question),
+            *self._segments(exchange.records, exchange.asked),
+            *_texts(_instruction(exchange.records), exchange.asked),
         )
         return [Turn("user", asked), Turn("assistant", (answer,))]
 

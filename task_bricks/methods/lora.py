@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import NonNegativeInt, PositiveInt
 
 from mattoni.injections import LowRank
-from mattoni.methods import Method, Needs, Parts
+from mattoni.methods import Method, Needs, Parts, Reads
 from mattoni.runtime import Asked, BrickFiles, BrickRuntime, HostView, Injected
 from task_bricks.lora import LoRA, check_fits, read_lora
 
@@ -16,6 +16,7 @@ class LoraParts(Parts):
     pictures     how many of the conversation must have been seen before it is chosen without the user
     vision       the image brick that must have seen them; none: any
     pictures_as  `words`: it was trained on pictures as mixtures of the host's words alone
+    reads        `message`: it was trained on single messages, and is shown no other
     """
 
     method: Literal["lora"]
@@ -23,11 +24,12 @@ class LoraParts(Parts):
     pictures: NonNegativeInt = 0
     vision: str = ""
     pictures_as: Literal["words"] | None = None
+    reads: Reads = "conversation"
 
     @property
     def needs(self) -> Needs:
-        """Pictures that it compares."""
-        return Needs(self.pictures, self.vision, self.pictures_as == "words")
+        """Pictures that it compares, and what it was trained to read."""
+        return Needs(self.pictures, self.vision, self.pictures_as == "words", self.reads)
 
 
 class LoraRuntime(BrickRuntime):
