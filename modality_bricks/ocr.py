@@ -6,7 +6,6 @@ The models come inside the `rapidocr` wheel, so nothing is downloaded.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +14,11 @@ from PIL import Image
 from rapidocr import RapidOCR
 from rapidocr.ch_ppocr_det.utils import TextDetOutput
 
+from mattoni.inputs import cuts
 from mattoni.runtime import BrickFiles, GivenPicture
+from modality_bricks.reading_order import Line, blocks_of, rows_of, text_in_reading_order
+
+__all__ = ["Line", "Reader", "rows_of", "text_in_reading_order"]
 
 Pixels = NDArray[np.uint8]
 
@@ -26,21 +29,9 @@ _FIND_PIXELS = 1_600_000
 _MOST_ENLARGED = 4.0
 _SHORTEST_STRIP = 1024
 _MIN_SCORE = 0.5
-# A box joins a row when at least this part of the lower of the two lies beside the other.
-_OVERLAP = 0.5
-_LOOK_BACK = 4
 # Upright text scores above 0.95 on average; upside down, receipts score between 0.63 and 0.75.
 _UPRIGHT_SCORE = 0.8
 _ENOUGH_CHARACTERS = 20
-
-
-@dataclass(frozen=True)
-class Line:
-    """A box of text: its corners (x, y) clockwise from the text's top left, in pixels, and its score (0-1)."""
-
-    text: str
-    box: tuple[tuple[float, float], ...]
-    score: float
 
 
 @runtime_checkable
@@ -81,12 +72,12 @@ class Reader:
             if turn is not None:
                 turned = self._read(image.transpose(turn))
                 lines = max(lines, turned, key=_certainty)
-        return [line for row in rows_of(lines) for line in row]
+        return [line for block in blocks_of(lines) for row in block for line in row]
 
     def _read(self, image: Image.Image) -> list[Line]:
         image = image.convert("RGB")
         boxes: list[NDArray[np.float32]] = []
-        for top, bottom in _strips(image):
+        for top, bottom in cuts(image, _FIND_PIXELS / _FIND_SHORT_SIDE**2, _SHORTEST_STRIP):
             strip = image.crop((0, top, image.width, bottom))
             boxes += [box + np.array((0, top), np.float32) for box in self._find(strip)]
         if not boxes:
@@ -107,51 +98,6 @@ class Reader:
             return []
         factor = np.array((image.width / resized.width, image.height / resized.height), np.float32)
         return [np.asarray(box, np.float32) * factor for box in found.boxes]
-
-
-def text_in_reading_order(lines: Sequence[Line]) -> str:
-    """The text, a row of boxes per line: rows from top to bottom, boxes from left to right."""
-    return "\n".join(" ".join(line.text for line in row) for row in rows_of(lines))
-
-
-def rows_of(lines: Sequence[Line]) -> list[list[Line]]:
-    """Boxes that stand side by side, as rows from top to bottom; the page's slant is taken out first."""
-    slant = _slant(lines)
-    placed = sorted(((*_extent(line, slant), line) for line in lines), key=lambda p: p[1] + p[2])
-    rows: list[tuple[float, float, list[tuple[float, Line]]]] = []
-    for left, top, bottom, line in placed:
-        # The row that it overlaps most. Only the last few can: the boxes come in the order of their middles.
-        best, best_overlap = None, _OVERLAP
-        for row in rows[-_LOOK_BACK:]:
-            overlap = (min(row[1], bottom) - max(row[0], top)) / max(min(bottom - top, row[1] - row[0]), 1e-6)
-            if overlap > best_overlap:
-                best, best_overlap = row, overlap
-        if best is None:
-            rows.append((top, bottom, [(left, line)]))
-        else:
-            best[2].append((left, line))
-    return [[line for _, line in sorted(row, key=lambda item: item[0])] for _, _, row in rows]
-
-
-def _slant(lines: Sequence[Line]) -> float:
-    """How much the text falls per pixel to the right: the median over the boxes, weighted by their width."""
-    corners = [(line.box[0], line.box[1]) for line in lines]
-    across = np.array([b[0] - a[0] for a, b in corners], dtype=np.float64)
-    down = np.array([b[1] - a[1] for a, b in corners], dtype=np.float64)
-    usable = across > 2 * np.abs(down)
-    if not usable.any():
-        return 0.0
-    slopes, widths = down[usable] / across[usable], across[usable]
-    order = np.argsort(slopes)
-    total = np.cumsum(widths[order])
-    return float(slopes[order][np.searchsorted(total, total[-1] / 2)])
-
-
-def _extent(line: Line, slant: float) -> tuple[float, float, float]:
-    """Left, top and bottom of a box on a page whose slant is taken out."""
-    ys = [y - slant * x for x, y in line.box]
-    ends = sorted(((ys[0] + ys[1]) / 2, (ys[2] + ys[3]) / 2))
-    return min(x for x, _ in line.box), ends[0], ends[1]
 
 
 def _turn(lines: Sequence[Line]) -> Image.Transpose | None:
@@ -192,20 +138,6 @@ def _padded(image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", (max(image.width, 64), max(image.height, 64)), image.getpixel((0, 0)))
     canvas.paste(image)
     return canvas
-
-
-def _strips(image: Image.Image) -> list[tuple[int, int]]:
-    """Tops and bottoms of pieces that keep a long screenshot's text large, cut where the rows are blankest."""
-    longest = max(int(_FIND_PIXELS / _FIND_SHORT_SIDE**2 * image.width), _SHORTEST_STRIP)
-    if image.height <= longest:
-        return [(0, image.height)]
-    unrest = np.asarray(image.convert("L"), np.float32).std(axis=1)
-    cuts = [0]
-    while image.height - cuts[-1] > longest:
-        first = cuts[-1] + longest // 2
-        cuts.append(first + int(unrest[first : cuts[-1] + longest].argmin()))
-    cuts.append(image.height)
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
 
 
 def _blue_first(image: Image.Image) -> Pixels:

@@ -29,9 +29,11 @@ from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Prefix, Segment
 from mattoni.inputs import Attachment, Document, Looked, Picture
+from mattoni.kinds import kind_of
 from mattoni.records import Read, Record, Seen
 from mattoni.runtime import Asked, Given, GivenDocument, GivenPicture, Injected, Stopped
 from mattoni.trace import Attention, Notice, Trace, UsedBrick
+
 
 @dataclass(frozen=True)
 class Watcher:

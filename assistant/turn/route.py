@@ -200,9 +200,7 @@ def _brick(keyring: Keyring, name: str) -> KeyedBrick:
     return next(brick for brick in keyring.bricks if brick.name == name)
 
 
-def _route_knowledge(
-    question: Question, keyring: Keyring, choices: Choices
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _route_knowledge(question: Question, keyring: Keyring, choices: Choices) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Who is asked at once, and who only where what came with the message, or with what it goes on with, says nothing."""
     able = [brick.name for brick in keyring.asked_always if choices.of(brick.name).state != "off"]
     goes_on = question.history_has_pictures and (question.goes_on or question.asks_about_picture)
