@@ -159,16 +159,16 @@ class Assistant:
         return self.registry.scan(self.host)
 
     def add_skill(self, source: str | Path, name: str | None = None) -> BrickCard:
-        """Bring in a PEFT LoRA: a folder, a zip, or a Hub id."""
-        folder = import_skill(source, self._user_bricks, name, self.host.linear_shapes, self.host.identity.model_dump())
+        """Bring in a PEFT LoRA: a folder, an archive, a file beside its configuration, or a Hub id."""
+        folder = import_skill(source, self._user_bricks, name, self.host)
         return self.registry.scan().get(folder.name).card
 
-    def add_skill_file(self, file: Attachment, name: str | None = None) -> BrickCard:
-        """Bring in a PEFT LoRA from an uploaded zip."""
+    def add_skill_file(self, file: Attachment, name: str | None = None, beside: Sequence[Attachment] = ()) -> BrickCard:
+        """Bring in a PEFT LoRA from an uploaded archive, or from its weights with its configuration beside them."""
         with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "skill.zip"
-            path.write_bytes(file.content)
-            return self.add_skill(path, name or Path(file.name).stem)
+            for one in (file, *beside):
+                (Path(scratch) / Path(one.name).name).write_bytes(one.content)
+            return self.add_skill(Path(scratch) / Path(file.name).name, name)
 
     def add_knowledge(self, name: str, files: Sequence[Attachment], update: bool = False) -> BrickCard:
         """Build a knowledge brick from documents, or with `update` replace and add documents of one.

@@ -3,8 +3,10 @@
 import difflib
 import hashlib
 import json
+import re
+import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
@@ -13,6 +15,9 @@ from mattoni.errors import MattoniError
 from mattoni.files import sha256_of, write_text
 
 CARD = "brick.yaml"
+_LONGEST_NAME = 64
+_NAME = r"^[a-z0-9][a-z0-9-]*$"
+BrickName = Annotated[str, Field(pattern=_NAME, max_length=_LONGEST_NAME)]
 Kind = Literal["modality", "task", "knowledge", "emergent"]
 Injection = Literal["sequence", "low-rank", "prefix", "gate"]
 
@@ -61,7 +66,7 @@ class BrickCard(_Part):
     """What `brick.yaml` says. Read once; from there on, plain arguments."""
 
     schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    name: BrickName
     version: PositiveInt = 1
     kind: Kind
     title: str
@@ -84,6 +89,21 @@ class BrickCard(_Part):
             if path.is_absolute() or ".." in path.parts or "\\" in name:
                 raise ValueError(f"the path '{name}' leaves the brick's folder; name files inside it")
         return files
+
+
+def check_name(name: str) -> None:
+    """Raise MattoniError for what cannot name a brick, with a proposal."""
+    if len(name) > _LONGEST_NAME or not re.fullmatch(_NAME, name):
+        raise MattoniError(
+            f"'{name}' cannot name a brick: use lower-case letters, digits and hyphens, such as "
+            f"'{proposed_name(name) or 'my-brick'}'."
+        )
+
+
+def proposed_name(text: str) -> str:
+    """What of a text can name a brick; empty where nothing can."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:_LONGEST_NAME].strip("-")
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -16,13 +16,13 @@ from assistant.host.host import Host
 from assistant.host.prompt import encode_untrusted
 from assistant.registry import Brick
 from mattoni.errors import MattoniError
-from mattoni.injections import LowRank, Soft, Text
+from mattoni.injections import LowRank, Soft, Text, check_low_rank
 from mattoni.inputs import Picture
 from mattoni.trace import Attention
 from modality_bricks.chart_labels import ChartTexts, chart_texts, named, placed, title_text
 from modality_bricks.modality import ModalityBrick, load_modality
 from modality_bricks.ocr import Line, Reader, text_in_reading_order
-from task_bricks.lora import LoRA, check_fits, read_lora
+from task_bricks.lora import read_lora
 
 Value = TypeVar("Value")
 
@@ -62,7 +62,7 @@ class Workshop:
         self._soft: Recent[Soft] = Recent(512)
         self._attention: Recent[Attention] = Recent(256)
         self._lines: Recent[list[Line]] = Recent(256)
-        self._loras: Recent[LoRA] = Recent(8)
+        self._loras: Recent[LowRank] = Recent(8)
         self._reader: Reader | None = None
         self._loading = threading.Lock()
 
@@ -183,13 +183,12 @@ class Workshop:
     def low_rank(self, brick: Brick, weight: float) -> LowRank:
         """A skill's deltas, checked against the host's layers."""
 
-        def make() -> LoRA:
-            lora = read_lora(brick.folder)
-            check_fits(lora, self._host.linear_shapes)
+        def make() -> LowRank:
+            lora = read_lora(brick.folder, brick.digest)
+            check_low_rank(lora, self._host.adaptable_shapes, self._host.name)
             return lora
 
-        lora = self._loras.get(brick.digest, make)
-        return LowRank(brick.name, brick.digest, lora.factors, lora.scales, weight)
+        return replace(self._loras.get(brick.digest, make), weight=weight)
 
     def forget(self, digest: str) -> None:
         """Drop everything that was made by the brick of that digest."""

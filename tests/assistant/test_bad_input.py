@@ -166,7 +166,7 @@ def bad_skills(source: Path, folder: Path) -> dict[str, tuple[Path, str]]:
     weights = "adapter_model.safetensors"
     pickled = changed("pickled")
     (pickled / weights).unlink()
-    torch.save({"w": torch.ones(2)}, pickled / "adapter_model.bin")
+    torch.save({"w": torch.ones(2), "code": Path("x")}, pickled / "adapter_model.bin")
     cut = changed("cut")
     (cut / weights).write_bytes((source / weights).read_bytes()[:500])
     nan = changed("nan")
@@ -179,7 +179,7 @@ def bad_skills(source: Path, folder: Path) -> dict[str, tuple[Path, str]]:
             archive.write(file, file.name)
         archive.writestr("../evil.txt", "evil")
     return {
-        "pickled": (pickled, "pickle"),
+        "pickled": (pickled, "is a pickle with more than weights in it"),
         "cut": (cut, "damaged"),
         "nan": (nan, "NaN"),
         "out": (out, "leads out of the folder"),
@@ -199,7 +199,7 @@ def test_a_bad_lora_is_refused_in_one_sentence_and_nothing_of_it_stays(assistant
         assert str(refusal.value).endswith((".", ")")) and "\n" not in str(refusal.value)
         assert sorted(path.name for path in (data_folder() / "bricks").iterdir()) == before
         assert done(assistant.ask("still there?", (), None, SHORT, talk)).error is None
-    with pytest.raises(MattoniError, match="neither a folder nor a zip"):
+    with pytest.raises(MattoniError, match="neither a folder nor a zip or tar"):
         assistant.add_skill_file(Attachment("skill.zip", b"no zip"))
 
 
