@@ -5,6 +5,7 @@ terminals, and leaves the turn itself to `assistant/turn/turn.py`.
 """
 
 import contextlib
+import re
 import tempfile
 import threading
 import uuid
@@ -34,6 +35,11 @@ from mattoni.paths import brick_folders, data_folder, hosts_folder
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
+
+
+def _plain_name(name: str) -> str:
+    """An uploaded file's name as one that can be written anywhere, its ending kept."""
+    return re.sub(r"[^\w. -]", "_", Path(name).name)[-100:].lstrip(".") or "file"
 
 
 class Assistant:
@@ -166,9 +172,11 @@ class Assistant:
     def add_skill_file(self, file: Attachment, name: str | None = None, beside: Sequence[Attachment] = ()) -> BrickCard:
         """Bring in a PEFT LoRA from an uploaded archive, or from its weights with its configuration beside them."""
         with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "skill"  # what a file without a telling name is called after
+            folder.mkdir()
             for one in (file, *beside):
-                (Path(scratch) / Path(one.name).name).write_bytes(one.content)
-            return self.add_skill(Path(scratch) / Path(file.name).name, name)
+                (folder / _plain_name(one.name)).write_bytes(one.content)
+            return self.add_skill(folder / _plain_name(file.name), name)
 
     def add_knowledge(self, name: str, files: Sequence[Attachment], update: bool = False) -> BrickCard:
         """Build a knowledge brick from documents, or with `update` replace and add documents of one.

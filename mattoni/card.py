@@ -81,6 +81,12 @@ class BrickCard(_Part):
     licence: str
     limits: str = ""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided when the brick was brought in, in sentences."""
+        notes = self.training.get("notes", ())
+        return tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
+
     @field_validator("files")
     @classmethod
     def _inside(cls, files: dict[str, BrickFile]) -> dict[str, BrickFile]:

@@ -21,7 +21,16 @@ from mattoni.hub import cached_id
 from mattoni.injections import LowRank, misfit
 from task_bricks.adapter_names import Names, same_model
 from task_bricks.adapter_source import Source
-from task_bricks.lora import MERGE, PREFIX, WEIGHTS, pair_factors, read_config, read_safetensors, scale_of
+from task_bricks.lora import (
+    MERGE,
+    PREFIX,
+    WEIGHTS,
+    check_beginning,
+    pair_factors,
+    read_config,
+    read_safetensors,
+    scale_of,
+)
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.(?P<adapter>[^.]+))?\.weight")
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -137,11 +146,15 @@ def peft_config(adapter: Adapter) -> dict[str, Any]:
 
 
 def _read(path: Path, where: str) -> dict[str, Tensor]:
+    check_beginning(path, where)
     return _unpickled(path, where) if is_pickle(path) else read_safetensors(path, where)
 
 
 def _unpickled(path: Path, where: str) -> dict[str, Tensor]:
-    """The tensors of a pickle, read by torch's reader that builds tensors and calls nothing else."""
+    """The tensors of a pickle, read by torch's reader that builds tensors and calls nothing else.
+
+    Once, when the adapter is brought in: the brick that is written holds safetensors.
+    """
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as packed:

@@ -22,6 +22,7 @@ _WHOLE_MODEL = "config.json"
 _DEEPEST = 8
 _MOST_FOLDERS = 20_000
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_ADDRESS = re.compile(r"https?://(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)")  # a page of the Hub, from a browser
 _SHARD = re.compile(r".+-(\d{5})-of-(\d{5})\.(safetensors|bin)")
 # As trainers call the file; a name of its own is worth more for the brick's.
 _USUAL = {_STEM, "adapter", "adapters", "lora", "model", "pytorch_lora_weights", "pytorch_model"}
@@ -47,9 +48,8 @@ class Source:
     def weights(self) -> list[Path]:
         """The file with the weights, or all its shards. Raises MattoniError when there is none, or more than one to choose."""
         files = [self.file] if self.file else _weight_files(self.folder)
-        allowed = _allowed(self.folder)
-        for file in [*files, self.folder / CONFIG]:
-            check_link(file, allowed)
+        for file in files:
+            _check_link(file)
         return files
 
 
@@ -58,16 +58,25 @@ def locate(source: str, scratch: Path, download: Download | None = None) -> Sour
 
     Raises MattoniError with one sentence when there is none, or more than one to choose from.
     """
+    found = _located(source, scratch, download or _fetch)
+    for name in (CONFIG, README, CARD, KEYS):
+        _check_link(found.folder / name)
+    return found
+
+
+def _located(source: str, scratch: Path, download: Download) -> Source:
     path = Path(source).expanduser()
     if path.is_dir():
         return _in_folder(path, path.name or source, name_of(path))
     if path.is_file():
         return _from_file(path, scratch)
+    if address := _ADDRESS.match(source):
+        source = address[1]
     if not HUB_ID.fullmatch(source):
         raise MattoniError(
             f"There is no '{source}': name a folder, a .zip, a .tar.gz or a Hub id such as someone/their-lora."
         )
-    return _in_folder((download or _fetch)(source), source, name_from(source))
+    return _in_folder(download(source), source, name_from(source))
 
 
 def name_of(path: Path) -> str:
@@ -80,17 +89,12 @@ def name_of(path: Path) -> str:
     return name_from(str(path.with_suffix("")) if path.is_file() and not is_archive(path) else str(path))
 
 
-def check_link(file: Path, allowed: Path) -> None:
-    """Raise MattoniError for a link that leads out of a folder. Those of the Hub's own cache stay within it."""
+def _check_link(file: Path) -> None:
+    """Raise MattoniError for a link that leads out of its folder. Those of the Hub's cache stay in their repository's."""
+    folder = file.parent.absolute()
+    allowed = next((parent for parent in folder.parents if parent.name.startswith("models--")), folder)
     if not file.resolve().is_relative_to(allowed.resolve()):
-        raise MattoniError(
-            f"{file.parent.name}/{file.name} is a link that leads out of the folder: replace it by the file."
-        )
-
-
-def _allowed(folder: Path) -> Path:
-    """The folder that links may not leave: that of the repository in the Hub's cache, or the adapter's own."""
-    return next((parent for parent in folder.absolute().parents if parent.name.startswith("models--")), folder)
+        raise MattoniError(f"{folder.name}/{file.name} is a link that leads out of the folder: replace it by the file.")
 
 
 def _from_file(path: Path, scratch: Path) -> Source:
@@ -127,7 +131,11 @@ def _is_wanted(path: PurePosixPath) -> bool:
 def _in_folder(folder: Path, title: str, name: str) -> Source:
     """The adapter of a folder: its own, the only one below it, or the newest of its checkpoints."""
     folder = _snapshot(folder)
-    found = [folder] if (folder / CONFIG).is_file() else _outermost(list(_holding(folder, CONFIG)))
+    found = _outermost(every := list(_holding(folder, CONFIG)))
+    if found == [folder]:
+        further = sorted(place.name for place in every[1:] if not _CHECKPOINT.fullmatch(place.name))
+        told = f"The folder holds further adapters ({', '.join(further[:8])}): name their folders to bring them in."
+        return Source(folder, name, notes=(told,) if further else ())
     if not found:
         raise MattoniError(f"{title} {_what_else(folder)}")
     checkpoints = {place: int(m[1]) for place in found if (m := _CHECKPOINT.fullmatch(place.name))}
@@ -156,13 +164,13 @@ def _snapshot(folder: Path) -> Path:
     return named if named in there else there[0] if len(there) == 1 else folder
 
 
-def _holding(folder: Path, *names: str) -> Iterator[Path]:
-    """Folders below `folder` with a file of one of these names; hidden ones and what a Mac adds are passed over."""
+def _holding(folder: Path, name: str | None = None) -> Iterator[Path]:
+    """`folder` and those below it that hold a file of this name; hidden ones and what a Mac adds are passed over."""
     seen = 0
     for place, folders, files in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
         folders[:] = sorted(f for f in folders if f != "__MACOSX" and not f.startswith(".")) if depth < _DEEPEST else []
-        if any(name in files for name in names):
+        if name is None or name in files:
             yield Path(place)
         seen += 1
         if seen > _MOST_FOLDERS:
@@ -176,7 +184,11 @@ def _outermost(places: list[Path]) -> list[Path]:
 
 def _what_else(folder: Path) -> str:
     """What a folder without an adapter's configuration is, and what to do."""
-    inside = [path for path in sorted(folder.rglob("*")) if not path.name.startswith("._")]
+    inside = [path for place in _holding(folder) for path in sorted(place.iterdir()) if not path.name.startswith("._")]
+    if any(path.name == CARD for path in inside):
+        return (
+            "is a brick of Mattoni's own and no adapter: copy its folder to your bricks, beside those that are there."
+        )
     gguf = next((path.name for path in inside if path.suffix.lower() == ".gguf"), None)
     if gguf:
         return f"holds {gguf}. {_gguf(gguf)}"

@@ -21,8 +21,6 @@ from task_bricks.adapter import AdaptedHost, Adapter, peft_config, read_adapter
 from task_bricks.adapter_source import Download, Source, locate
 from task_bricks.lora import CONFIG, PREFIX, README, WEIGHTS, card_parts, read_lora
 
-NOTES = "notes"  # of a card's `training`: what was decided when the adapter was brought in
-
 
 def import_skill(
     source: str | Path,
@@ -52,12 +50,6 @@ def import_skill(
         card = card.model_copy(update={"name": chosen})
         replace_folder(target, lambda folder: _fill(folder, found, adapter, card))
     return target
-
-
-def notes_of(card: BrickCard) -> list[str]:
-    """What was decided when the skill was brought in, in sentences."""
-    notes = card.training.get(NOTES, [])
-    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _fill(folder: Path, found: Source, adapter: Adapter, card: BrickCard) -> None:
@@ -102,9 +94,7 @@ def _own_card(folder: Path) -> BrickCard | None:
 def _new_card(name: str, source: str, folder: Path, adapter: Adapter, host: AdaptedHost) -> BrickCard:
     """A card for an adapter that has none. Without examples it has no routes: only the user chooses it."""
     ranks = [a.shape[0] for a, _ in adapter.lora.factors.values()]
-    training: dict[str, object] = {"imported_from": source_title(source)}
-    if adapter.notes:
-        training[NOTES] = list(adapter.notes)
+    notes = {"notes": list(adapter.notes)} if adapter.notes else {}
     return BrickCard(
         schema=1,
         name=name,
@@ -115,7 +105,7 @@ def _new_card(name: str, source: str, folder: Path, adapter: Adapter, host: Adap
         host=host.identity,
         injects=("low-rank",),
         parts=card_parts(max(ranks)),
-        training=training,
+        training={"imported_from": source_title(source), **notes},
         licence=licence_of(folder / README),
         limits="Imported: nobody here has measured it. It has no routing keys, so it is used only when switched on.",
     )

@@ -189,6 +189,21 @@ def read_safetensors(path: Path, where: str) -> dict[str, Tensor]:
         raise MattoniError(f"{where} is truncated or damaged: copy the adapter again.") from problem
 
 
+def check_beginning(path: Path, where: str) -> None:
+    """Raise MattoniError for what stands in the place of weights that were never fetched."""
+    with path.open("rb") as file:
+        begin = file.read(100).lstrip().lower()
+    if begin.startswith(b"version https://git-lfs"):
+        raise MattoniError(
+            f"{where} only points to the weights, which Git LFS keeps: run `git lfs pull` in its folder, or bring it in by its "
+            "Hub id."
+        )
+    if begin.startswith((b"<!doctype", b"<html")):
+        raise MattoniError(
+            f"{where} is a web page under the weights' name: download the file itself, or use its Hub id."
+        )
+
+
 def _by_module(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
     """{host's module: {"A" | "B": factor}}, with nothing left over."""
     sides: dict[str, dict[str, Tensor]] = {}

@@ -75,11 +75,9 @@ def bricks_add(
     host: HostName = "builtin",
 ) -> None:
     """Bring in a skill that was trained elsewhere."""
-    from task_bricks.importing import notes_of
-
     with opened(host) as assistant:
         card = assistant.add_skill(source, name)
-    for note in notes_of(card):
+    for note in card.notes:
         print(printable(note), file=sys.stderr)
     print(f'{card.name} is here: mattoni ask --skill {card.name} "…"')
 

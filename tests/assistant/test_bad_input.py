@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -201,6 +202,24 @@ def test_a_bad_lora_is_refused_in_one_sentence_and_nothing_of_it_stays(assistant
         assert done(assistant.ask("still there?", (), None, SHORT, talk)).error is None
     with pytest.raises(MattoniError, match="neither a folder nor a zip or tar"):
         assistant.add_skill_file(Attachment("skill.zip", b"no zip"))
+
+
+def test_an_uploaded_skill_is_an_archive_or_weights_with_their_configuration(assistant, tmp_path):
+    source = write_adapter(tmp_path / "short", assistant.host, 1)
+    with tarfile.open(tmp_path / "short.tar.gz", "w:gz") as archive:
+        archive.add(source, "out/lora")
+    with zipfile.ZipFile(tmp_path / "short.zip", "w") as archive:
+        for file in source.iterdir():
+            archive.write(file, f"a/b/{file.name}")
+    for name, called in [("Short answers.tar.gz", "short-answers"), ("../Short Two.zip", "short-two")]:
+        content = (tmp_path / ("short.zip" if name.endswith("zip") else "short.tar.gz")).read_bytes()
+        assert assistant.add_skill_file(Attachment(name, content)).name == called
+    config, weights = (
+        Attachment(n, (source / n).read_bytes()) for n in ("adapter_config.json", "adapter_model.safetensors")
+    )
+    assert assistant.add_skill_file(weights, "by-hand", [config]).name == "by-hand"
+    with pytest.raises(MattoniError, match="comes without adapter_config.json"):
+        assistant.add_skill_file(weights, "alone")
 
 
 def test_on_a_full_disk_the_talk_goes_on_in_memory_and_loses_nothing(assistant):

@@ -22,7 +22,7 @@ from assistant.host.host import Host, load_host
 from assistant.registry import Brick, check_brick
 from mattoni.card import read_card
 from mattoni.errors import MattoniError
-from task_bricks.importing import import_skill, notes_of
+from task_bricks.importing import import_skill
 from task_bricks.lora import _UNSUPPORTED, HARMLESS, read_lora
 
 pytestmark = [
@@ -202,13 +202,22 @@ def test_only_checkpoints_the_newest_is_taken_and_it_is_said(make_adapter, host,
         (run / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"\x80\5.")
     brick = comes_in(run, tmp_path, host, pefts(tiny_host, run / "checkpoint-100"))
     assert brick.name == "my-run"
-    assert notes_of(read_card(brick)) == ["The adapter is that of checkpoint-100, the newest of 3 checkpoints."]
+    assert read_card(brick).notes == ("The adapter is that of checkpoint-100, the newest of 3 checkpoints.",)
 
 
 def test_a_finished_adapter_beside_checkpoints_is_taken(make_adapter, host, tiny_host, tmp_path):
     run = make_adapter("run", seed=1)
     shutil.move(make_adapter("c9", seed=9), run / "checkpoint-9")
-    comes_in(run, tmp_path, host, pefts(tiny_host, run))
+    brick = comes_in(run, tmp_path, host, pefts(tiny_host, run))
+    assert read_card(brick).notes == ()
+
+
+def test_peft_keeps_further_adapters_inside_the_first_ones_folder(make_adapter, host, tiny_host, tmp_path):
+    first = make_adapter("first", seed=1)
+    shutil.move(make_adapter("german", seed=2), first / "german")
+    brick = comes_in(first, tmp_path, host, pefts(tiny_host, first))
+    assert "further adapters (german)" in read_card(brick).notes[0]
+    comes_in(first / "german", tmp_path, host, pefts(tiny_host, first / "german"))
 
 
 def test_a_checkpoint_is_called_after_its_run(source, host, tmp_path):
@@ -288,7 +297,39 @@ def test_a_link_out_of_the_folder_is_refused(source, host, tmp_path):
     refused(tmp_path / "out.tar.gz", tmp_path, host, "is a link out of it")
 
 
+def test_a_link_among_the_other_files_is_refused_too(source, host, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (source / "README.md").unlink(missing_ok=True)
+    (source / "README.md").symlink_to(tmp_path / "secret")
+    refused(source, tmp_path, host, "README.md is a link that leads out of the folder")
+
+
+@pytest.mark.parametrize("page", ["", "/", "/tree/main", "?library=peft"])
+def test_the_address_of_a_page_of_the_hub(source, host, tmp_path, page):
+    def download(hub_id: str) -> Path:
+        assert hub_id == "someone/their-lora"
+        return source
+
+    address = f"https://huggingface.co/someone/their-lora{page}"
+    assert import_skill(address, tmp_path / "bricks", None, host, download).name == "their-lora"
+
+
+def test_a_brick_of_another_kind_is_no_adapter(host, tmp_path):
+    (tmp_path / "eyes").mkdir()
+    (tmp_path / "eyes" / "brick.yaml").write_text("name: eyes")
+    refused(tmp_path / "eyes", tmp_path, host, "is a brick of Mattoni's own and no adapter", "copy its folder")
+
+
 # Formats
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "adapter_model.bin"])
+def test_what_was_never_fetched(source, host, tmp_path, name):
+    (source / WEIGHTS).unlink()
+    (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
+    refused(source, tmp_path, host, "only points to the weights", "git lfs pull")
+    (source / name).write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
+    refused(source, tmp_path, host, "is a web page", "download the file itself")
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -365,7 +406,7 @@ def test_a_lora_on_the_output_layer_equals_pefts(make_adapter, host, tiny_host, 
     source = make_adapter(target_modules=["q_proj", "lm_head"])
     assert any("base_layer" in name for name in load_file(source / WEIGHTS))
     brick = comes_in(source, tmp_path, host, pefts(tiny_host, source))
-    assert any("left out; the adapter does not train them" in note for note in notes_of(read_card(brick)))
+    assert any("left out; the adapter does not train them" in note for note in read_card(brick).notes)
 
 
 def test_a_lora_on_the_output_layer_of_a_host_that_ties_nothing(tiny_host, make_adapter, tmp_path):
@@ -387,7 +428,7 @@ def test_the_whole_state_of_a_peft_model(source, host, tiny_host, tmp_path):
     (source / WEIGHTS).unlink()
     torch.save(state, source / "adapter_model.bin")
     brick = comes_in(source, tmp_path, host, expected)
-    assert "Copies of the host's own weights" in notes_of(read_card(brick))[0]
+    assert "Copies of the host's own weights" in read_card(brick).notes[0]
 
 
 def test_what_cannot_be_composed_is_refused_by_its_name(source, host, tmp_path):
@@ -537,8 +578,8 @@ def test_where_nothing_says_so_no_other_host_is_claimed(source, host, tmp_path, 
 def test_a_host_of_the_same_shape_is_noted(source, host, tmp_path, edit_config):
     edit_config(source, base_model_name_or_path="someone/the-base-model")
     card = read_card(import_skill(source, tmp_path / "bricks", None, host))
-    assert notes_of(card) == [
-        f"It says that it was trained on someone/the-base-model; this host is {host.name}, whose layers it fits."
-    ]
+    assert card.notes == (
+        f"It says that it was trained on someone/the-base-model; this host is {host.name}, whose layers it fits.",
+    )
     edit_config(source, base_model_name_or_path=f"unsloth/{host.name}-bnb-4bit")
-    assert notes_of(read_card(import_skill(source, tmp_path / "bricks", "same", host))) == []
+    assert read_card(import_skill(source, tmp_path / "bricks", "same", host)).notes == ()
