@@ -31,9 +31,15 @@ class _Entry:
     open: Callable[[], IO[bytes]]
 
 
+_DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, EOFError, zlib.error, LZMAError)
+
+
 def is_archive(path: Path) -> bool:
-    """Whether the file's contents are those of a zip or a tar, packed or not."""
-    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    """Whether the file's contents are those of a zip or a tar, packed or not; also where they are cut short."""
+    try:
+        return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    except (*_DAMAGED, OSError):
+        return True  # it begins as a packed file does
 
 
 def without_suffix(name: str) -> str:
@@ -53,7 +59,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool])
         else:
             with tarfile.open(archive) as tar:
                 _write(list(_in_tar(tar, archive.name)), archive.name, folder, wanted)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, EOFError, zlib.error, LZMAError) as problem:
+    except _DAMAGED as problem:
         raise MattoniError(f"{archive.name} is damaged: make or copy it again.") from problem
     except (NotImplementedError, RuntimeError) as problem:
         raise MattoniError(f"{archive.name} is damaged or encrypted: make it again, without a password.") from problem

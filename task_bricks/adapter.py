@@ -17,7 +17,7 @@ from mattoni.archives import MOST_BYTES
 from mattoni.card import HostIdentity
 from mattoni.errors import MattoniError
 from mattoni.files import is_pickle
-from mattoni.hub import cached_id
+from mattoni.hub import HUB_ID, cached_id
 from mattoni.injections import LowRank, misfit
 from task_bricks.adapter_names import Names, same_model
 from task_bricks.adapter_source import Source
@@ -268,10 +268,11 @@ class _Told:
             return MattoniError(
                 f"{self.title} says that it was trained on {base}, which is this host, but {reason}: {way}."
             )
-        if not base and not differs:
+        if not differs and not (base and HUB_ID.fullmatch(base)):
+            said = f"was trained on {base}, whatever that was" if base else "does not say what it was trained on"
             return MattoniError(
-                f"{self.title} does not say what it was trained on, and {reason}: save it again with peft's save_pretrained(), "
-                "or start its own host with --host."
+                f"{self.title} {said}, and {reason}: save it again with peft's save_pretrained(), or start its own host with "
+                "--host."
             )
         told = f"it says it was trained on {base}; this is {self.host}" if base else f"this is {self.host}"
         return MattoniError(

@@ -66,9 +66,10 @@ def locate(source: str, scratch: Path, download: Download | None = None) -> Sour
 
 def _located(source: str, scratch: Path, download: Download) -> Source:
     path = Path(source).expanduser()
-    if path.is_dir():
-        return _in_folder(path, path.name or source, name_of(path))
-    if path.is_file():
+    # Not Path's own questions, which raise for a text that is too long to be a path.
+    if os.path.isdir(path):
+        return _in_folder(path, path.absolute().name, name_of(path))
+    if os.path.isfile(path):
         return _from_file(path, scratch)
     if address := _ADDRESS.match(source):
         source = address[1]
@@ -82,7 +83,7 @@ def _located(source: str, scratch: Path, download: Download) -> Source:
 def name_of(path: Path) -> str:
     """A brick's name from a path; a checkpoint's and a usual file's name says less than that of the folder around it."""
     path = path.expanduser().absolute()
-    if path.is_file() and (path.stem in _USUAL or path.name == CONFIG):
+    if path.is_file() and (path.stem in _USUAL or path.name == CONFIG or _SHARD.fullmatch(path.name)):
         path = path.parent
     if _CHECKPOINT.fullmatch(path.name) and path.parent.name:
         path = path.parent
@@ -108,7 +109,8 @@ def _from_file(path: Path, scratch: Path) -> Source:
                 f"{path.name} comes without {CONFIG}, which says how strongly the adapter acts: put the one that peft "
                 "wrote beside it, or name a folder or an archive with both."
             )
-        return Source(path.parent, name_of(path), None if path.name == WEIGHTS else path)
+        is_part = path.name == WEIGHTS or _SHARD.fullmatch(path.name)
+        return Source(path.parent, name_of(path), None if is_part else path)
     if not is_archive(path):
         raise MattoniError(
             f"{path.name} is neither a folder nor a zip or tar: choose the folder that peft wrote, or a zip or .tar.gz of it."

@@ -320,6 +320,14 @@ def test_a_brick_of_another_kind_is_no_adapter(host, tmp_path):
     refused(tmp_path / "eyes", tmp_path, host, "is a brick of Mattoni's own and no adapter", "copy its folder")
 
 
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.xz", ".tar", ".zip"])
+@pytest.mark.parametrize("keep", [3, 40, 700, 2000])
+def test_an_archive_that_is_cut_short(source, host, tmp_path, suffix, keep):
+    archive = pack(source, tmp_path / f"cut{suffix}")
+    archive.write_bytes(archive.read_bytes()[:keep])
+    refused(archive, tmp_path, host, f"cut{suffix}")
+
+
 # Formats
 
 
@@ -372,6 +380,7 @@ def test_shards_come_in_as_one_file_and_a_missing_one_is_told(source, host, tiny
     expected = pefts(tiny_host, source)
     shard(source)
     comes_in(source, tmp_path, host, expected)
+    comes_in(source / "adapter_model-00002-of-00003.safetensors", tmp_path, host, expected, "by-one-of-them")
     (source / "adapter_model-00002-of-00003.safetensors").unlink()
     with pytest.raises(MattoniError, match=r"holds 2 of the adapter's 3 files \(number 00002 is missing"):
         import_skill(source, tmp_path / "bricks", "other", host)
@@ -570,9 +579,10 @@ def test_another_host_is_named_beside_this_one(make_adapter, make_host, host, tm
 
 def test_where_nothing_says_so_no_other_host_is_claimed(source, host, tmp_path, edit_config):
     rename(source, lambda name: name.replace("self_attn", "attention"))
-    edit_config(source, base_model_name_or_path=None)
-    sentence = refused(source, tmp_path, host, "does not say what it was trained on", "attention", "save it again")
-    assert "another host" not in sentence
+    for base, said in [(None, "does not say what it was trained on"), ("/content/out", "was trained on /content/out")]:
+        edit_config(source, base_model_name_or_path=base)
+        sentence = refused(source, tmp_path, host, said, "attention", "save it again")
+        assert "another host" not in sentence
 
 
 def test_a_host_of_the_same_shape_is_noted(source, host, tmp_path, edit_config):
