@@ -6,6 +6,7 @@ terminals, and leaves the turn itself to `assistant/turn/turn.py`.
 
 import contextlib
 import hashlib
+import re
 import tempfile
 import threading
 import uuid
@@ -40,6 +41,11 @@ from mattoni.runtime import Asked, GivenPicture, Stopped
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
+
+
+def _plain_name(name: str) -> str:
+    """An uploaded file's name as one that can be written anywhere, its ending kept."""
+    return re.sub(r"[^\w. -]", "_", Path(name).name)[-100:].lstrip(".") or "file"
 
 
 class Assistant:
@@ -165,16 +171,18 @@ class Assistant:
         return self.registry.scan(self.host)
 
     def add_skill(self, source: str | Path, name: str | None = None) -> BrickCard:
-        """Bring in a PEFT LoRA: a folder, a zip, or a Hub id."""
-        folder = import_skill(source, self._user_bricks, name, self.host.linear_shapes, self.host.identity.model_dump())
+        """Bring in a PEFT LoRA: a folder, an archive, a file beside its configuration, or a Hub id."""
+        folder = import_skill(source, self._user_bricks, name, self.host)
         return self.registry.scan().get(folder.name).card
 
-    def add_skill_file(self, file: Attachment, name: str | None = None) -> BrickCard:
-        """Bring in a PEFT LoRA from an uploaded zip."""
+    def add_skill_file(self, file: Attachment, name: str | None = None, beside: Sequence[Attachment] = ()) -> BrickCard:
+        """Bring in a PEFT LoRA from an uploaded archive, or from its weights with its configuration beside them."""
         with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "skill.zip"
-            path.write_bytes(file.content)
-            return self.add_skill(path, name or Path(file.name).stem)
+            folder = Path(scratch) / "skill"  # what a file without a telling name is called after
+            folder.mkdir()
+            for one in (file, *beside):
+                (folder / _plain_name(one.name)).write_bytes(one.content)
+            return self.add_skill(folder / _plain_name(file.name), name)
 
     def add_knowledge(self, name: str, files: Sequence[Attachment], update: bool = False) -> BrickCard:
         """Build a knowledge brick from documents, or with `update` replace and add documents of one.

@@ -3,8 +3,10 @@
 import difflib
 import hashlib
 import json
+import re
+import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -24,6 +26,9 @@ from mattoni.methods import Parts, methods, typed_parts
 from mattoni.runtime import Accepts
 
 CARD = "brick.yaml"
+_LONGEST_NAME = 64
+_NAME = r"^[a-z0-9][a-z0-9-]*$"
+BrickName = Annotated[str, Field(pattern=_NAME, max_length=_LONGEST_NAME)]
 Kind = Literal["modality", "task", "knowledge", "emergent"]
 Injection = Literal["sequence", "low-rank", "prefix", "gate"]
 
@@ -72,7 +77,7 @@ class BrickCard(_Part):
     """What `brick.yaml` says. Read once; from there on, plain arguments."""
 
     schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    name: BrickName
     version: PositiveInt = 1
     kind: Kind
     title: str
@@ -110,6 +115,12 @@ class BrickCard(_Part):
         """What the brick can be given."""
         return frozenset(self.accepts) or methods()[self.parts.method].accepts
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided when the brick was brought in, in sentences."""
+        notes = self.training.get("notes", ())
+        return tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
+
     @field_validator("files")
     @classmethod
     def _inside(cls, files: dict[str, BrickFile]) -> dict[str, BrickFile]:
@@ -118,6 +129,21 @@ class BrickCard(_Part):
             if path.is_absolute() or ".." in path.parts or "\\" in name:
                 raise ValueError(f"the path '{name}' leaves the brick's folder; name files inside it")
         return files
+
+
+def check_name(name: str) -> None:
+    """Raise MattoniError for what cannot name a brick, with a proposal."""
+    if len(name) > _LONGEST_NAME or not re.fullmatch(_NAME, name):
+        raise MattoniError(
+            f"'{name}' cannot name a brick: use lower-case letters, digits and hyphens, such as "
+            f"'{proposed_name(name) or 'my-brick'}'."
+        )
+
+
+def proposed_name(text: str) -> str:
+    """What of a text can name a brick; empty where nothing can."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:_LONGEST_NAME].strip("-")
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

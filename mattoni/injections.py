@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mattoni.errors import MattoniError
 from mattoni.ordinals import ORDINALS
 
 
@@ -55,6 +56,24 @@ class LowRank:
     factors: Mapping[str, tuple[Tensor, Tensor]]
     scales: Mapping[str, float]
     weight: float = 1.0
+
+
+def misfit(delta: LowRank, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+    """Where a delta changes a layer that the host lacks, or has in another shape (out, in), in words."""
+    for name, (a, b) in delta.factors.items():
+        shape = shapes.get(name)
+        if shape is None:
+            return f"it changes '{name}', which the host lacks"
+        if tuple(shape) != (b.shape[0], a.shape[1]):
+            return f"'{name}' is {b.shape[0]} x {a.shape[1]} in it and {shape[0]} x {shape[1]} in the host"
+    return None
+
+
+def check_low_rank(delta: LowRank, shapes: Mapping[str, tuple[int, int]], host: str) -> None:
+    """Raise MattoniError when a delta does not fit the layers of the host, by name."""
+    problem = misfit(delta, shapes)
+    if problem:
+        raise MattoniError(f"{delta.name} was made for another host than {host}: {problem}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mattoni.errors import MattoniError
-from mattoni.hub import PICKLES, snapshot
+from mattoni.files import pickles_in
+from mattoni.hub import snapshot
 from modality_bricks.tower import load_tower
 from modality_bricks.vision import Box as Box
 from modality_bricks.vision import VisionEncoder as VisionEncoder
@@ -147,7 +148,7 @@ def _download(repository: str) -> Path:
 
 def _from_folder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> OpenClipEncoder:
     if not (folder / WEIGHTS).is_file():
-        pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
+        pickled = pickles_in(folder)
         if pickled:
             raise MattoniError(
                 f"{folder.name}/{pickled[0]} is a pickled checkpoint, which is refused: convert it to {WEIGHTS}."

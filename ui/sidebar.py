@@ -1,6 +1,6 @@
 """The sidebar: conversations, bricks, generation settings, host and memory. Returns what the user set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
@@ -225,23 +225,28 @@ def _draw_remove(assistant: Any, name: str, folder: Any) -> None:
             st.button("Remove", key=f"removed-{name}", on_click=guarded(lambda: assistant.remove_brick(name)))
 
 
+_SKILL_FILES = ["zip", "tar", "gz", "tgz", "xz", "bz2", "safetensors", "bin", "json"]
+
+
 def _draw_add_skill(assistant: Any) -> None:
     with st.popover("Add a skill", icon=":material/add:", width="stretch", key="add-skill"):
-        st.caption("A PEFT LoRA: a zip of its folder, or its id on the Hub.")
+        st.caption("A PEFT LoRA: a zip or .tar.gz of its folder, its two files, or its id on the Hub.")
         with st.form("skill-form", clear_on_submit=True, border=False):
-            upload = st.file_uploader("Zip file", type=["zip"], key="skill-zip")
+            uploads = st.file_uploader("Files", type=_SKILL_FILES, accept_multiple_files=True, key="skill-files")
             identity = st.text_input("Hub id or folder", key="skill-id", placeholder="owner/name")
             if st.form_submit_button("Add", type="primary"):
                 with st.spinner("Bringing it in…"):
-                    _added(lambda: _add_skill(assistant, upload, identity))
+                    _added(lambda: _add_skill(assistant, uploads, identity))
 
 
-def _add_skill(assistant: "Assistant", upload: Any, identity: str) -> "BrickCard":
-    if upload is not None:
-        return assistant.add_skill_file(Attachment(upload.name, upload.getvalue()))
+def _add_skill(assistant: "Assistant", uploads: Sequence[Any], identity: str) -> "BrickCard":
+    if uploads:
+        sent = [Attachment(upload.name, upload.getvalue()) for upload in uploads]
+        sent.sort(key=lambda file: file.name.endswith(".json"))  # what goes with the weights is not what is brought in
+        return assistant.add_skill_file(sent[0], beside=sent[1:])
     if identity.strip():
         return assistant.add_skill(identity.strip())
-    raise MattoniError("There is nothing to add: choose a zip file or name a Hub id.")
+    raise MattoniError("There is nothing to add: choose a file or name a Hub id.")
 
 
 def _draw_add_knowledge(assistant: Any) -> None:
@@ -258,7 +263,12 @@ def _draw_add_knowledge(assistant: Any) -> None:
 
 def _added(action: Callable[[], "BrickCard"]) -> None:
     """Run it, say that the brick was added, and draw the page again with it."""
-    _told(lambda: f"{action().title} was added.")
+
+    def tell() -> str:
+        card = action()
+        return " ".join([f"{card.title} was added.", *card.notes])
+
+    _told(tell)
 
 
 def _told(action: Callable[[], str]) -> None:

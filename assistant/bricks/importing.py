@@ -25,10 +25,10 @@ from assistant.bricks.imported_prompt import chat_template
 from assistant.host.catalogue import IMPORTED, ImportedHost
 from assistant.host.host import fingerprint, identity
 from assistant.registry import Bricks
-from mattoni.card import BrickCard, HostIdentity, Routes, describe_files, write_card
+from mattoni.card import BrickCard, HostIdentity, Routes, check_name, describe_files, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder, replace_folder, write_text
-from mattoni.hub import HUB_ID, check_name, licence_of, name_from, snapshot, source_title
+from mattoni.hub import HUB_ID, licence_of, name_from, snapshot, source_title
 from mattoni.keys import KEYS
 from modality_bricks.importing import LANGUAGE, WANTED, Checkpoint, open_checkpoint, write_parts
 from modality_bricks.methods.imported import ImportedParts

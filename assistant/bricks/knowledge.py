@@ -1,6 +1,5 @@
 """Makes knowledge bricks of documents, and forgets what a removed one said. Knows nothing of turns."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from assistant.turn.look import Limits, look
 from knowledge_bricks.documents import answer_threshold, build_documents, load_documents
 from knowledge_bricks.methods.documents import DocumentsParts
 from knowledge_bricks.passages import DocumentText, PageText
-from mattoni.card import CARD, BrickCard, Routes, describe_files, read_card, write_card
+from mattoni.card import CARD, BrickCard, Routes, check_name, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
 from mattoni.inputs import Attachment, Document, Picture, document_text
@@ -22,7 +21,6 @@ from mattoni.paths import brick_folders
 PASSAGES_PER_TURN = 3
 # More than in a message: these files are read once, not in the middle of a conversation.
 _LIMITS = Limits(pictures=1_000, documents=10_000, pages=2_000, characters=20_000_000)
-_LONGEST_NAME = 64
 
 ReadImage = Callable[[Image.Image], str]
 
@@ -73,11 +71,7 @@ def add_knowledge(
 
 
 def _check_new_name(name: str, folder: Path) -> None:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) or len(name) > _LONGEST_NAME:
-        proposal = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME] or "my-documents"
-        raise MattoniError(
-            f"'{name}' cannot be a brick's name: use lower-case letters, digits and hyphens, such as '{proposal}'."
-        )
+    check_name(name)
     if (folder / name / CARD).is_file() and read_card(folder / name).kind == "knowledge":
         raise MattoniError(
             f"There is knowledge called '{name}' already: to replace files in it or add more, use `mattoni knowledge "

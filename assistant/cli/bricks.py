@@ -70,13 +70,15 @@ def bricks_check(
 
 @app.command("add")
 def bricks_add(
-    source: Annotated[str, typer.Argument(help="A PEFT LoRA: a folder, a zip, or a Hub id.")],
+    source: Annotated[str, typer.Argument(help="A PEFT LoRA: a folder, a .zip or .tar.gz, or a Hub id.")],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     host: HostName = "builtin",
 ) -> None:
     """Bring in a skill that was trained elsewhere."""
     with opened(host) as assistant:
         card = assistant.add_skill(source, name)
+    for note in card.notes:
+        print(printable(note), file=sys.stderr)
     print(f'{card.name} is here: mattoni ask --skill {card.name} "…"')
 
 

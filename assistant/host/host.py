@@ -99,6 +99,23 @@ class Host:
         return {name: (int(m.out_features), int(m.in_features)) for name, m in self.linear_layers.items()}
 
     @cached_property
+    def adaptable_shapes(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of each layer that a low-rank delta may change: the linear layers, and the one that gives the logits.
+
+        A delta on the latter leaves the word embeddings as they are, also where both are one matrix: as with peft.
+        """
+        head = self.model.get_output_embeddings()
+        name = next((name for name, module in self.model.named_modules() if module is head), None)
+        if name is None or not isinstance(head, torch.nn.Linear):
+            return self.linear_shapes
+        return {**self.linear_shapes, name: (int(head.out_features), int(head.in_features))}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight by name, also one that goes by two names."""
+        return dict(self.model.named_parameters(remove_duplicate=False))
+
+    @cached_property
     def gated_layers(self) -> dict[int, str]:
         """Name of each layer's FFN output projection, whose input neurons a gate scales."""
         suffix = ".mlp.down_proj"

@@ -1,13 +1,14 @@
 """A skill as peft trains it: low-rank deltas on linear layers (`task_bricks/lora.py`)."""
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from mattoni.injections import LowRank
+from mattoni.injections import LowRank, check_low_rank
 from mattoni.methods import Method, Needs, Parts, Reads
 from mattoni.runtime import Asked, BrickFiles, BrickRuntime, HostView, Injected
-from task_bricks.lora import LoRA, check_fits, read_lora
+from task_bricks.lora import read_lora
 
 
 class LoraParts(Parts):
@@ -35,22 +36,22 @@ class LoraParts(Parts):
 class LoraRuntime(BrickRuntime):
     """The factors of one adapter."""
 
-    def __init__(self, brick: BrickFiles, lora: LoRA) -> None:
+    def __init__(self, brick: BrickFiles, lora: LowRank) -> None:
         super().__init__(brick)
         self._lora = lora
 
     def inject(self, asked: Asked) -> Injected:
         """Its deltas, as strong as the turn wants them."""
-        name, lora = self.brick.name, self._lora
+        layers, name = len(self._lora.factors), self.brick.name
         return Injected(
-            others=(LowRank(name, self.brick.digest, lora.factors, lora.scales, asked.strength),),
-            described=(f"low-rank: {len(lora.factors)} layers by {name}, strength {asked.strength:g}",),
+            others=(replace(self._lora, name=name, weight=asked.strength),),
+            described=(f"low-rank: {layers} layers by {name}, strength {asked.strength:g}",),
         )
 
 
 def _load(brick: BrickFiles, host: HostView) -> LoraRuntime:
-    lora = read_lora(brick.folder)
-    check_fits(lora, host.linear_shapes)
+    lora = read_lora(brick.folder, brick.digest)
+    check_low_rank(lora, host.adaptable_shapes, host.name)
     return LoraRuntime(brick, lora)
 
 

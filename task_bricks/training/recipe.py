@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from mattoni.card import BrickName
 from mattoni.errors import MattoniError
 
 
@@ -70,7 +71,7 @@ class DataSource(_Part):
 class Recipe(_Part):
     """All that a run depends on; `data` and `dev` are relative to the working folder, or to MATTONI_DATA, as all else is."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    name: BrickName
     title: str
     summary: str
     licence: str

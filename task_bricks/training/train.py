@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import mattoni.torchvision_ops  # noqa: F401
 
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mattoni.card import BrickCard, describe_files, write_card
 from mattoni.errors import MattoniError
-from mattoni.files import replace_folder, sha256_of, write_text
-from mattoni.keys import KEYS
+from mattoni.files import replace_folder, sha256_of
+from mattoni.injections import check_low_rank
 from mattoni.paths import brick_folders, cache_folder, data_folder, training_data
-from task_bricks.lora import CONFIG, WEIGHTS, check_fits, read_lora
+from task_bricks.lora import WEIGHTS, card_parts, read_lora
 from task_bricks.training.readme import write_readme
 from task_bricks.training.recipe import Recipe, read_recipe
 from task_bricks.training.report import format_samples
@@ -67,7 +67,7 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     card = _card(recipe, recipe_path, task, host.device, identity, trained, metric)
     samples = format_samples(card["training"]["best_step"], task.dev, answers)
     replace_folder(target, lambda folder: _write_brick(folder, recipe, card, keys, trained.learner, samples))
-    check_fits(read_lora(target), shapes)
+    check_low_rank(read_lora(target), shapes, host.name)
     return target
 
 
@@ -224,7 +224,7 @@ def _card(
         "summary": recipe.summary,
         "host": identity.model_dump(),
         "injects": ["low-rank"],
-        "parts": {"method": "lora", "rank": recipe.lora.rank, **_needs(recipe, task)},
+        "parts": {**card_parts(recipe.lora.rank), **_needs(recipe, task)},
         "training": {
             "command": f"python -m task_bricks.train {recipe_path.name if recipe_path.is_absolute() else recipe_path}",
             "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),
@@ -265,11 +265,7 @@ def _write_brick(
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     if keys is not None:
         card = {**card, "routes": keys.save(folder)}
-    files = [folder / name for name in (CONFIG, WEIGHTS, KEYS) if (folder / name).is_file()]
-    listed = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}
-    write_text(
-        folder / "brick.yaml", yaml.safe_dump({**card, "files": listed}, sort_keys=False, allow_unicode=True, width=100)
-    )
+    write_card(BrickCard.model_validate({**card, "files": describe_files(folder)}), folder)
     write_readme(folder, card, samples)
 
 

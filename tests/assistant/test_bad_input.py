@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -166,7 +167,7 @@ def bad_skills(source: Path, folder: Path) -> dict[str, tuple[Path, str]]:
     weights = "adapter_model.safetensors"
     pickled = changed("pickled")
     (pickled / weights).unlink()
-    torch.save({"w": torch.ones(2)}, pickled / "adapter_model.bin")
+    torch.save({"w": torch.ones(2), "code": Path("x")}, pickled / "adapter_model.bin")
     cut = changed("cut")
     (cut / weights).write_bytes((source / weights).read_bytes()[:500])
     nan = changed("nan")
@@ -179,7 +180,7 @@ def bad_skills(source: Path, folder: Path) -> dict[str, tuple[Path, str]]:
             archive.write(file, file.name)
         archive.writestr("../evil.txt", "evil")
     return {
-        "pickled": (pickled, "pickle"),
+        "pickled": (pickled, "is a pickle with more than weights in it"),
         "cut": (cut, "damaged"),
         "nan": (nan, "NaN"),
         "out": (out, "leads out of the folder"),
@@ -199,8 +200,26 @@ def test_a_bad_lora_is_refused_in_one_sentence_and_nothing_of_it_stays(assistant
         assert str(refusal.value).endswith((".", ")")) and "\n" not in str(refusal.value)
         assert sorted(path.name for path in (data_folder() / "bricks").iterdir()) == before
         assert done(assistant.ask("still there?", (), None, SHORT, talk)).error is None
-    with pytest.raises(MattoniError, match="neither a folder nor a zip"):
+    with pytest.raises(MattoniError, match="neither a folder nor a zip or tar"):
         assistant.add_skill_file(Attachment("skill.zip", b"no zip"))
+
+
+def test_an_uploaded_skill_is_an_archive_or_weights_with_their_configuration(assistant, tmp_path):
+    source = write_adapter(tmp_path / "short", assistant.host, 1)
+    with tarfile.open(tmp_path / "short.tar.gz", "w:gz") as archive:
+        archive.add(source, "out/lora")
+    with zipfile.ZipFile(tmp_path / "short.zip", "w") as archive:
+        for file in source.iterdir():
+            archive.write(file, f"a/b/{file.name}")
+    for name, called in [("Short answers.tar.gz", "short-answers"), ("../Short Two.zip", "short-two")]:
+        content = (tmp_path / ("short.zip" if name.endswith("zip") else "short.tar.gz")).read_bytes()
+        assert assistant.add_skill_file(Attachment(name, content)).name == called
+    config, weights = (
+        Attachment(n, (source / n).read_bytes()) for n in ("adapter_config.json", "adapter_model.safetensors")
+    )
+    assert assistant.add_skill_file(weights, "by-hand", [config]).name == "by-hand"
+    with pytest.raises(MattoniError, match="comes without adapter_config.json"):
+        assistant.add_skill_file(weights, "alone")
 
 
 def test_on_a_full_disk_the_talk_goes_on_in_memory_and_loses_nothing(assistant):
