@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from mattoni.paths import shipped_models
 if TYPE_CHECKING:  # a bad row must not wait for torch to be named
     from assistant.assistant import Assistant
     from assistant.host.generation import Sampling
+    from assistant.host.host import Host
     from assistant.turn.route import Choices
 
 
@@ -240,10 +242,21 @@ def reply_and_keep(
     return said
 
 
-def shipped_assistant(folder: Path, host: str = "builtin") -> "Assistant":
+def ask_missing(
+    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply], path: Path
+) -> list[dict[str, Any]]:
+    """The lines of `report` for the rows; those that have a reply in the file are not asked again."""
+    said = kept_replies(path)
+    missing = [row for row in rows if row.asked not in said]
+    print(f"{path.name}: {len(missing)} of {len(rows)} to ask", file=sys.stderr, flush=True)
+    said |= reply_and_keep(missing, folder, ask, path)
+    return report([(row, said[row.asked]) for row in rows])[1]
+
+
+def shipped_assistant(folder: Path, host: "Host | str" = "builtin") -> "Assistant":
     """An assistant with the shipped bricks alone, whose own bricks and conversations live in `folder`.
 
-    What a user has added would change what is measured.
+    What a user has added would change what is measured. A host may serve several.
     """
     from assistant.assistant import Assistant
     from assistant.conversations.store import open_store
@@ -251,7 +264,8 @@ def shipped_assistant(folder: Path, host: str = "builtin") -> "Assistant":
     from assistant.registry import Registry
 
     own = folder / "bricks"
-    return Assistant(load_host(host), Registry([own, shipped_models() / "bricks"]), open_store(folder), own)
+    loaded = load_host(host) if isinstance(host, str) else host
+    return Assistant(loaded, Registry([own, shipped_models() / "bricks"]), open_store(folder), own)
 
 
 def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> Callable[[tuple[Message, ...]], Reply]:

@@ -170,18 +170,20 @@ def receipts(data: Path, split: str, out: Path) -> Iterator[RowValues]:
         }
 
 
-# What people go on to ask about a receipt: the field that holds the answer, where the data have one, and the question.
-_SECOND_QUESTIONS = (
-    ("date", "What is the date?"),
-    (None, "What was bought?"),
-    ("company", "Which shop is it from?"),
-    (None, "How was it paid?"),
-)
+def receipt_fields(data: Path, split: str) -> dict[str, dict[str, str]]:
+    """By receipt what is written on it: company, date, address and total."""
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    return {Path(n).stem: json.loads(text)["fields"] for n, text in pack_files(path).items() if n.endswith(".json")}
+
+
+# What people go on to ask about a receipt, after its total.
+_DATE = "What is the date?"
+_SECOND_QUESTIONS = (_DATE, "What was bought?", "Which shop is it from?", "How was it paid?")
 _THIRD_QUESTIONS = (
-    (None, "Make a table of the items and prices."),
-    (None, "List the items."),
-    ("address", "What is the address of the shop?"),
-    (None, "What is the most expensive item?"),
+    "Make a table of the items and prices.",
+    "List the items.",
+    "What is the address of the shop?",
+    "What is the most expensive item?",
 )
 
 
@@ -190,14 +192,13 @@ def receipt_followups(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 
     Only the date has one right answer; the other rows are not scored.
     """
-    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
-    fields = {Path(n).stem: json.loads(text)["fields"] for n, text in pack_files(path).items() if n.endswith(".json")}
+    fields = receipt_fields(data, split)
     for number, row in enumerate(receipts(data, split, out)):
         asks = [_SECOND_QUESTIONS[number // 2 % 4], _THIRD_QUESTIONS[number // 2 % 4]]
-        *earlier, (field, question) = asks[: 1 + number % 2]
+        *earlier, question = asks[: 1 + number % 2]
         first = {"question": row["question"], "image": row["image"]}
-        found = {"id": row["id"], "question": question, "before": [first, *({"question": q} for _, q in earlier)]}
-        date = fields[row["id"]]["date"].strip() if field == "date" else ""
+        found = {"id": row["id"], "question": question, "before": [first, *({"question": q} for q in earlier)]}
+        date = fields[row["id"]]["date"].strip() if question == _DATE else ""
         yield {**found, "answers": [date], "metric": "contains"} if date else found
 
 
