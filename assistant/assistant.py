@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 
 from assistant.bricks.examples import Added, add_examples
-from assistant.conversations.store import ConversationStore, StoredMessage, open_store
+from assistant.conversations.records import StoredMessage
+from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.engine import Engine, Pace, Status, Ticket
 from assistant.host.generation import Sampling
 from assistant.host.host import Host, load_host
@@ -34,6 +35,7 @@ from mattoni.paths import brick_folders, data_folder, hosts_folder
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
+_STOP_WAIT_S = 5.0  # a turn ends within a token, or within a page that is being read
 
 
 class Assistant:
@@ -123,7 +125,7 @@ class Assistant:
         """Change a question, drop everything after it, and answer it."""
         with self._lock:
             self._refuse_while_running(conversation)
-            self.store.edit_question(question, text)
+            self._forget_conversation(conversation, self.store.edit_question(question, text))
             return self._answer_last(conversation, choices, sampling, anyway=False)
 
     def _answer_last(
@@ -145,6 +147,35 @@ class Assistant:
         with self._lock:
             ticket = self._tickets.get(conversation)
             return ticket if ticket is not None and not ticket.finished else None
+
+    def delete_conversation(self, conversation: str) -> None:
+        """Delete a conversation for good, on disk and in memory. Its running turn is stopped first."""
+        ticket = self.running(conversation)
+        if ticket is not None:
+            ticket.stop()
+            if ticket.status == "running":
+                ticket.wait(_STOP_WAIT_S)
+        with self._lock:
+            # One that waits behind others ends when it is its turn, and finds nothing to write to; so does one asked meanwhile.
+            if (left := self._tickets.pop(conversation, None)) is not None:
+                left.stop()
+            gone = self.store.delete(conversation)
+        self._forget_conversation(conversation, gone)
+
+    def _forget_conversation(self, conversation: str, digests: set[str]) -> None:
+        """Drop what memory holds of a conversation that was deleted or cut short; nobody waits for it.
+
+        digests   of the attachments that no conversation holds any more
+        """
+
+        def forget(_: Ticket) -> Status:
+            self._runner.memories.clear()
+            for digest in digests:
+                self._workshop.forget(digest)
+            return "done"
+
+        # On the engine's thread: a turn that is ending keeps its keys and values at its end.
+        self._engine.submit(uuid.uuid4().hex, forget)
 
     def check(self, choices: Choices) -> None:
         """Raise MattoniError when the choices name a brick that is not there or is set aside."""
