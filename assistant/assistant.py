@@ -8,7 +8,7 @@ import contextlib
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -201,8 +201,16 @@ class Assistant:
             path.write_bytes(file.content)
             return self.add_skill(path, name or Path(file.name).stem)
 
-    def add_knowledge(self, name: str, files: Sequence[Attachment], update: bool = False) -> BrickCard:
+    def add_knowledge(
+        self,
+        name: str,
+        files: Iterable[Attachment],
+        update: bool = False,
+        passed_over: Callable[[str], object] | None = None,
+    ) -> BrickCard:
         """Build a knowledge brick from documents, or with `update` replace and add documents of one.
+
+        passed_over   told why, for each file that cannot be read; None: one such file refuses all
 
         Reading scanned pages takes about a second each. All of it runs on the caller's thread, and turns go on
         meanwhile; only to be put in its place the brick waits for the running turn.
@@ -216,6 +224,7 @@ class Assistant:
                 embedder=self._runner.embedder,
                 read=self._workshop.read_anew if can_read else None,
                 update=update,
+                passed_over=passed_over,
                 publish=self._on_engine,
             )
 
