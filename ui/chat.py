@@ -29,7 +29,7 @@ def follow(ticket: "Ticket") -> None:
                 line.caption(progress)
             if drawn != ticket.text and time.monotonic() >= due:
                 drawn = ticket.text
-                words.markdown(text.answer(drawn) + " ▍")
+                words.markdown(text.answer(drawn) + ("" if text.in_code(drawn) else " ▍"))
                 due = time.monotonic() + _pause(len(drawn))
     st.rerun()
 
