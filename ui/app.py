@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -16,7 +16,7 @@ from mattoni.inputs import Attachment
 from ui import sidebar
 from ui.backend import Backend, HostChoice, backend
 from ui.chat import follow
-from ui.examples import EXAMPLES, Example
+from ui.examples import EXAMPLES, OFFERS, Example
 from ui.messages import draw_answer, draw_question, forget_pictures
 from ui.sidebar import Asking
 from ui.style import ICON, apply_style
@@ -186,10 +186,28 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
             draw_answer(back.store, message, again if can_change and message.id > last_question else None)
     if can_change and messages[-1].role == "user":
         st.button("Answer", icon=":material/refresh:", on_click=again, key="answer-missing")
+    elif can_change:
+        _draw_offers(messages)
     _watch(back, conversation, back.store.stamp(conversation))
     if ticket is not None:
         with place or st.container():
             follow(ticket)
+
+
+def _draw_offers(messages: Sequence[StoredMessage]) -> None:
+    """Below the answer to a file that came without a question: what one can ask about it, to click."""
+    question = next((message for message in reversed(messages) if message.role == "user"), None)
+    if question is None or question.text or not question.attachments:
+        return
+    with st.container(horizontal=True, gap="small", key=f"offers-{question.id}"):
+        for number, words in enumerate(OFFERS[question.attachments[0].kind]):
+            example = Example(f"offer-{number}", words)
+            st.button(words, key=f"{example.key}-{question.id}", on_click=_choose, args=(example,))
+
+
+def _choose(example: Example) -> None:
+    """Ask this when the page is drawn next."""
+    st.session_state["example"] = example
 
 
 @st.fragment(run_every=1.5)
@@ -225,17 +243,14 @@ def _draw_welcome(back: Backend) -> None:
     st.header("What would you like to look at?", anchor=False)
     st.caption("Drop a photo, a receipt or a document into the box below and ask about it. Or begin with one of these:")
 
-    def choose(example: Example) -> None:
-        st.session_state["example"] = example
-
     # Row by row, so that a phone, which stacks the columns, keeps the order.
     for first in range(0, len(EXAMPLES), 2):
         for column, example in zip(st.columns(2), EXAMPLES[first : first + 2], strict=False):
             with column:
-                _draw_example(example, choose, disabled=back.assistant is None)
+                _draw_example(example, disabled=back.assistant is None)
 
 
-def _draw_example(example: Example, choose: Callable[[Example], None], disabled: bool) -> None:
+def _draw_example(example: Example, disabled: bool) -> None:
     with st.container(
         border=True, horizontal=True, vertical_alignment="center", wrap=False, key=f"example-{example.key}"
     ):
@@ -248,7 +263,7 @@ def _draw_example(example: Example, choose: Callable[[Example], None], disabled:
             width="stretch",
             wrap=True,
             disabled=disabled,
-            on_click=choose,
+            on_click=_choose,
             args=(example,),
         )
 

@@ -15,6 +15,7 @@ from tests.assistant.conftest import write_eyes
 from tests.assistant.test_examples import sent, stripes
 from tests.ui.conftest import PAGE, page_backend
 from ui.backend import HostChoice, backend
+from ui.examples import OFFERS
 from ui.sidebar import OTHER_ANSWER, Asking
 from ui.text import plain
 
@@ -89,6 +90,20 @@ def test_an_upload_is_kept_by_content_and_its_bytes_leave_the_session(open_page)
     assert not page.exception
     (attached,) = open_store().messages(conversation_of(page))[0].attachments
     assert open_store().content(attached.digest) == png()
+
+
+def test_a_picture_can_be_sent_without_a_word_and_the_page_offers_what_to_ask(open_page):
+    page = open_page()
+    page.chat_input[0].upload("photo.png", png(), "image/png").set_value("")
+    page.run()
+    assert no_errors(page)
+    talk = conversation_of(page)
+    assert [(m.role, m.text, len(m.attachments)) for m in open_store().messages(talk)][0] == ("user", "", 1)
+    offers = [button for button in page.button if button.key.startswith("offer-")]
+    assert [button.label for button in offers] == list(OFFERS["picture"])
+    assert no_errors(offers[1].click().run())
+    assert [m.text for m in open_store().messages(talk) if m.role == "user"] == ["", OFFERS["picture"][1]]
+    assert [button for button in page.button if button.key.startswith("offer-")] == []
 
 
 def test_a_broken_picture_is_named_and_the_conversation_goes_on(open_page):
