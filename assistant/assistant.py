@@ -10,7 +10,7 @@ import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from PIL import Image
 
 from assistant.bricks.examples import Added, add_examples
 from assistant.bricks.knowledge import add_knowledge, without_passages
-from assistant.conversations.store import ConversationStore, StoredMessage, open_store
+from assistant.conversations.records import StoredMessage
+from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.host import Host, load_host
 from assistant.host.local import LocalEngine
 from assistant.host.sampling import Sampling
@@ -41,6 +42,7 @@ from mattoni.runtime import Asked, GivenPicture, Stopped
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
+_STOP_WAIT_S = 5.0  # a turn ends within a token, or within a page that is being read
 
 
 def _plain_name(name: str) -> str:
@@ -135,7 +137,7 @@ class Assistant:
         """Change a question, drop everything after it, and answer it."""
         with self._lock:
             self._refuse_while_running(conversation)
-            self.store.edit_question(question, text)
+            self._forget_conversation(conversation, self.store.edit_question(question, text))
             return self._answer_last(conversation, choices, sampling, anyway=False)
 
     def _answer_last(
@@ -157,6 +159,29 @@ class Assistant:
         with self._lock:
             ticket = self._tickets.get(conversation)
             return ticket if ticket is not None and not ticket.finished else None
+
+    def delete_conversation(self, conversation: str) -> None:
+        """Delete a conversation for good, on disk and in memory. Its running turn is stopped first."""
+        ticket = self.running(conversation)
+        if ticket is not None:
+            ticket.stop()
+            if ticket.status == "running":
+                ticket.wait(_STOP_WAIT_S)
+        with self._lock:
+            # One that waits behind others ends when it is its turn, and finds nothing to write to; so does one asked meanwhile.
+            if (left := self._tickets.pop(conversation, None)) is not None:
+                left.stop()
+            gone = self.store.delete(conversation)
+        self._forget_conversation(conversation, gone)
+
+    def _forget_conversation(self, conversation: str, digests: set[str]) -> None:
+        """Drop what memory holds of a conversation that was deleted or cut short.
+
+        digests   of the attachments that no conversation holds any more
+        """
+
+        self._engine.forget(conversation)
+        self._preparation.forget(frozenset(digests))
 
     def check(self, choices: Choices) -> None:
         """Raise MattoniError when the choices name a brick that is not there or is set aside."""
@@ -184,8 +209,16 @@ class Assistant:
                 (folder / _plain_name(one.name)).write_bytes(one.content)
             return self.add_skill(folder / _plain_name(file.name), name)
 
-    def add_knowledge(self, name: str, files: Sequence[Attachment], update: bool = False) -> BrickCard:
+    def add_knowledge(
+        self,
+        name: str,
+        files: Iterable[Attachment],
+        update: bool = False,
+        passed_over: Callable[[str], object] | None = None,
+    ) -> BrickCard:
         """Build a knowledge brick from documents, or with `update` replace and add documents of one.
+
+        passed_over   told why, for each file that cannot be read; None: one such file refuses all
 
         Reading scanned pages takes about a second each. All of it runs on the caller's thread, and turns go on meanwhile.
         """
@@ -198,6 +231,7 @@ class Assistant:
                 read=self._read_page(),
                 update=update,
                 publish=self._preparation.loaded.between_loads,
+                passed_over=passed_over,
             )
 
     def _read_page(self) -> Callable[[Image.Image], str] | None:

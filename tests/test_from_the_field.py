@@ -13,9 +13,9 @@ from assistant.assistant import Assistant
 from assistant.evaluation.asking import shipped_assistant
 from assistant.evaluation.looping import goes_round
 from assistant.evaluation.sent import Sent
-from assistant.host.engine import Ticket
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
+from assistant.turn.ticket import Ticket
 from mattoni.inputs import Attachment
 from modality_bricks.training.packs import pack_files
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from assistant.assistant import Assistant
-from assistant.conversations.store import ConversationStore, StoredMessage, open_store
+from assistant.conversations.records import StoredMessage
+from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.embedder import Embedder
 from assistant.host.sampling import Sampling
 from assistant.turn.recogniser import Recogniser

@@ -1,13 +1,14 @@
 """Makes knowledge bricks of documents, and forgets what a removed one said. Knows nothing of turns."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from assistant.host.embedder import Embedder
-from assistant.turn.look import Limits, look
+from assistant.turn.look import Limits, clean_name, look
 from knowledge_bricks.documents import answer_threshold, build_documents, load_documents
 from knowledge_bricks.methods.documents import DocumentsParts
 from knowledge_bricks.passages import DocumentText, PageText
@@ -20,7 +21,7 @@ from mattoni.paths import brick_folders
 
 PASSAGES_PER_TURN = 3
 # More than in a message: these files are read once, not in the middle of a conversation.
-_LIMITS = Limits(pictures=1_000, documents=10_000, pages=2_000, characters=20_000_000)
+_LIMITS = Limits(pages=2_000, characters=20_000_000)
 
 ReadImage = Callable[[Image.Image], str]
 
@@ -30,19 +31,22 @@ ReadImage = Callable[[Image.Image], str]
 
 def add_knowledge(
     name: str,
-    files: Sequence[Attachment],
+    files: Iterable[Attachment],
     folder: Path,
     *,
     embedder: Embedder,
     read: ReadImage | None,
     update: bool = False,
+    passed_over: Callable[[str], object] | None = None,
     publish: Callable[[Callable[[], None]], object] = lambda swap: swap(),
 ) -> BrickCard:
     """Make the knowledge brick `name` in `folder` from documents; all of it or nothing.
 
-    read     OCR for pages and pictures without text of their own; None where no reader is installed
-    update   the brick is there already: documents of the same name are replaced, the others stay, the version goes up
-    publish  calls the last step, which puts the brick in its place, at a time when no turn looks things up
+    files         taken one by one, so that a large folder is never in memory as a whole; a name may be a path in it
+    read          OCR for pages and pictures without text of their own; None where no reader is installed
+    update        the brick is there already: documents of the same name are replaced, the others stay, the version goes up
+    passed_over   told the sentence of each file that cannot be read, and the rest goes on; None: one such file refuses all
+    publish       calls the last step, which puts the brick in its place, at a time when no turn looks things up
 
     Raises MattoniError for a bad or taken name, and when a file cannot be read or holds no text.
     """
@@ -50,7 +54,7 @@ def add_knowledge(
     previous = _brick_to_update(name, target) if update else None
     if previous is None:
         _check_new_name(name, folder)
-    documents, limits = _read_documents(files, read)
+    documents, limits = _read_documents(files, read, passed_over)
     kept = None
     if previous is not None:
         _check_embedder(previous, embedder)
@@ -95,23 +99,41 @@ def _check_embedder(card: BrickCard, embedder: Embedder) -> None:
         raise MattoniError(f"{card.name} was made with another text embedder: remove it and add its documents again.")
 
 
-def _read_documents(files: Sequence[Attachment], read: ReadImage | None) -> tuple[list[DocumentText], str]:
-    """The files' text, and what was left out of it. One bad file refuses all: later a gap goes unnoticed."""
-    if not files:
+def _read_documents(
+    files: Iterable[Attachment], read: ReadImage | None, passed_over: Callable[[str], object] | None
+) -> tuple[list[DocumentText], str]:
+    """The files' text, and what was left out of it. One bad file refuses all, unless whoever adds them is told of each."""
+    documents: dict[str, DocumentText] = {}
+    digests: set[str] = set()
+    told: list[str] = []
+    for file in files:
+        try:
+            item, notices = _opened(file)
+            if item.digest in digests:
+                continue
+            name = _unused(item.name, documents)
+            documents[name] = DocumentText(name, tuple(_pages(item, read)))
+        except MattoniError as problem:
+            if passed_over is None:
+                raise
+            passed_over(str(problem))
+            continue
+        digests.add(item.digest)
+        told += notices
+    if not documents:
         raise MattoniError("There are no files to add: choose some documents.")
-    looked = look(files, _LIMITS)
+    return list(documents.values()), " ".join(told)
+
+
+def _opened(file: Attachment) -> tuple[Document | Picture, list[str]]:
+    """A file as it is looked at, under its path where it has one, and what was left out of it."""
+    looked = look([file], _LIMITS)
     for notice in looked.notices:
         if notice.code == "refused":
             raise MattoniError(notice.text)
-    documents: dict[str, DocumentText] = {}
-    digests: set[str] = set()
-    for item in looked.items:
-        if item.digest in digests:
-            continue
-        digests.add(item.digest)
-        name = _unused(item.name, documents)
-        documents[name] = DocumentText(name, tuple(_pages(item, read)))
-    return list(documents.values()), " ".join(notice.text for notice in looked.notices)
+    (item,) = looked.items
+    name = "/".join(clean_name(part) for part in file.name.split("/") if part)
+    return replace(item, name=name or item.name), [notice.text for notice in looked.notices]
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:

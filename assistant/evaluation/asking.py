@@ -259,13 +259,13 @@ def shipped_assistant(folder: Path, host: "Host | str" = "builtin") -> "Assistan
     What a user has added would change what is measured. A host may serve several.
     """
     from assistant.assistant import Assistant
-    from assistant.conversations.store import open_store
+    from assistant.conversations.store import ConversationStore
     from assistant.host.host import load_host
     from assistant.registry import Registry
 
     own = folder / "bricks"
     loaded = load_host(host) if isinstance(host, str) else host
-    return Assistant(loaded, Registry([own, shipped_models() / "bricks"]), open_store(folder), own)
+    return Assistant(loaded, Registry([own, shipped_models() / "bricks"]), ConversationStore(folder), own)
 
 
 def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> Callable[[tuple[Message, ...]], Reply]:
