@@ -402,7 +402,8 @@ def _message_alone(request: Request, plan: Plan, trace: Trace) -> Request:
 
 def _nothing_left(attachments: Sequence[Attachment]) -> Notice:
     """What is said where nothing that was sent could be opened; "none is attached" would be wrong."""
-    pictures = all(kind_of(attachment.content) == "picture" for attachment in attachments)
+    endings = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+    pictures = all(kind_of(a.content) == "picture" or a.name.lower().endswith(endings) for a in attachments)
     what = "picture to look at" if pictures else "document to read"
     return Notice("no-picture", f"So there is no {what}, and the question was not answered.")
 

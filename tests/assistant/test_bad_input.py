@@ -58,6 +58,9 @@ def send(assistant, prompts):
     return send
 
 
+NOT_READ = "So there is no document to read, and the question was not answered."
+
+
 def gif() -> bytes:
     return encoded(red(), "GIF", save_all=True, append_images=[Image.new("RGB", (40, 20), "blue")])
 
@@ -83,13 +86,13 @@ def bomb() -> bytes:
         ("cut.jpg", encoded(Image.effect_noise((300, 300), 90), "JPEG")[:2000], "cut.jpg is damaged and cannot be opened: save it again or send another copy."),
         ("empty.png", b"", "empty.png is empty: send it again."),
         ("bomb.png", bomb(), "bomb.png has more than 64 million pixels: send a smaller version."),
-        ("word.png", b"PK\x03\x04" + bytes(40), "word.png is an office file or a zip, which is not read: save it as PDF or send the files in it."),
-        ("film.png", b"\0\0\0\x18ftypmp42" + bytes(40), "film.png is of an unknown kind: send a picture, a PDF or a text file."),
+        ("word.png", b"PK\x03\x04" + bytes(40), "word.png is damaged and cannot be opened: save it again or send another copy."),
+        ("film.png", b"\0\0\0\x18ftypmp42" + bytes(40), "film.png is a film, which is not looked at: send pictures of it."),
     ],
 )  # fmt: skip
 def test_a_picture_that_cannot_be_used_is_named_with_the_reason(send, name, content, said):
     texts, prompt = send(Attachment(name, content))
-    assert texts == [said] and "■" not in prompt
+    assert texts == [said, "So there is no picture to look at, and the question was not answered."] and "■" not in prompt
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_of_thirty_pictures_ten_are_looked_at_and_the_rest_is_counted(send):
 
 def test_a_locked_pdf_is_named_and_of_500_pages_the_first_50_are_read(send):
     texts, _ = send(Attachment("locked.pdf", LOCKED_PDF))
-    assert texts == ["locked.pdf is locked with a password: save it without one."]
+    assert texts == ["locked.pdf is locked with a password: save it without one.", NOT_READ]
     texts, prompt = send(Attachment("long.pdf", pdf_of([f"page number {n}" for n in range(1, 52)])))
     assert texts == ["long.pdf has 51 pages; only the first 50 are read: send the part that matters."]
     assert "page number 50" in prompt and "page number 51" not in prompt
@@ -136,8 +139,8 @@ def test_a_message_longer_than_the_host_can_read_keeps_its_beginning_and_end(sen
 
 def test_a_file_too_large_is_named_and_not_read(send):
     texts, prompt = send(Attachment("film.txt", b"a" * 60_000_000))
-    assert texts == ["film.txt is 60 MB large, and at most 50 MB are read: send a smaller version or a part of it."]
-    assert "aaa" not in prompt
+    sentence = "film.txt is 60 MB large, and at most 50 MB are read: send a smaller version or a part of it."
+    assert texts == [sentence, NOT_READ] and "aaa" not in prompt
 
 
 @pytest.mark.slow

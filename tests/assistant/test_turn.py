@@ -68,7 +68,10 @@ def test_a_picture_on_which_no_text_is_found_goes_to_the_next_brick_unless_the_u
         assert ticket.trace.bricks[1].reason.startswith("next best; nearest key")
 
 
-def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_the_trace_says_so(assistant, prompts):
+def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_the_trace_says_so(
+    assistant, prompts, monkeypatch
+):
+    monkeypatch.setattr(Spaces, "several_pictures", Spaces.follow_ups)  # every message is about all pictures
     talk = assistant.store.new()
     notices = []
     for turn in range(12):
@@ -198,6 +201,7 @@ def test_texts_and_pictures_beside_a_new_picture_stay_with_a_question_that_stand
     assistant, prompts, monkeypatch
 ):
     monkeypatch.setattr(Spaces, "follow_ups", recogniser_of("Are you sure?"))
+    monkeypatch.setattr(Spaces, "several_pictures", recogniser_of("Which is larger?"))
     note = Attachment("note.txt", b"The kiln burns at 900 degrees.")
     talk = assistant.store.new()
     turns = [("Read this.", [note]), ("And both.", [note, png()]), ("What is it?", [png()])]
