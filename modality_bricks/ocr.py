@@ -4,6 +4,7 @@ Method: PP-OCR (Du et al. 2020, arXiv:2009.09941): a DB network finds boxes of t
 The models come inside the `rapidocr` wheel, so nothing is downloaded.
 """
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -14,6 +15,7 @@ from PIL import Image
 from rapidocr import RapidOCR
 from rapidocr.ch_ppocr_det.utils import TextDetOutput
 
+from mattoni.errors import MattoniError
 from mattoni.inputs import cuts
 from mattoni.runtime import BrickFiles, GivenPicture
 from modality_bricks.reading_order import Line, blocks_of, rows_of, text_in_reading_order
@@ -29,9 +31,21 @@ _FIND_PIXELS = 1_600_000
 _MOST_ENLARGED = 4.0
 _SHORTEST_STRIP = 1024
 _MIN_SCORE = 0.5
-# Upright text scores above 0.95 on average; upside down, receipts score between 0.63 and 0.75.
-_UPRIGHT_SCORE = 0.8
+# Upright text scores above 0.95 on average; upside down, receipts score between 0.63 and 0.75, their longest lines
+# between 0.56 and 0.67 (docs/experiments.md).
+_UPRIGHT_SCORE = 0.9
 _ENOUGH_CHARACTERS = 20
+_ASKED = 12
+# A picture's text is small work: above four threads nothing is gained.
+_MOST_THREADS = 4
+
+
+def ocr_threads() -> int:
+    """One where that leaves another for the host, which decodes meanwhile; more only on machines with cores to spare."""
+    wanted = os.environ.get("MATTONI_OCR_THREADS", "")
+    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
+        raise MattoniError(f"MATTONI_OCR_THREADS is '{wanted}': set it to a number of threads, such as 1, or unset it.")
+    return int(wanted) if wanted else min(_MOST_THREADS, max(1, (os.cpu_count() or 1) // 4))
 
 
 @runtime_checkable
@@ -44,9 +58,11 @@ class ReadsLines(Protocol):
 
 
 class Reader:
-    """OCR on `threads` threads. One picture at a time: several would only wait for the same cores."""
+    """OCR on its own budget of threads. One picture at a time: several would only wait for the same cores."""
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int | None = None) -> None:
+        """threads: for each network; by default as many as MATTONI_OCR_THREADS says, else as `ocr_threads()` thinks fit."""
+        threads = ocr_threads() if threads is None else threads
         self._lock = threading.Lock()
         self._engine = RapidOCR(
             params={
@@ -68,11 +84,34 @@ class Reader:
         """
         with self._lock:
             lines = self._read(image)
-            turn = _turn(lines)
+            turn = self._turn(image, lines)
             if turn is not None:
-                turned = self._read(image.transpose(turn))
-                lines = max(lines, turned, key=_certainty)
+                lines = self._read(image.transpose(turn))
         return [line for block in blocks_of(lines) for row in block for line in row]
+
+    def _turn(self, image: Image.Image, lines: Sequence[Line]) -> Image.Transpose | None:
+        """How to turn the picture so that its text stands upright; None when it does, or when it has too little.
+
+        Upright first: what was read with certainty stands as it was read. Else the longest lines are read the other way
+        round as well, and the way that is read with more certainty is taken.
+        """
+        if sum(len(line.text) for line in lines) < _ENOUGH_CHARACTERS:
+            return None
+        tall = sum(_height(line) > 1.5 * _width(line) for line in lines) > len(lines) / 2
+        longest = sorted(lines, key=lambda line: max(_height(line), _width(line)))[-_ASKED:]
+        as_read = _certainty(lines) > _UPRIGHT_SCORE or _certainty(longest) >= self._certainty_turned(image, longest)
+        if tall:
+            # RapidOCR itself turns a tall box to the left before it reads it.
+            return Image.Transpose.ROTATE_90 if as_read else Image.Transpose.ROTATE_270
+        return None if as_read else Image.Transpose.ROTATE_180
+
+    def _certainty_turned(self, image: Image.Image, lines: Sequence[Line]) -> float:
+        """With how much certainty the lines are read upside down."""
+        boxes = np.stack([np.array(line.box, np.float32) for line in lines])
+        crops = self._engine.crop_text_regions(_blue_first(image.convert("RGB")), boxes)
+        read = self._engine.recognize_txt([np.ascontiguousarray(crop[::-1, ::-1]) for crop in crops])
+        pairs = zip(read.txts or (), read.scores or (), strict=True)
+        return _certainty([Line(text, (), float(score)) for text, score in pairs])
 
     def _read(self, image: Image.Image) -> list[Line]:
         image = image.convert("RGB")
@@ -100,21 +139,9 @@ class Reader:
         return [np.asarray(box, np.float32) * factor for box in found.boxes]
 
 
-def _turn(lines: Sequence[Line]) -> Image.Transpose | None:
-    """How to turn the picture so that its text stands upright; None when it does, or when it has too little."""
-    if sum(len(line.text) for line in lines) < _ENOUGH_CHARACTERS:
-        return None
-    sure = _certainty(lines) / sum(len(line.text) for line in lines) > _UPRIGHT_SCORE
-    tall = sum(_height(line) > 1.5 * _width(line) for line in lines) > len(lines) / 2
-    if tall:
-        # RapidOCR itself turns a tall box to the left before it reads it.
-        return Image.Transpose.ROTATE_90 if sure else Image.Transpose.ROTATE_270
-    return None if sure else Image.Transpose.ROTATE_180
-
-
 def _certainty(lines: Sequence[Line]) -> float:
-    """The expected number of characters read right."""
-    return sum(line.score * len(line.text) for line in lines)
+    """The share of characters that is expected to be read right."""
+    return sum(line.score * len(line.text) for line in lines) / max(sum(len(line.text) for line in lines), 1)
 
 
 def _width(line: Line) -> float:

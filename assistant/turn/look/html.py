@@ -17,7 +17,10 @@ _TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)\b[^<>]*>", re.I)
 _KNOWN = _BLOCKS | set(
     "html head body a b i em strong span img link meta script style td th thead tbody code small sup sub u center font".split()
 )
-_OPENING = re.compile(r"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*(<!doctype\s+html|<html[\s>])", re.I | re.S)
+_OPENING = re.compile(
+    r"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html[^>]*>\s*(?:<!--.*?-->\s*)*|<html(?:\s[^>]*)?>\s*)<[a-z!]",
+    re.I | re.S,
+)
 _MOSTLY_TAGGED, _FEWEST_TAGS = 0.8, 3
 
 
@@ -30,10 +33,7 @@ def is_html(text: str) -> bool:
     tags = [tag for _, tag in _TAG.findall(start) if tag.lower() in _KNOWN]
     if len(tags) < _FEWEST_TAGS:
         return False
-    opening = _OPENING.match(start)
-    if opening and (
-        opening.group(1).startswith("<!") or {"head", "body", "title", "p", "div"} & {tag.lower() for tag in tags}
-    ):
+    if _OPENING.match(start):
         return True
     first = _TAG.match(start.lstrip())
     if not first or first.group(2).lower() not in _KNOWN or not start.rstrip().endswith(">"):
@@ -78,7 +78,7 @@ def _lines(root: etree._Element) -> list[str]:
         else:
             parts.append(_opening(element))
             parts.append(_folded(element.text))
-    lines = (" ".join(line.split(" ")).strip() for line in "".join(parts).split("\n"))
+    lines = (re.sub(" {2,}", " ", line).strip() for line in "".join(parts).split("\n"))
     return [line.translate(_RESTORED) for line in lines if line and line != "-"]
 
 

@@ -20,8 +20,8 @@ _STAMP_LETTERS = 150
 _SCAN_COVERS = 0.5
 # Words nearer than this part of their height stand in one line; between columns there is more.
 _WORD_GAP = 0.6
-# Stored in this order but for one step in so many: the order of the file is the order of reading.
-_IN_ORDER = 0.9
+# With this share of lines stored right before the next one, the order of the file is the order of reading.
+_IN_ORDER = 0.8
 _MOST_BOXES = 3000
 # pdfium may be used by one thread at a time.
 _PDFIUM = threading.Lock()
@@ -88,8 +88,8 @@ def _in_reading_order(page: pdfium.PdfPage, textpage: pdfium.PdfTextPage, filled
         blocks = blocks_of(lines)
         stored = {id(line): place for place, line in enumerate(lines)}
         order = [stored[id(line)] for block in blocks for row in block for line in row]
-        ascending = sum(second > first for first, second in zip(order, order[1:], strict=False))
-        if len(blocks) < 2 or ascending >= _IN_ORDER * (len(order) - 1):
+        kept = sum(second == first + 1 for first, second in zip(order, order[1:], strict=False))
+        if len(blocks) < 2 or kept >= _IN_ORDER * (len(order) - 1):
             return ""
     return plain(text_in_reading_order([*lines, *filled_in]))
 

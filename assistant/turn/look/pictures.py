@@ -15,7 +15,8 @@ LOG = logging.getLogger(__name__)
 
 register_heif_opener(thumbnails=False)
 # Formats that people send. EPS is missing because Pillow hands it to Ghostscript, the rare ones because fewer is safer.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "MPO", "HEIF")
+# MPO, a phone's two views of one scene, is opened as the JPEG that it begins with.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "HEIF")
 # A long screenshot is read piece by piece, so it may keep this many times the pixels of a picture that is looked at whole.
 _TALL_PIXELS = 6
 _NEW_SUBFILE_TYPE, _REDUCED = 254, 1

@@ -29,7 +29,8 @@ _UNWANTED = {
     "animateMotion",
 }
 _INSIDE = re.compile(r"^\s*(?:#|data:image/(?:png|jpe?g|gif|webp)[;,])", re.I)
-_URL = re.compile(r"url\(\s*['\"]?(?!\s*['\"]?#)[^)]*\)|@import[^;]*;?", re.I)
+_URL = re.compile(r"url\(\s*['\"]?(?!\s*['\"]?#)[^)]*\)", re.I)
+_IMPORT = re.compile(r"@import[^;]*;?", re.I)
 
 
 def open_svg(content: bytes, limits: Limits) -> Opened:
@@ -77,7 +78,7 @@ def _safe(content: bytes) -> etree._Element:
             elif "url(" in value.lower():
                 element.attrib[name] = _URL.sub("none", value)
         if element.text and etree.QName(element).localname == "style":
-            element.text = _URL.sub("none", element.text)
+            element.text = _URL.sub("none", _IMPORT.sub("", element.text))
     return root
 
 

@@ -33,10 +33,8 @@ def open_docx(archive: Archive, limits: Limits) -> Opened:
     styles of a long document; its parts are walked through instead.
     """
     document = docx.Document(io.BytesIO(archive.content))
-    headings = {
-        style.style_id: style.name for style in document.styles if (style.name or "").startswith(("Heading", "Title"))
-    }
-    body = _blocks(document.element.body, headings)
+    styles = {style.style_id: style.name or "" for style in document.styles}
+    body = _blocks(document.element.body, styles)
     if not body and (pages := pasted_pages(archive, "word/media/", limits)):
         return pages
     around: dict[str, list[str]] = {"header": [], "footer": []}
@@ -55,33 +53,33 @@ def open_docx(archive: Archive, limits: Limits) -> Opened:
     return pages_of(["\n".join((*around["header"], *body, *notes, *around["footer"]))])
 
 
-def _blocks(parent: etree._Element, headings: dict[str, str]) -> list[str]:
+def _blocks(parent: etree._Element, styles: dict[str, str]) -> list[str]:
     """Paragraphs and tables below an element, in order, each a text; what has none is left out."""
     blocks: list[str] = []
     for child in parent:
         if child.tag == qn("w:p"):
-            text = _paragraph(child, headings)
+            text = _paragraph(child, styles)
         elif child.tag == qn("w:tbl"):
             text = _table(child)
         elif child.tag in _SKIPPED:
             continue
         else:
-            blocks += _blocks(child, headings)
+            blocks += _blocks(child, styles)
             continue
         if text.strip():
             blocks.append(text)
     return blocks
 
 
-def _paragraph(paragraph: etree._Element, headings: dict[str, str]) -> str:
+def _paragraph(paragraph: etree._Element, styles: dict[str, str]) -> str:
     boxes: list[str] = []
     text = "".join(_runs(paragraph, boxes)).strip()
     style = paragraph.find(f"{qn('w:pPr')}/{qn('w:pStyle')}")
-    name = headings.get(style.get(qn("w:val"), ""), "") if style is not None else ""
-    if text and name:
+    name = styles.get(style.get(qn("w:val"), ""), "") if style is not None else ""
+    if text and name.startswith(("Heading", "Title")):
         level = int(name[-1]) if name[-1].isdigit() else 1
         text = f"{'#' * level} {text}"
-    elif text and paragraph.find(f"{qn('w:pPr')}/{qn('w:numPr')}") is not None:
+    elif text and (name.startswith("List") or paragraph.find(f"{qn('w:pPr')}/{qn('w:numPr')}") is not None):
         text = f"- {text}"
     return "\n".join(part for part in (text, *boxes) if part)
 
