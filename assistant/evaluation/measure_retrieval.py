@@ -22,6 +22,7 @@ from assistant.registry import Brick, Registry
 from assistant.turn.knowledge import PASSAGES_PER_TURN, Library, add_knowledge
 from knowledge_bricks.documents import Documents, load_documents, searched_text
 from mattoni.inputs import Attachment
+from mattoni.lines import json_rows
 from mattoni.paths import training_data
 
 _TOPS = (1, 3, 5)
@@ -99,8 +100,7 @@ def bm25(documents: Documents, texts: Sequence[str], k1: float = 1.5, b: float =
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    return [row.value for row in json_rows(path)]
 
 
 def _brick(name: str, files: Sequence[Attachment], folder: Path, embedder: Embedder) -> Brick:
