@@ -5,9 +5,9 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from assistant.evaluation.looping import goes_round
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.inputs import Attachment
+from mattoni.lines import json_rows, read_text
 from mattoni.metrics import METRICS, Metric, Scored, score
 from mattoni.paths import shipped_models
 
@@ -103,20 +104,11 @@ class Reply:
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     """Read and check a rows' file, or its first `limit` rows. Errors name the row by its number, counted from 1."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
-        raise MattoniError(f"{path} cannot be read ({reason}): name a file of JSON lines.") from problem
     rows: list[Row] = []
     numbers: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if limit is not None and len(rows) >= limit:
-            break
+    for number, _, value in islice(json_rows(path, advice="name a file of JSON lines."), limit):
         where = f"{path.name}, row {number}"
-        row = _parse_row(line, where)
+        row = _parse_row(value, where)
         if row.id in numbers:
             raise MattoniError(f"{where}: the id '{row.id}' is that of row {numbers[row.id]}; make it unique.")
         listed = row.names if isinstance(row.names, str) else None
@@ -137,19 +129,15 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
 def _names(path: Path) -> tuple[str, ...]:
     """A JSON list of names."""
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+        names = json.loads(read_text(path))
+    except ValueError as problem:
         raise MattoniError(f"{path.name} is no JSON list of names ({problem}): write it anew.") from problem
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise MattoniError(f"{path.name} is no JSON list of names: write it anew.")
     return tuple(names)
 
 
-def _parse_row(line: str, where: str) -> Row:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as problem:
-        raise MattoniError(f"{where}: this is not JSON ({problem.msg}); write one object per line.") from problem
+def _parse_row(values: object, where: str) -> Row:
     if not isinstance(values, dict):
         raise MattoniError(f"{where}: this is not a JSON object; write one object per line.")
     try:
@@ -216,11 +204,9 @@ def replies(
 
 def kept_replies(path: Path) -> dict[Hashable, Reply]:
     """The replies of a file that `reply_and_keep` writes, by `Row.asked`; a line that a stop cut short is taken out."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            with suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
+        lines = [row.value for row in json_rows(path, lambda number, why: None)]
         write_lines(path, lines)
     return {
         (line["id"], line["message"], tuple(line["pictures"])): Reply(line["answer"], line["trace"], line["error"])

@@ -24,6 +24,7 @@ from assistant.registry import Brick, Registry
 from knowledge_bricks.documents import Documents, load_documents, searched_text
 from knowledge_bricks.methods.documents import PASSAGES_PER_TURN, DocumentsRuntime
 from mattoni.inputs import Attachment
+from mattoni.lines import json_rows
 from mattoni.paths import training_data
 from mattoni.runtime import Asked
 from mattoni.trace import Citation
@@ -103,8 +104,7 @@ def bm25(documents: Documents, texts: Sequence[str], k1: float = 1.5, b: float =
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    return [row.value for row in json_rows(path)]
 
 
 def _brick(name: str, files: Sequence[Attachment], folder: Path, embedder: Embedder) -> Brick:

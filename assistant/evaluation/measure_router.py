@@ -36,6 +36,7 @@ from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
 from mattoni.card import BrickCard, write_card
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
+from mattoni.lines import json_rows
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.evaluation.glance_dev import Shown, dev_pictures, dev_reports, equalised
 from modality_bricks.evaluation.glance_dev_kinds import LATER_KINDS
@@ -50,8 +51,7 @@ def _percent(right: Sequence[bool]) -> float:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    return [row.value for row in json_rows(path)]
 
 
 def _chosen(keyring: Keyring, vectors: Tensor) -> list[tuple[str | None, bool]]:

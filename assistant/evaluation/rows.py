@@ -17,6 +17,7 @@ from PIL import Image
 from assistant.evaluation.asking import Row, write_lines
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
+from mattoni.lines import json_rows
 from mattoni.paths import training_data
 from modality_bricks.training.charts.generate import write_charts
 from modality_bricks.training.packs import captioned_pictures, pack_files, sheet_tiles
@@ -282,10 +283,7 @@ def _packs(folder: Path, pattern: str) -> list[Path]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON lines file."""
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as problem:
-        raise MattoniError(f"{path} cannot be read ({problem.strerror}): check MATTONI_DATA and --split.") from problem
+    return [row.value for row in json_rows(path, advice="check MATTONI_DATA and --split.")]
 
 
 def write_rows(name: str, out: Path, data: Path, split: str = "dev") -> Path:
@@ -316,7 +314,7 @@ def main() -> int:
     except MattoniError as problem:
         print(problem, file=sys.stderr)
         return 1
-    print(f"{path}: {len(path.read_text(encoding='utf-8').splitlines())} rows")
+    print(f"{path}: {len(list(json_rows(path)))} rows")
     return 0
 
 

@@ -36,6 +36,7 @@ from assistant.turn.recogniser import (
 from mattoni.card import Routes, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.keys import KEYS, make_keys, save_keys
+from mattoni.lines import json_rows
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.glance import Glance
 from modality_bricks.training.glance import pictures as drawn
@@ -72,8 +73,7 @@ class Group:
 def picture_question_groups() -> list[Group]:
     """Messages that ask about a picture, and others; the written ones weigh 1."""
     folder, data = shipped_models() / "router", training_data()
-    with (data / "vision" / "daquar-train.jsonl").open(encoding="utf-8") as file:
-        rooms = sorted({json.loads(line)["question"] for line in file})
+    rooms = sorted({row.value["question"] for row in json_rows(data / "vision" / "daquar-train.jsonl")})
     rooms = [rooms[row] for row in np.random.default_rng(0).permutation(len(rooms))[:DAQUAR_ROWS]]
     return [
         Group("asks", read_messages(folder / "picture-questions.txt"), True),
@@ -88,8 +88,7 @@ def follow_up_groups() -> list[Group]:
     folder, data = shipped_models() / "router", training_data()
     follow_ups = read_messages(folder / "follow-ups.txt")
     known = {_bare(text) for text in follow_ups}
-    with (data / "text" / "chat-train.jsonl").open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = [row.value for row in json_rows(data / "text" / "chat-train.jsonl")]
     chat = [row["text"] for row in rows if row["source"] not in CHAT_THAT_GOES_ON]
 
     def others(texts: Sequence[str]) -> list[str]:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import mattoni.torchvision_ops  # noqa: F401
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from brick_training.pictures import open_picture
 from mattoni.card import BrickCard, describe_files, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of
@@ -86,7 +86,7 @@ def _read_task(recipe: Recipe, data: Path) -> Task:
     def scored(answers: Sequence[str], rows: Sequence[Row]) -> float:
         return score(metric, [Scored(a, row.answers) for a, row in zip(answers, rows, strict=True)]).value
 
-    rows, dev = (read_rows(_found(name, data)) for name in (recipe.data, recipe.dev))
+    rows, dev = (read_rows(_found(name, data), _say) for name in (recipe.data, recipe.dev))
     _check_pictures(recipe, [*rows, *dev])
     trained_on = {(row.input.casefold(), row.images) for row in rows}
     for number, row in enumerate(dev, 1):
@@ -133,11 +133,7 @@ def _eyes(name: str | None, host: "Host", as_words: bool) -> Eyes | None:
 
     @cache
     def soft_tokens(path: Path) -> Tensor:
-        def opened() -> Image.Image:
-            with Image.open(path) as picture:
-                return picture.convert("RGB")
-
-        asked = Asked("", GivenPicture(path.name, sha256_of(path), opened), as_words=as_words)
+        asked = Asked("", GivenPicture(path.name, sha256_of(path), lambda: open_picture(path)), as_words=as_words)
         (soft,) = (segment for segment in eyes.inject(asked).segments if isinstance(segment, Soft))
         return soft.vectors.to(host.dtype)
 

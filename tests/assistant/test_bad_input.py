@@ -92,7 +92,9 @@ def bomb() -> bytes:
 )  # fmt: skip
 def test_a_picture_that_cannot_be_used_is_named_with_the_reason(send, name, content, said):
     texts, prompt = send(Attachment(name, content))
-    assert texts == [said, "So there is no picture to look at, and the question was not answered."] and "■" not in prompt
+    assert (
+        texts == [said, "So there is no picture to look at, and the question was not answered."] and "■" not in prompt
+    )
 
 
 @pytest.mark.parametrize(

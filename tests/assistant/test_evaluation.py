@@ -165,3 +165,11 @@ def test_a_row_that_failed_is_counted_and_keeps_its_reason(tmp_path):
     summary, (line,) = report([(Row(**GOOD), Reply("", {}, error="The picture is damaged."))])
     assert summary["failed"] == 1 and summary["scores"]["contains"]["score"] == 0
     assert line["error"] == "The picture is damaged."
+
+
+def test_a_line_separator_inside_a_string_ends_no_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {**GOOD, "question": "a\u2028b\u0085c"}
+    path.write_text("\ufeff" + json.dumps(row, ensure_ascii=False) + "\r\n\r\n", encoding="utf-8", newline="")
+    (read,) = read_rows(path)
+    assert read.question == row["question"]
