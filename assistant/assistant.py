@@ -10,16 +10,19 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from assistant.bricks.examples import Added, add_examples
+from assistant.bricks.settle import AUTO, settle
 from assistant.conversations.store import ConversationStore, StoredMessage, open_store
 from assistant.host.engine import Engine, Pace, Status, Ticket
 from assistant.host.generation import Sampling
 from assistant.host.host import Host, load_host
+from assistant.host.ladder import Choice
 from assistant.registry import Bricks, Registry
 from assistant.turn.inject import Workshop
 from assistant.turn.knowledge import Library, add_knowledge, without_passages
@@ -58,10 +61,17 @@ class Assistant:
         dtype: str = "auto",
         quantise: Any = None,
         store: ConversationStore | None = None,
+        give_way: bool = False,
     ) -> "Assistant":
-        """Load the host and find the bricks. Takes seconds; share one among all pages of a process."""
-        loaded = load_host(host, device, dtype, quantise)
-        return cls(loaded, Registry(brick_folders()), store or open_store(), data_folder() / "bricks")
+        """Load the host and find the bricks. Takes seconds; share one among all pages of a process.
+
+        host      what `load_host` takes, or `auto`: `Host.reason` then says why it is this one
+        give_way  answer with the smallest host, and say so there, where the named one cannot be had
+        """
+        registry = Registry(brick_folders())
+        choice = settle(host, device, registry) if give_way or host == AUTO else Choice(host, "")
+        loaded = replace(load_host(choice.name, device, dtype, quantise), reason=choice.reason)
+        return cls(loaded, registry, store or open_store(), data_folder() / "bricks")
 
     def close(self) -> None:
         """Stop the running turn and end the engine."""

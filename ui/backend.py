@@ -48,7 +48,7 @@ class Backend:
         from assistant.assistant import Assistant
 
         try:
-            self.assistant = Assistant.open(HOST, **LOADING)
+            self.assistant = Assistant.open(HOST, **LOADING, give_way=True)
         except MattoniError as problem:
             self.problem = str(problem)
 
