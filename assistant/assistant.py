@@ -11,6 +11,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from PIL import Image
 
 from assistant.bricks.examples import Added, add_examples
 from assistant.bricks.knowledge import add_knowledge, without_passages
+from assistant.bricks.settle import AUTO, settle
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.host import Host, load_host
+from assistant.host.ladder import Choice
 from assistant.host.local import LocalEngine
 from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry
@@ -71,10 +74,17 @@ class Assistant:
         dtype: str = "auto",
         quantise: Any = None,
         store: ConversationStore | None = None,
+        give_way: bool = False,
     ) -> "Assistant":
-        """Load the host and find the bricks. Takes seconds; share one among all pages of a process."""
-        loaded = load_host(host, device, dtype, quantise)
-        return cls(loaded, Registry(brick_folders()), store or open_store(), data_folder() / "bricks")
+        """Load the host and find the bricks. Takes seconds; share one among all pages of a process.
+
+        host      what `load_host` takes, or `auto`: `Host.reason` then says why it is this one
+        give_way  answer with the smallest host, and say so there, where the named one cannot be had
+        """
+        registry = Registry(brick_folders())
+        choice = settle(host, device, registry) if give_way or host == AUTO else Choice(host, "")
+        loaded = replace(load_host(choice.name, device, dtype, quantise), reason=choice.reason)
+        return cls(loaded, registry, store or open_store(), data_folder() / "bricks")
 
     def close(self) -> None:
         """Stop the running turns and end the engine."""

@@ -43,6 +43,11 @@ class Parts(BaseModel):
     method: str
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Models that are not in the brick's folder, to be fetched before it is loaded."""
+        return ()
+
+    @property
     def needs(self) -> Needs:
         """What the brick needs of the conversation; most take it as it is."""
         return Needs()

@@ -79,7 +79,9 @@ class Backend:
 
         host = self._host
         try:
-            self.assistant = Assistant.open(host.name, host.device, host.dtype, host.quantise, self.store)
+            self.assistant = Assistant.open(
+                host.name, host.device, host.dtype, host.quantise, self.store, give_way=True
+            )
         except MattoniError as problem:
             self.problem = str(problem)
 

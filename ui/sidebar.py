@@ -340,6 +340,8 @@ def draw_host(assistant: "Assistant") -> None:
             f"{assistant.memory_bytes / 1e9:.1f} GB of memory in use",
         )
         st.caption("  \n".join(facts))
+        if host.reason:
+            st.caption(plain(host.reason))
 
 
 def draw_heading(words: str) -> None:

@@ -65,7 +65,7 @@ def ask(
     top_p: TopP = 0.9,
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
-    host: HostName = "builtin",
+    host: HostName = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,
@@ -79,7 +79,7 @@ def ask(
     attachments = read_attachments([*(image or ()), *(file or ())])
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
-    with opened(host, device, dtype, quantise) as assistant:
+    with opened(host, device, dtype, quantise, give_way=True) as assistant:
         ticket = assistant.ask(question, attachments, choices, sampling)
         if as_json:
             finish(ticket)
@@ -104,7 +104,7 @@ def chat(
     top_p: TopP = 0.9,
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
-    host: HostName = "builtin",
+    host: HostName = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,
@@ -113,7 +113,7 @@ def chat(
     choices = choices_of(vision, skill, knowledge, no_bricks)
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
-    with opened(host, device, dtype, quantise) as assistant:
+    with opened(host, device, dtype, quantise, give_way=True) as assistant:
         print(CHAT_HELP)
         talk = _Talk(assistant, choices, sampling)
         while (line := read_line()) is not None and line != "/quit":

@@ -53,7 +53,10 @@ _HOST = "Host"
 HostName = Annotated[
     str,
     typer.Option(
-        "--host", help="The language model: a catalogue name, Hub id, folder or GGUF file.", rich_help_panel=_HOST
+        "--host",
+        envvar="MATTONI_HOST",
+        help="The language model: auto, builtin (the smallest), a catalogue name, Hub id, folder or GGUF file.",
+        rich_help_panel=_HOST,
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.", rich_help_panel=_HOST)]

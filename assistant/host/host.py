@@ -11,6 +11,7 @@ from typing import Any, Literal
 import mattoni.torchvision_ops  # noqa: F401
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -22,8 +23,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from assistant.host.catalogue import BUILTIN_HOST, catalogue, fetch, imported_hosts
-from assistant.host.gguf import first_line
+from assistant.host.catalogue import (
+    BUILTIN_HOST,
+    HostSampling,
+    catalogue,
+    check_host_memory,
+    fetch,
+    imported_hosts,
+)
+from assistant.host.gguf import first_line, tie_embeddings
 from mattoni.card import HostIdentity, Injection
 from mattoni.errors import MattoniError
 from mattoni.paths import hosts_folder
@@ -51,6 +59,10 @@ class Host:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    system: str | None = None  # what its conversations begin with; None: what its chat template says
+    stop: tuple[str, ...] = ()  # tokens that end an answer, beside those of its own configuration
+    catalogued: HostSampling = HostSampling()  # for what its own files do not say
+    reason: str = ""  # why it answers and not another, where somebody else chose it
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +97,19 @@ class Host:
         config = self.model.generation_config
         configured = config.eos_token_id if config is not None else None
         ids = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
-        return frozenset(int(i) for i in ids if i is not None)
+        added = self.tokenizer.get_added_vocab()
+        return frozenset(int(i) for i in [*ids, *(added.get(token) for token in self.stop)] if i is not None)
+
+    @cached_property
+    def sampling(self) -> HostSampling:
+        """How its makers want its next token drawn: its generation config and, for what that leaves out, the catalogue."""
+        config = self.model.generation_config
+        own = {name: getattr(config, name, None) for name in HostSampling.model_fields}
+        said = {name: value for name, value in own.items() if value is not None}
+        try:
+            return HostSampling.model_validate(self.catalogued.model_dump() | said)
+        except ValidationError:  # a foreign file may say anything
+            return self.catalogued
 
     @cached_property
     def linear_layers(self) -> dict[str, torch.nn.Linear]:
@@ -275,6 +299,8 @@ def load_host(
     """
     name, path, extra = _resolve(source)
     place, kind = pick_device(device), pick_dtype(dtype)
+    if place.type == "cpu":
+        check_host_memory(name)
     try:
         config = AutoConfig.from_pretrained(path, **{k: v for k, v in extra.items() if k == "gguf_file"})
         if getattr(config, "is_encoder_decoder", False):
@@ -288,9 +314,14 @@ def load_host(
         raise MattoniError(
             f"{name}: this host cannot be loaded ({first_line(problem)}): check the id, the folder or the network."
         ) from problem
+    if "gguf_file" in extra:
+        tie_embeddings(model)
     if not placement:
         # The stubs of transformers' wrapped `to` take no device.
         model.to(place)  # type: ignore[arg-type]
     # requires_grad_(False) stops learning, not dropout: eval() does that.
     model.requires_grad_(False).eval()
-    return Host(name=name, model=model, tokenizer=tokenizer)
+    entry = catalogue().get(name)
+    if entry is None:
+        return Host(name=name, model=model, tokenizer=tokenizer)
+    return Host(name, model, tokenizer, system=entry.system, stop=entry.stop, catalogued=entry.sampling)

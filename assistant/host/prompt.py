@@ -44,6 +44,11 @@ class Turn:
     segments: tuple[Segment, ...]
 
 
+def opening(host: Host) -> list[Turn]:
+    """What a conversation with a host begins with: who it is, where its chat template would say something else."""
+    return [Turn("system", (Text(host.system),))] if host.system else []
+
+
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """A prompt as runs of token ids and soft tokens, in order."""

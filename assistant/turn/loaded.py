@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 
+from assistant.host.catalogue import fetch_source
 from assistant.registry import Brick
 from mattoni.cache import RecentlyUsed
 from mattoni.card import brick_digest, read_card
@@ -30,6 +31,8 @@ class LoadedBricks:
                 # Under its digest nothing else may ever be kept: the folder may have been replaced since it was scanned.
                 if not brick.folder.is_dir() or brick_digest(read_card(brick.folder)) != brick.digest:
                     raise MattoniError(f"'{brick.name}' was changed or removed while this message waited: ask again.")
+                for source in brick.parts.sources:
+                    fetch_source(source)
                 return method_of(brick.parts).load(brick, self._host)
 
         return self._loaded.get(brick.digest, load)

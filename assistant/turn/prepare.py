@@ -14,6 +14,7 @@ from functools import partial
 from PIL import Image
 
 from assistant.host.host import Host
+from assistant.host.prompt import opening
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
 from assistant.turn.keyring import Keyrings
@@ -315,6 +316,7 @@ class _Planned:
         host = self.home.host
         writer = Writer(
             host.tokenizer,
+            opening(host),
             host.context - sum(p.length for p in others if isinstance(p, Prefix)),
             any(isinstance(injection, LowRank) for injection in others),
             self.request,

@@ -47,6 +47,7 @@ class Writer:
     """Writes the prompt of one turn; what had to be left out becomes a notice of its trace."""
 
     tokenizer: Any
+    opening: Sequence[Turn]  # what the conversations of this host begin with
     context: int  # positions that are left for prompt and answer
     has_skill: bool  # a trained skill brings the wording that it was trained on
     request: Request
@@ -56,7 +57,11 @@ class Writer:
 
     def write(self, records: Sequence[Record], knowledge: str) -> Written:
         """History and message inside the context: long documents give way first, then the oldest turns, whole."""
-        room = self.context - min(self.request.sampling.max_tokens, self.context // 4)
+        room = (
+            self.context
+            - self._length(self.opening) * bool(self.opening)
+            - min(self.request.sampling.max_tokens, self.context // 4)
+        )
         asked = self.request.text if self.request.text.strip() else unspoken_question(records)
         question, cut = fit_question(asked, room // 2, self._count)
         if cut:
@@ -83,7 +88,7 @@ class Writer:
         sees = any(isinstance(record, Seen) and record.digest not in read for record in records)
         if asks(question) and not (self.has_skill or knowledge or sees):
             records = [replace(r, asked=True) if isinstance(r, Read) and r.text else r for r in records]
-        turns = [*(turn for turns in past[first:] for turn in turns), message(records)]
+        turns = [*self.opening, *(turn for turns in past[first:] for turn in turns), message(records)]
         standing = tuple(record for exchange in earlier[first:] for record in exchange.records)
         return Written(build_prompt(self.tokenizer, turns), tuple(records), standing)
 

@@ -16,6 +16,11 @@ class ImportedParts(Parts):
     encoder: str
     soft_tokens: PositiveInt | None = None
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The encoder, where it is the catalogue's."""
+        return (self.encoder,)
+
 
 class ImportedRuntime(SeeingRuntime):
     """As its checkpoint does it: the chat template that came with it places pictures itself."""

@@ -34,6 +34,11 @@ class QFormerParts(Parts):
     queries: PositiveInt | None = None
     reads: Literal["labels"] | None = None
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The encoder, where it is the catalogue's."""
+        return (self.encoder,)
+
 
 class QFormerRuntime(SeeingRuntime):
     """Soft tokens, and where the card says so what they say of the labels that another brick reads."""

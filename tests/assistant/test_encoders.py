@@ -15,7 +15,7 @@ from PIL import Image
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
-from mattoni.paths import data_folder
+from mattoni.paths import data_folder, model_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, OpenClipEncoder, load_encoder, stack
 from tests.assistant.conftest import QUERIES, TINY_VIT, done, png, write_encoder, write_eyes
 
@@ -137,6 +137,17 @@ def test_a_hub_id_and_an_open_clip_tag_are_fetched_and_answer(source, repository
     write_eyes(data_folder() / "bricks" / "odd", assistant.host, source=source)
     assert ask(assistant).startswith(f"sequence: {QUERIES} soft tokens")
     assert set(hub) == {repository}
+
+
+def test_an_encoder_of_the_catalogue_answers_once_it_is_here(assistant):
+    name = "efficientnet-lite2"
+    with pytest.raises(
+        MattoniError, match=f"The encoder '{name}' is not on this machine yet: run `mattoni models pull {name}`"
+    ):
+        load_encoder(f"catalogue:{name}")
+    write_encoder(model_folder(name), TINY_VIT)
+    write_eyes(data_folder() / "bricks" / "odd", assistant.host, source=f"catalogue:{name}")
+    assert ask(assistant).startswith(f"sequence: {QUERIES} soft tokens")
 
 
 def test_an_unknown_source_says_what_there_is(hub):
