@@ -98,8 +98,8 @@ class Adapter:
 
 def read_adapter(source: Source, host: AdaptedHost) -> Adapter:
     """Read an adapter and fit it to the host. Raises MattoniError with one sentence for what cannot be composed."""
-    config = read_config(source.folder)
-    title = source.folder.name
+    title = source.title
+    config = read_config(source.folder, title)
     base = config.get("base_model_name_or_path")
     base = base if isinstance(base, str) and base else None
     files = source.weights()
@@ -117,10 +117,14 @@ def read_adapter(source: Source, host: AdaptedHost) -> Adapter:
         raise _Told(title, base, host.name).refusal(reason)
     if base and not same_model(cached_id(base) or base, host.name):
         notes.append(f"It says that it was trained on {base}; this host is {host.name}, whose layers it fits.")
-    expected = {f"{PREFIX}{name}.lora_{side}.weight" for name in paired for side in "AB"}
-    is_plain = files == [source.folder / WEIGHTS] and set(tensors) == expected and "r" in config
-    is_plain = is_plain and all(tensor.dtype not in _FP8 for tensor in tensors.values())
+    is_plain = files == [source.folder / WEIGHTS] and "r" in config and _are_plain(tensors, lora)
     return Adapter(lora, config, base, is_plain, tuple(notes))
+
+
+def _are_plain(tensors: Mapping[str, Tensor], lora: LowRank) -> bool:
+    """Whether a file's tensors are the LoRA's as peft writes them, and no others."""
+    expected = {f"{PREFIX}{name}.lora_{side}.weight" for name in lora.factors for side in "AB"}
+    return set(tensors) == expected and not any(tensor.dtype in _FP8 for tensor in tensors.values())
 
 
 def peft_config(adapter: Adapter) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mattoni.archives import is_archive, unpack
+from mattoni.archives import is_archive, unpack, without_suffix
 from mattoni.card import CARD
 from mattoni.errors import MattoniError
 from mattoni.files import is_pickle
-from mattoni.hub import HUB_ID, files_of, name_from, snapshot
+from mattoni.hub import HUB_ID, cached_id, files_of, name_from, snapshot
 from mattoni.keys import KEYS
 from task_bricks.lora import CONFIG, README, WEIGHTS
 
@@ -44,6 +44,11 @@ class Source:
     name: str
     file: Path | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What sentences call it: a repository's id, or the folder's name."""
+        return cached_id(str(self.folder)) or self.folder.absolute().name
 
     def weights(self) -> list[Path]:
         """The file with the weights, or all its shards. Raises MattoniError when there is none, or more than one to choose."""
@@ -115,8 +120,9 @@ def _from_file(path: Path, scratch: Path) -> Source:
         raise MattoniError(
             f"{path.name} is neither a folder nor a zip or tar: choose the folder that peft wrote, or a zip or .tar.gz of it."
         )
-    unpack(path, scratch, _is_wanted)
-    return _in_folder(scratch, path.name, name_of(path))
+    folder = scratch / without_suffix(path.name)  # sentences name it
+    unpack(path, folder, _is_wanted)
+    return _in_folder(folder, path.name, name_of(path))
 
 
 def _is_wanted(path: PurePosixPath) -> bool:

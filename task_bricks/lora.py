@@ -103,9 +103,12 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256((sha256_of(folder / CONFIG) + sha256_of(folder / WEIGHTS)).encode()).hexdigest()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check `adapter_config.json`: a plain LoRA, with nothing in it that would be left out without a word."""
-    where = f"{folder.name}/{CONFIG}"
+def read_config(folder: Path, title: str | None = None) -> dict[str, Any]:
+    """Read and check `adapter_config.json`: a plain LoRA, with nothing in it that would be left out without a word.
+
+    title  what sentences call the folder; None: its name
+    """
+    where = f"{title or folder.name}/{CONFIG}"
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as problem:

@@ -320,6 +320,12 @@ def test_a_brick_of_another_kind_is_no_adapter(host, tmp_path):
     refused(tmp_path / "eyes", tmp_path, host, "is a brick of Mattoni's own and no adapter", "copy its folder")
 
 
+def test_a_sentence_names_the_archive_or_the_repository(source, host, tmp_path, edit_config):
+    edit_config(source, use_dora=True)
+    refused(pack(source, tmp_path / "Mine.tar.gz"), tmp_path, host, "Mine/adapter_config.json uses DoRA")
+    refused(hub_cache(tmp_path, source), tmp_path, host, "someone/their-lora/adapter_config.json uses DoRA")
+
+
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tar.xz", ".tar", ".zip"])
 @pytest.mark.parametrize("keep", [3, 40, 700, 2000])
 def test_an_archive_that_is_cut_short(source, host, tmp_path, suffix, keep):
