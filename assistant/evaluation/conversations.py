@@ -134,6 +134,7 @@ def hold(conversation: Conversation, folder: Path, assistant: Assistant, max_tok
     for brick, names in conversation.knowledge.items():
         assistant.add_knowledge(brick, [files[name] for name in names])
     talk = assistant.store.new()
+    known = [name for names in conversation.knowledge.values() for name in names]
     held = []
     try:
         sent: list[str] = []
@@ -149,7 +150,7 @@ def hold(conversation: Conversation, folder: Path, assistant: Assistant, max_tok
                     reply.answer,
                     bricks_of(reply),
                     tuple(f"{notice['code']}: {notice['text']}" for notice in trace.get("notices", ())),
-                    tuple(faults(turn, reply, {name: words[name] for name in sent})),
+                    tuple(faults(turn, reply, {name: words[name] for name in (*known, *sent)})),
                 )
             )
     finally:
@@ -165,7 +166,7 @@ def bricks_of(reply: Reply) -> tuple[str, ...]:
 
 
 def faults(turn: Turn, reply: Reply, words: dict[str, set[str]]) -> list[str]:
-    """What is not as expected. `words`: of each attachment that was sent so far, what one may say of it."""
+    """What is not as expected. `words`: what one may say of each attachment that was sent so far, and of each that is known."""
     found = [f"error: {reply.error}"] if reply.error is not None else []
     used = bricks_of(reply)
     found += [f"brick: {name} did not take part" for name in turn.bricks if name not in used]

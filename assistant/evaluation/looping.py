@@ -11,8 +11,8 @@ from collections.abc import Sequence
 _ROUNDS, _REPEATED_WORDS, _COUNTED_WORDS = 3, 12, 24
 # A cycle with small changes: of a window's 4-grams at least half have stood in it before. 60 words are four sentences.
 _WINDOW, _ORDER, _SEEN_SHARE = 60, 4, 0.5
-# A word that is longer than any in a dictionary is read letter by letter: "1.0000…", "hahaha…".
-_LONGEST_WORD = 40
+# Within a word: "1.0000000000000…", "hahahaha…".
+_STUTTER = re.compile(r"([^\W_]{1,4}?)\1{11}")
 # Chinese and Japanese are written without blanks: each character counts as a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 
@@ -21,17 +21,12 @@ def goes_round(answer: str) -> bool:
     """Whether the answer says the same again and again.
 
     That is a run of words that comes three times in a row, twelve words or more in all, or sixty words of which most were said
-    among them already. To count on ("Step 7", "Step 8") is to say nothing new; columns of different numbers do.
+    among them already, or up to four letters that come twelve times in a row. To count on ("Step 7", "Step 8") is to say nothing new; columns of different numbers do.
     """
-    words = _words(answer)
+    words = _WORD.findall(answer.casefold())
     counted = _without_counting(words)
     at_once = _comes_at_once(words, _REPEATED_WORDS) or _comes_at_once(counted, _COUNTED_WORDS)
-    return at_once or _cycles(words) or _cycles(counted)
-
-
-def _words(text: str) -> list[str]:
-    words: list[str] = _WORD.findall(text.casefold())
-    return [part for word in words for part in (word if len(word) > _LONGEST_WORD else (word,))]
+    return at_once or _cycles(words) or _cycles(counted) or _STUTTER.search(answer) is not None
 
 
 def _without_counting(words: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from knowledge_bricks.documents import content_words
@@ -42,6 +42,7 @@ class Sent(BaseModel):
     chart   a drawn chart
     photo   the key of a photograph of the Flickr8k dev pack
     turned  by so many degrees clockwise, of a drawn page
+    ground  a picture file beside the conversation's own that a drawn page hangs on, as a sign does in a photograph
     shows   further words of what is on it
     """
 
@@ -52,14 +53,15 @@ class Sent(BaseModel):
     chart: Chart | None = None
     photo: str | None = None
     turned: Literal[0, 90, 180, 270] = 0
+    ground: str | None = None
     shows: str = ""
 
     @model_validator(mode="after")
     def _comes_from_one_place(self) -> "Sent":
         if sum(map(bool, (self.file, self.text, self.page, self.chart, self.photo))) != 1:
             raise ValueError("give one of 'file', 'text', 'page', 'chart' and 'photo'")
-        if self.turned and not self.page:
-            raise ValueError("'turned' belongs to 'page'")
+        if (self.turned or self.ground) and not self.page:
+            raise ValueError("'turned' and 'ground' belong to 'page'")
         return self
 
     def attachment(self, name: str, folder: Path) -> Attachment:
@@ -71,6 +73,8 @@ class Sent(BaseModel):
         if self.photo is not None:
             return Attachment(name, _photo(self.photo)[0])
         image = draw_page(self.page).rotate(-self.turned, expand=True) if self.page else draw_chart(self.chart)
+        if self.ground is not None:
+            image = hung(image, Image.open(io.BytesIO(_bytes(folder / self.ground))).convert("RGB"))
         file = io.BytesIO()
         image.save(file, _FORMATS.get(Path(name).suffix, "PNG"))
         return Attachment(name, file.getvalue())
@@ -127,6 +131,14 @@ def draw_page(lines: tuple[str, ...]) -> Image.Image:
         pen.text((_MARGIN, top), left, font=font, fill="black")
         pen.text((page.width - _MARGIN, top), right, font=font, fill="black", anchor="ra")
     return page
+
+
+def hung(page: Image.Image, ground: Image.Image) -> Image.Image:
+    """The page on the upper half of the ground, framed, a third as wide as that."""
+    width = ground.width // 3
+    sign = ImageOps.expand(page.resize((width, width * page.height // page.width)), border=6, fill="black")
+    ground.paste(sign, ((ground.width - sign.width) // 2, ground.height // 12))
+    return ground
 
 
 def draw_chart(chart: Chart | None) -> Image.Image:

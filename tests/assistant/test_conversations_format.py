@@ -38,7 +38,7 @@ def written(folder, text):
         ("attach: [rules.txt]", "attach: [rules.md]", "there is no attachment 'rules.md'."),
         ("turns:", "  more.txt: {text: More.}\nturns:", "the attachment 'more.txt' is never sent."),
         ("{text: The fee", "{photo: x, text: The fee", "give one of 'file', 'text', 'page', 'chart' and 'photo'."),
-        ("{text: The fee", "{turned: 90, text: The fee", "'turned' belongs to 'page'."),
+        ("{text: The fee", "{turned: 90, text: The fee", "'turned' and 'ground' belong to 'page'."),
         ("turns:", "turns: [", "talk.yaml is no YAML"),
     ],
 )  # fmt: skip
@@ -77,6 +77,14 @@ def test_the_page_is_turned_clockwise(tmp_path):
         ink = it.convert("L").point(lambda value: 255 if value < 128 else 0)
         top, bottom = ink.crop((0, 0, it.width, it.height // 2)), ink.crop((0, it.height // 2, it.width, it.height))
         assert sum(top.histogram()[128:]) > sum(bottom.histogram()[128:])
+
+
+def test_a_page_hangs_on_a_picture(tmp_path):
+    Image.new("RGB", (300, 200), "green").save(tmp_path / "wall.png")
+    content = Sent(page=("WET FLOOR",), ground="wall.png").attachment("a.png", tmp_path).content
+    with Image.open(io.BytesIO(content)) as it:
+        assert it.size == (300, 200)
+        assert it.getpixel((150, 20)) != it.getpixel((150, 180)) == it.getpixel((5, 20)) == (0, 128, 0)
 
 
 def test_a_photograph_that_is_not_there_says_what_is_missing(tmp_path, monkeypatch):

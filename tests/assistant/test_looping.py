@@ -20,6 +20,7 @@ LOOPS = {
     ),
     "letters": "ha" * 60,
     "digits": "1." + "0" * 80,
+    "a letter": "The capital is " + "ק" * 25,
     "Japanese": "延滞料は十円です。" * 5,
 }
 NO_LOOPS = {
@@ -36,6 +37,7 @@ NO_LOOPS = {
         f"| {thing} | {price}.50 |"
         for price, thing in enumerate("apples pears plums bread milk eggs cheese honey soap salt rice oats".split())
     ),
+    "a large number and a line to write on": "Write 1,000,000 or 100000000 here: ____________________",
     "counting": " ".join(map(str, range(80))),
     "a list of ten": "\n".join(
         f"{n}. {name}"
