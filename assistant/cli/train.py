@@ -18,7 +18,7 @@ def train_modality(context: typer.Context) -> None:
 @app.command("watch", context_settings=_FORWARD, add_help_option=False)
 def train_watch(context: typer.Context) -> None:
     """Show training runs on a page of this machine, running or not (--help lists its options)."""
-    from modality_bricks.training.watch import main
+    from brick_training.watch import main
 
     main(context.args)
 

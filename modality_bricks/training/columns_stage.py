@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from brick_training.pictures import PictureFolder
+from brick_training.step import Evaluation
 from mattoni.errors import MattoniError
 from modality_bricks.training.augment import JITTER_CHANCES, chances, jitter, normalise, recolour, shift
 from modality_bricks.training.encoder_stage import MEAN, STD
 from modality_bricks.training.features import device_of, half
-from modality_bricks.training.loop import Evaluation
 from modality_bricks.training.packs import Labels, Pixels
 from modality_bricks.training.readers import BadRow, Report, passing, picture_file, picture_of, refuse, rows_of
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from brick_training.step import Evaluation
 from modality_bricks.encoder import VisionEncoder
 from modality_bricks.stitch import QFormerStitch
 from modality_bricks.training.features import FeatureCache
-from modality_bricks.training.loop import Evaluation
 from modality_bricks.training.stitch_stages import GenerateStage, SpeakingModel, Split
 
 RESAMPLES = 2000

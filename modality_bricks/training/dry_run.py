@@ -15,13 +15,15 @@ import psutil
 import torch
 from accelerate import Accelerator
 
+from brick_training.learner import make_learner
+from brick_training.run_folder import STATE
+from brick_training.settings import LoopSettings
+from brick_training.step import Stage, optimizer_step
 from mattoni.errors import MattoniError
 from modality_bricks.training.encoder_stage import EncoderStage
 from modality_bricks.training.features import FeatureCache, device_of
-from modality_bricks.training.loop import LoopSettings, Stage, make_optimizer, optimizer_step
 from modality_bricks.training.prepare import STATISTICS
 from modality_bricks.training.recipe import GenerateRecipe, StageRecipe, WordsRecipe
-from modality_bricks.training.run_folder import STATE
 from modality_bricks.training.stitch_stages import GenerateStage, Split, WordsStage
 
 WARM_UP, MEASURED = 1, 3  # steps
@@ -105,7 +107,7 @@ def estimate(stage: Stage, settings: LoopSettings, accelerator: Accelerator, run
     run    where the real run is or will be
     cache  where its features are or will be
     """
-    optimizer = make_optimizer(stage.model, settings)
+    learner = make_learner(stage.model, settings)
     # Pictures of another size take another time; each size has its share of the steps.
     sizes = stage.sizes if isinstance(stage, EncoderStage) else [0] * stage.steps
     seconds, number = 0.0, 0
@@ -117,7 +119,7 @@ def estimate(stage: Stage, settings: LoopSettings, accelerator: Accelerator, run
             if isinstance(stage, WordsStage | GenerateStage):
                 stage.train.features([stage.draws.draw(n) for n in stage.rows(step)])  # timed by the caches themselves
             start = time.monotonic()
-            optimizer_step(stage, stage.model, optimizer, accelerator, settings, step, lambda: False)
+            optimizer_step(stage, stage.model, learner, accelerator, settings, step, lambda: False)
             times.append(time.monotonic() - start)
         measured = times[WARM_UP:] or times
         seconds += steps * sum(measured) / len(measured)
@@ -126,8 +128,8 @@ def estimate(stage: Stage, settings: LoopSettings, accelerator: Accelerator, run
     every = stage.steps_per_evaluation
     evaluations = -(-stage.steps // every) - done // every
     rows, row_seconds, row_bytes = missing_features(stage, cache)
-    checkpoint = weight({"model": stage.model.state_dict(), "optimizer": optimizer.state_dict()})
-    best = weight(stage.model.state_dict())
+    checkpoint = weight({"model": learner.weights(), "optimizer": learner.optimizer.state_dict()})
+    best = weight(learner.weights())
     return Estimate(
         steps=stage.steps,
         done=done,

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brick_training.step import Evaluation
 from mattoni.files import replace_folder, write_text
 from modality_bricks.training.augment import (
     CROP_CHANCES,
@@ -29,7 +30,6 @@ from modality_bricks.training.augment import (
     random_crops,
 )
 from modality_bricks.training.features import device_of, half
-from modality_bricks.training.loop import Evaluation
 from modality_bricks.training.packs import Labels, Pixels
 from modality_bricks.training.words import content_vocabulary, word_targets
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from brick_training.frame import PromptFrame
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
 from modality_bricks.encoder import WEIGHTS, load_encoder
@@ -30,7 +31,7 @@ from modality_bricks.training.readers import Report, passing, read_folder
 from modality_bricks.training.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, WordsRecipe
 from modality_bricks.training.reward import CaptionMetric, RewardedCaptions
 from modality_bricks.training.samples import SampleSet, read_source
-from modality_bricks.training.stitch_stages import CaptionScores, ChatFrame, GenerateStage, Spelling, Split, WordsStage
+from modality_bricks.training.stitch_stages import CaptionScores, GenerateStage, Spelling, Split, WordsStage
 from modality_bricks.training.teacher import load_teacher, teacher_features
 
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
@@ -366,7 +367,7 @@ def generate_stage(
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
     host: PreTrainedModel,
-    frame: ChatFrame,
+    frame: PromptFrame,
     score_captions: CaptionScores,
     caption_metric: CaptionMetric,
 ) -> GenerateStage:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from brick_training.recipe_file import checked, read_yaml
+from brick_training.settings import Cosine, LoopSettings
 from mattoni.errors import MattoniError
 from mattoni.paths import training_data
-from modality_bricks.training.loop import LoopSettings
 from modality_bricks.training.reward import RewardPlan
 from modality_bricks.training.samples import Source
 
@@ -36,7 +36,7 @@ class Optimise(_Part):
 
     def settings(self, seed: int) -> LoopSettings:
         """For the loop."""
-        return LoopSettings(seed=seed, **self.model_dump())
+        return LoopSettings(seed=seed, schedule=Cosine(self.warmup), **self.model_dump(exclude={"warmup"}))
 
 
 class PhaseRecipe(_Part):

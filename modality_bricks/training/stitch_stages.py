@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from brick_training.frame import PromptFrame
+from brick_training.step import Evaluation
 from mattoni.errors import MattoniError
 from modality_bricks.stitch import QFormerStitch
 from modality_bricks.training.draws import Draw, Draws
 from modality_bricks.training.features import FeatureCache, device_of, half
-from modality_bricks.training.loop import Evaluation
 from modality_bricks.training.readers import Sample
 from modality_bricks.training.reward import RewardedCaptions, self_critical_loss
 from modality_bricks.training.samples import SampleSet
@@ -238,17 +239,6 @@ class WordsModel(nn.Module):
         return self.stitch.word_logits(self.stitch.read(features))
 
 
-@dataclass(frozen=True)
-class ChatFrame:
-    """The prompt around the soft tokens, as token ids: what training shows the host is what the assistant will."""
-
-    before: tuple[int, ...]  # up to the soft tokens
-    question: Callable[[str], tuple[int, ...]]  # from there to the answer
-    answer: Callable[[str], tuple[int, ...]]  # with the end of the turn
-    end: int  # the token that stops an answer
-    text: Callable[[Sequence[int]], str]
-
-
 class GenerateStage:
     """Stage 2: the frozen host's loss on the answer, behind the soft tokens and the question.
 
@@ -265,7 +255,7 @@ class GenerateStage:
         self,
         stitch: QFormerStitch,
         host: PreTrainedModel,
-        frame: ChatFrame,
+        frame: PromptFrame,
         train: Split,
         dev: Split,
         batch: int,

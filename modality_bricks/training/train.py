@@ -11,7 +11,6 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -21,12 +20,15 @@ import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
+from brick_training.frame import prompt_frame
+from brick_training.loop import train
+from brick_training.run_folder import locked
+from brick_training.watch import serve
 from mattoni.errors import Interrupted, MattoniError
 from modality_bricks.stitch import save_stitch
 from modality_bricks.training.columns_stage import ColumnsModel, ColumnsStage
 from modality_bricks.training.dry_run import conclude, estimate, peak_memory, relocated
 from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, save_encoder
-from modality_bricks.training.loop import train
 from modality_bricks.training.prepare import (
     Reading,
     check_takes_soft_tokens,
@@ -48,9 +50,7 @@ from modality_bricks.training.recipe import (
     read_recipe,
     shipped_or_own,
 )
-from modality_bricks.training.run_folder import locked
-from modality_bricks.training.stitch_stages import ChatFrame, GenerateStage, WordsStage
-from modality_bricks.training.watch import serve
+from modality_bricks.training.stitch_stages import GenerateStage, WordsStage
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
@@ -68,7 +68,7 @@ def build_stage(
     if isinstance(recipe, WordsRecipe):
         return words_stage(recipe, reading, accelerator, host.tokenizer, host.embedding)
     return generate_stage(
-        recipe, reading, accelerator, host.tokenizer, host.model, chat_frame(host), caption_scores, caption_metric
+        recipe, reading, accelerator, host.tokenizer, host.model, prompt_frame(host), caption_scores, caption_metric
     )
 
 
@@ -83,39 +83,6 @@ def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, f
     else:
         stage.model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
         save_stitch(stage.stitch, folder)
-
-
-def chat_frame(host: "Host") -> ChatFrame:
-    """The prompt exactly as `assistant` builds it for one picture and one question."""
-    from assistant.host.prompt import Turn, build_prompt
-    from mattoni.injections import Soft, Text
-    from mattoni.untrusted import encode_untrusted
-
-    picture = Soft("", torch.zeros(0))
-
-    @lru_cache(maxsize=10_000)
-    def around(question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        asked = Turn("user", (picture, Text("\n"), Text(question)))
-        pieces = build_prompt(host.tokenizer, [asked]).pieces
-        place = next(i for i, piece in enumerate(pieces) if isinstance(piece, Soft))
-        before, after = (
-            tuple(i for piece in part if not isinstance(piece, Soft) for i in piece)
-            for part in (pieces[:place], pieces[place:])
-        )
-        return before, after
-
-    answered = [Turn("user", (picture,)), Turn("assistant", (picture,))]
-    closing = build_prompt(host.tokenizer, answered, answering=False).pieces[-1]
-    assert not isinstance(closing, Soft)
-    # The template may put a line break behind the end of a turn; generation stops before it.
-    end = next((i for i in closing if i in host.stop_ids), int(host.tokenizer.eos_token_id))
-    return ChatFrame(
-        before=around("")[0],
-        question=lambda text: around(text)[1],
-        answer=lambda text: (*encode_untrusted(host.tokenizer, text), end),
-        end=end,
-        text=lambda ids: str(host.tokenizer.decode(list(ids), skip_special_tokens=True)),
-    )
 
 
 def caption_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[float]:

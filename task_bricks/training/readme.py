@@ -1,10 +1,13 @@
-"""Makes a skill's README from its card. Knows nothing of training."""
+"""Makes a skill's README from its card, and a list of sample answers. Knows nothing of training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mattoni.files import write_text
+from task_bricks.training.rows import Row
+
+_SAMPLES = 10
 
 
 def write_readme(folder: Path, card: Mapping[str, Any], samples: str) -> None:
@@ -51,3 +54,11 @@ Greedy, {asked}.
 
 {samples.replace("# Sample", "## Sample", 1)}"""
     write_text(folder / "README.md", text)
+
+
+def format_samples(step: int, rows: Sequence[Row], answers: Sequence[str]) -> str:
+    """The first answers beside what was asked and what was wanted, as Markdown."""
+    parts = [f"# Sample answers after step {step}\n"]
+    for row, answer in list(zip(rows, answers, strict=True))[:_SAMPLES]:
+        parts.append(f"- asked: {row.input}\n  - answer: {answer}\n  - wanted: {row.answers[0]}")
+    return "\n".join(parts) + "\n"

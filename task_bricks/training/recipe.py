@@ -1,7 +1,7 @@
 """What a training recipe says: a YAML file, read once and strictly. Knows nothing of how it is carried out."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,12 @@ from pydantic import (
 from brick_training.recipe_file import checked, read_yaml
 from mattoni.card import BrickName
 from mattoni.errors import MattoniError
+
+# `steps` may change too, as long as the learning rate has not begun to fall: the loop sees to that.
+_FREE = {
+    "title", "summary", "licence", "limits", "sources", "routing", "base_model",
+    "steps", "quick_dev_rows", "evaluate_every", "checkpoint_every",
+}  # fmt: skip
 
 
 class _Part(BaseModel):
@@ -105,9 +111,9 @@ class Recipe(_Part):
         return self
 
     @property
-    def plateau_end(self) -> int:
-        """The step at which the learning rate begins to fall."""
-        return self.steps - self.decay
+    def depends_on(self) -> dict[str, Any]:
+        """What a checkpoint must have been made with; words for the card, and how often it reports, may change on the way."""
+        return self.model_dump(mode="json", exclude=_FREE)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,14 +186,18 @@ def epoch_batches(
         yield from batches
 
 
-def batches_from(
-    rows: Sequence[Row], wordings: Sequence[str], default_share: float, batch_size: int, seed: int, first: int
-) -> Iterator[list[Example]]:
-    """Batches without end, starting with number `first`: what a resumed run needs to go on where it stopped."""
-    per_epoch = -(-len(rows) // batch_size)
-    epoch, skip = divmod(first, per_epoch)
-    while True:
-        for number, batch in enumerate(epoch_batches(rows, wordings, default_share, batch_size, seed, epoch)):
-            if number >= skip:
-                yield batch
-        epoch, skip = epoch + 1, 0
+class Batches:
+    """Batches by number, epoch after epoch without end: what a run that was stopped needs to go on where it was."""
+
+    def __init__(
+        self, rows: Sequence[Row], wordings: Sequence[str], default_share: float, batch_size: int, seed: int
+    ) -> None:
+        self._per_epoch = -(-len(rows) // batch_size)
+        self._epoch, self._batches = -1, list[list[Example]]()
+        self._cut = partial(epoch_batches, rows, wordings, default_share, batch_size, seed)
+
+    def __getitem__(self, number: int) -> list[Example]:
+        epoch, place = divmod(number, self._per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, list(self._cut(epoch))
+        return self._batches[place]

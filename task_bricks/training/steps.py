@@ -1,4 +1,4 @@
-"""The steps of LoRA training: encode, loss, rate, generate. The model is an argument; no state."""
+"""The steps of LoRA training: encode, loss, generate. The model is an argument; no state."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
+from brick_training.frame import SOFT, PromptFrame
 from task_bricks.training.rows import Example
 
 IGNORED = -100
-# Stands for a soft token among token ids.
-SOFT = -1
+
+Eyes = Callable[[Path], Tensor]  # a picture's file -> its soft tokens, (n, width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,22 +26,6 @@ class Encoded:
 
     ids: list[int]
     soft: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Coder:
-    """How a message becomes token ids and back, as at run time; the chat template is known only to whoever makes one.
-
-    prompt  a user's message and its pictures -> the whole prompt, up to where the answer begins
-    answer  an answer -> its ids, without an end
-    text    ids of an answer -> its text
-    end     id of the token that ends an answer
-    """
-
-    prompt: Callable[[str, Sequence[Path]], Encoded]
-    answer: Callable[[str], list[int]]
-    text: Callable[[list[int]], str]
-    end: int
 
 
 @dataclass(frozen=True)
@@ -61,14 +46,23 @@ class Batch:
     soft: Tensor | None = None
 
 
-def encode_batch(examples: Sequence[Example], coder: Coder, device: torch.device) -> Batch:
+def encode_prompt(message: str, images: Sequence[Path], frame: PromptFrame, eyes: Eyes | None) -> Encoded:
+    """A user's message and its pictures as the whole prompt, up to where the answer begins."""
+    if not images:
+        return Encoded(list(frame.prompt(message, ())))
+    assert eyes is not None
+    seen = [eyes(path) for path in images]
+    return Encoded(list(frame.prompt(message, tuple(len(vectors) for vectors in seen))), torch.cat(seen))
+
+
+def encode_batch(examples: Sequence[Example], frame: PromptFrame, eyes: Eyes | None, device: torch.device) -> Batch:
     """Encode examples, labels on the answer and its end only, and split off the longest prefix that all rows share."""
-    encoded = [coder.prompt(example.message, example.images) for example in examples]
+    encoded = [encode_prompt(example.message, example.images, frame, eyes) for example in examples]
     prompts = [prompt.ids for prompt in encoded]
-    answers = [[*coder.answer(example.answer), coder.end] for example in examples]
+    answers = [list(frame.answer(example.answer)) for example in examples]
     shared = _shared_length(prompts)
     width = max(len(p) - shared + len(a) for p, a in zip(prompts, answers, strict=True))
-    ids = torch.full((len(examples), width), coder.end)
+    ids = torch.full((len(examples), width), frame.end)
     mask = torch.zeros(len(examples), width, dtype=torch.bool)
     labels = torch.full((len(examples), width), IGNORED)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
@@ -125,18 +119,9 @@ def answer_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     return functional.cross_entropy(logits.float(), targets[counted])
 
 
-def learning_rate(step: int, steps: int, warmup: int, decay: int, peak: float) -> float:
-    """Linear warm-up, a plateau at `peak`, and a linear fall to nothing over the last `decay` steps.
-
-    Method: warmup-stable-decay (Hu et al. 2024, MiniCPM, arXiv:2404.06395, section 4). Until the fall begins the curve
-    does not depend on `steps`, so a run can be made longer or shorter while it runs and still be what its recipe says.
-    """
-    return peak * min(1.0, (step + 1) / warmup, (steps - step) / decay)
-
-
 @torch.no_grad()
 def answer_greedily(
-    model: PreTrainedModel, coder: Coder, encoded: Sequence[Encoded], max_new_tokens: int, batch_size: int
+    model: PreTrainedModel, frame: PromptFrame, encoded: Sequence[Encoded], max_new_tokens: int, batch_size: int
 ) -> list[str]:
     """Greedy answers to prompts, in their order; those of like length are decoded together, padded on the left."""
     prompts = [prompt.ids for prompt in encoded]
@@ -145,13 +130,13 @@ def answer_greedily(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         width = max(len(prompts[i]) for i in chosen)
-        ids = torch.full((len(chosen), width), coder.end)
+        ids = torch.full((len(chosen), width), frame.end)
         mask = torch.zeros(len(chosen), width, dtype=torch.long)
         for row, i in enumerate(chosen):
             ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
             mask[row, width - len(prompts[i]) :] = 1
         settings = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=coder.end, pad_token_id=coder.end
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=frame.end, pad_token_id=frame.end
         )
         # transformers types it as an attribute of any kind.
         generate = cast(Callable[..., Tensor], model.generate)
@@ -159,6 +144,6 @@ def answer_greedily(
         out = generate(**inputs, attention_mask=mask.to(model.device), generation_config=settings)
         # Behind embeddings, only what is new is given back.
         for i, row in zip(chosen, out[:, width if "input_ids" in inputs else 0 :].tolist(), strict=True):
-            end = row.index(coder.end) if coder.end in row else len(row)
-            answers[i] = coder.text(row[:end]).strip()
+            end = row.index(frame.end) if frame.end in row else len(row)
+            answers[i] = frame.text(row[:end]).strip()
     return answers

@@ -6,38 +6,42 @@ and it goes on where it was.
 
 import argparse
 import platform
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mattoni.torchvision_ops  # noqa: F401
 
 import torch
+from accelerate import Accelerator
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from brick_training.frame import prompt_frame
+from brick_training.learner import give_weights
+from brick_training.loop import train
 from brick_training.pictures import open_picture
+from brick_training.run_folder import BEST, locked
 from mattoni.card import BrickCard, describe_files, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of
 from mattoni.injections import check_low_rank
 from mattoni.paths import brick_folders, cache_folder, data_folder, training_data
 from task_bricks.lora import WEIGHTS, card_parts, read_lora
-from task_bricks.training.readme import write_readme
+from task_bricks.training.readme import format_samples, write_readme
 from task_bricks.training.recipe import Recipe, read_recipe
-from task_bricks.training.report import format_samples
 from task_bricks.training.routing import Embed, SkillKeys, make_skill_keys
 from task_bricks.training.rows import Row, read_rows, read_wordings
-from task_bricks.training.steps import SOFT, Coder, Encoded
-from task_bricks.training.training import Learner, Task, Trained, answers_of, train
+from task_bricks.training.stage import SkillStage, Task, fast_attention, settings_of
+from task_bricks.training.steps import Eyes
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
     from mattoni.card import HostIdentity
-
-Eyes = Callable[[Path], Tensor]  # a picture's file -> its soft tokens, (n, width)
 
 
 def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_source: str) -> Path:
@@ -55,20 +59,29 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     host = load_host(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
-    coder = _coder(host, _eyes(recipe.vision, host, recipe.pictures_as == "words"))
-    runs = work or cache_folder() / "runs" / recipe.name
-    trained = train(host.model, coder, recipe, task, runs, _say)
-    _say(f"measuring the best weights and the bare host on {len(task.dev)} dev rows")
-    answers = answers_of(trained.learner, coder, task.dev, recipe)
-    bare = answers_of(trained.learner, coder, task.dev, recipe, with_lora=False)
+    eyes = _eyes(recipe.vision, host, recipe.pictures_as == "words")
+    run = work or cache_folder() / "runs" / recipe.name
+    with locked(run), fast_attention(host.model):
+        stage = SkillStage(host.model, prompt_frame(host), eyes, recipe, task, run)
+        outcome = trained(stage, run)
+        _say(f"measuring the best weights and the bare host on {len(task.dev)} dev rows")
+        answers, bare = stage.answers(task.dev), stage.answers(task.dev, with_lora=False)
     metric = _metric(recipe, task, answers, bare)
     _say(f"{recipe.metric} {metric['value']} (bare host {metric['beside']['bare host']}), n = {len(task.dev)}")
     target = (out or data_folder() / "bricks") / recipe.name
-    card = _card(recipe, recipe_path, task, host.device, identity, trained, metric)
+    card = _card(recipe, recipe_path, task, host.device, identity, outcome, metric)
     samples = format_samples(card["training"]["best_step"], task.dev, answers)
-    replace_folder(target, lambda folder: _write_brick(folder, recipe, card, keys, trained.learner, samples))
+    replace_folder(target, lambda folder: _write_brick(folder, recipe, card, keys, stage.skill.peft, samples))
     check_low_rank(read_lora(target), shapes, host.name)
     return target
+
+
+def trained(stage: SkillStage, run: Path) -> dict[str, Any]:
+    """Train to the end, from the checkpoint in `run` if there is one, and put the best weights into the stage's model."""
+    accelerator = Accelerator(cpu=stage.skill.host.device.type == "cpu")
+    outcome = train(stage, run, settings_of(stage.recipe), accelerator, stage.recipe.depends_on)
+    give_weights(stage.model, torch.load(run / BEST, weights_only=True, map_location="cpu"))
+    return outcome
 
 
 def _say(line: str) -> None:
@@ -140,42 +153,6 @@ def _eyes(name: str | None, host: "Host", as_words: bool) -> Eyes | None:
     return soft_tokens
 
 
-def _coder(host: "Host", eyes: Eyes | None = None) -> Coder:
-    """Text and pictures to ids and soft tokens exactly as the assistant does it at run time."""
-    from assistant.host.prompt import Turn, build_prompt
-    from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text, picture_label
-    from mattoni.untrusted import encode_untrusted
-
-    tokenizer = host.tokenizer
-
-    @lru_cache(maxsize=1)
-    def around() -> tuple[list[int], list[int]]:
-        # The template is rendered once: what stands before and after a user's message does not depend on it.
-        empty, marked = (build_prompt(tokenizer, [Turn("user", (Text(t),))]).keys for t in ("", "x"))
-        ids = [key for key in empty if isinstance(key, int)]
-        before = next(i for i, (a, b) in enumerate(zip(empty, marked, strict=False)) if a != b)
-        return ids[:before], ids[before:]
-
-    def prompt(message: str, images: Sequence[Path]) -> Encoded:
-        if not images:
-            before, after = around()
-            return Encoded([*before, *encode_untrusted(tokenizer, message), *after])
-        assert eyes is not None
-        seen = [eyes(path) for path in images]
-        shown: list[Segment] = []
-        for place, vectors in enumerate(seen):
-            shown += [*picture_label(place, len(seen)), Soft("", vectors), AFTER_PICTURE]
-        keys = build_prompt(tokenizer, [Turn("user", (*shown, Text(message)))]).keys
-        return Encoded([key if isinstance(key, int) else SOFT for key in keys], torch.cat(seen))
-
-    return Coder(
-        prompt=prompt,
-        answer=lambda answer: list(encode_untrusted(tokenizer, answer)),
-        text=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
-        end=int(tokenizer.eos_token_id),
-    )
-
-
 def _embedder() -> Embed:
     """The built-in text embedder of the `text` space."""
     from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
@@ -203,14 +180,12 @@ def _card(
     task: Task,
     device: torch.device,
     identity: "HostIdentity",
-    trained: Trained,
+    outcome: dict[str, Any],
     metric: dict[str, Any],
 ) -> dict[str, Any]:
     """The card without its routes and files, which are known when they are written."""
     threads = torch.get_num_threads()
     hardware = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if device.type == "cpu" else device.type
-    progress = trained.progress
-    best_step = max(progress.scores, key=lambda entry: entry[1])[0]
     return {
         "schema": 1,
         "name": recipe.name,
@@ -225,12 +200,12 @@ def _card(
             "command": f"python -m task_bricks.train {recipe_path.name if recipe_path.is_absolute() else recipe_path}",
             "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),
             "data": [source.model_dump(exclude_none=True) for source in recipe.sources],
-            "pairs_seen": progress.step * recipe.batch_size,
+            "pairs_seen": recipe.steps * recipe.batch_size,
             "pairs_available": len(task.rows),
-            "best_step": best_step,
+            "best_step": outcome["best_step"] + 1,
             "seed": recipe.seed,
             "hardware": f"{hardware}, {platform.machine()}",
-            "hours": round(progress.seconds / 3600, 2),
+            "hours": round(outcome["hours"], 2),
         },
         "metrics": [metric],
         "licence": recipe.licence,
@@ -251,12 +226,12 @@ def _write_brick(
     recipe: Recipe,
     card: dict[str, Any],
     keys: SkillKeys | None,
-    learner: Learner,
+    peft: PeftModel,
     samples: str,
 ) -> None:
     """Write PEFT's files in bf16, keys, card and README."""
-    learner.peft.peft_config["default"].base_model_name_or_path = recipe.base_model
-    learner.peft.save_pretrained(str(folder), save_embedding_layers=False)
+    peft.peft_config["default"].base_model_name_or_path = recipe.base_model
+    peft.save_pretrained(str(folder), save_embedding_layers=False)
     tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(folder / WEIGHTS).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     if keys is not None:
@@ -279,7 +254,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = train_skill(given.recipe, given.out, given.work, given.host)
     except MattoniError as problem:
         print(problem, file=sys.stderr)
-        return 1
+        return problem.exit_code
+    except KeyboardInterrupt:
+        # Outside of the loop, which has its own answer: while data are read, or the brick is measured or written.
+        print("Stopped: the same command goes on.", file=sys.stderr)
+        return 128 + signal.SIGINT
     _say(f"wrote {folder}")
     return 0
 

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 import modality_bricks.training.train as entry
+from brick_training.run_folder import read_log
 from mattoni.errors import MattoniError
 from modality_bricks.training.data_checks import places
 from modality_bricks.training.language import in_another_language, language_of
 from modality_bricks.training.prepare import Reading, mixture, read_splits
 from modality_bricks.training.recipe import finder, read_recipe
-from modality_bricks.training.run_folder import read_log
 from modality_bricks.training.samples import Source, read_source
 
 CAPTIONS = (

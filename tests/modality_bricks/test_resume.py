@@ -15,11 +15,12 @@ import torch
 
 import modality_bricks.training.train as entry
 from assistant.registry import Brick, check_brick
+from brick_training import loop
+from brick_training.run_folder import locked, read_log
+from brick_training.step import Evaluation
 from mattoni.errors import Interrupted, MattoniError
 from mattoni.paths import data_folder
-from modality_bricks.training import loop
 from modality_bricks.training.encoder_stage import EncoderStage
-from modality_bricks.training.run_folder import locked, read_log
 
 STAGES = ("encoder", "words", "generate")
 TWO_EPOCHS = {"phases": [{"size": 32, "epochs": 1.4}]}  # 13 steps, with an evaluation after 9 and after 13
@@ -129,7 +130,7 @@ def test_a_kill_in_the_middle_of_writing_weights_leaves_the_last_ones(whole, mon
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", half)
         # The dev figure rises, so that the best weights are written twice.
-        patch.setattr(EncoderStage, "evaluate", lambda stage, step: loop.Evaluation({"top1": float(step)}))
+        patch.setattr(EncoderStage, "evaluate", lambda stage, step: Evaluation({"top1": float(step)}))
         killed_in(lambda: entry.main([str(whole)]))
     assert list(Path("parts/encoder").glob(f".{victim}.*"))
     assert saved("parts/encoder", victim)
@@ -264,7 +265,7 @@ def launched(*arguments: str, processes: int = 1, **options: object) -> "subproc
     )
     several = [*launch.split(), "--mixed_precision", "no", "--dynamo_backend", "no"] if processes > 1 else []
     return subprocess.Popen(
-        [sys.executable, *several, "-m", "modality_bricks.training.train", *arguments],
+        [sys.executable, *several, "-m", "modality_bricks.train", *arguments],
         env=os.environ | {"PYTHONPATH": str(Path(entry.__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 import modality_bricks.training.train as entry
 from assistant.host.host import load_host
-from modality_bricks.training import loop
+from brick_training import loop
 from modality_bricks.training.draws import Draws
 from modality_bricks.training.reward import RewardedCaptions, RewardPlan, self_critical_loss
 from modality_bricks.training.samples import Source, read_source

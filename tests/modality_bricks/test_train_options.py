@@ -12,6 +12,8 @@ from transformers import MambaConfig, MambaForCausalLM
 
 import modality_bricks.training.train as entry
 from assistant.registry import Brick, check_brick
+from brick_training.run_folder import read_log
+from brick_training.step import Evaluation
 from mattoni.card import read_card
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
@@ -20,9 +22,7 @@ from modality_bricks.training import watch
 from modality_bricks.training.compare import compare
 from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
 from modality_bricks.training.features import FeatureCache
-from modality_bricks.training.loop import Evaluation
 from modality_bricks.training.recipe import for_host, read_recipe
-from modality_bricks.training.run_folder import read_log
 from modality_bricks.training.samples import Source, read_source
 from modality_bricks.training.stitch_stages import GenerateStage
 

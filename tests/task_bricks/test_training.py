@@ -1,7 +1,9 @@
 """Training a skill on a tiny host: the real path from a recipe to a brick, and what stops it."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,17 @@ from torch.nn import functional
 
 from assistant.host.host import load_host
 from assistant.registry import Brick, check_brick
-from mattoni.errors import MattoniError
+from brick_training.frame import SOFT, prompt_frame
+from brick_training.run_folder import read_log
+from brick_training.settings import WarmupStableDecay
+from mattoni.errors import Interrupted, MattoniError
 from mattoni.paths import data_folder
 from task_bricks.training import train as entry
 from task_bricks.training.messages import read_messages
 from task_bricks.training.recipe import Recipe, read_recipe
-from task_bricks.training.rows import Example, batches_from, epoch_batches, read_rows
-from task_bricks.training.steps import IGNORED, SOFT, answer_loss, encode_batch, learning_rate
-from task_bricks.training.training import train
+from task_bricks.training.rows import Batches, Example, epoch_batches, read_rows
+from task_bricks.training.stage import SkillStage
+from task_bricks.training.steps import IGNORED, answer_loss, encode_batch, encode_prompt
 from tests.assistant.conftest import QUERIES, write_eyes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -74,9 +79,15 @@ def make_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRecipe:
     return make
 
 
-def run(recipe: Recipe, data: Path, host_folder: Path, work: Path, say: Callable[[str], None] = lambda _: None) -> Any:
+def stage_of(recipe: Recipe, data: Path, host_folder: Path, work: Path) -> SkillStage:
     host = load_host(str(host_folder), device="cpu", dtype="float32")
-    return train(host.model, entry._coder(host), recipe, entry._read_task(recipe, data), work, say)
+    return SkillStage(host.model, prompt_frame(host), None, recipe, entry._read_task(recipe, data), work)
+
+
+def run(recipe: Recipe, data: Path, host_folder: Path, work: Path) -> dict[str, torch.Tensor]:
+    """Train to the end. Returns the checkpoint."""
+    entry.trained(stage_of(recipe, data, host_folder, work), work)
+    return torch.load(work / "checkpoint.pt", weights_only=True)
 
 
 def test_one_command_makes_a_brick_that_the_registry_takes(make_recipe, tiny_host, tmp_path, capsys):
@@ -88,7 +99,10 @@ def test_one_command_makes_a_brick_that_the_registry_takes(make_recipe, tiny_hos
     assert brick.card.metrics[0].n == 2 and "bare host" in brick.card.metrics[0].beside
     weights = load_file(out / "shout" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
-    assert all((work / name).is_file() for name in ("checkpoint.safetensors", "curve.png", "samples.md"))
+    assert all(
+        (work / name).is_file()
+        for name in ("checkpoint.pt", "best.pt", "log.jsonl", "state.json", "curve.png", "samples.md")
+    )
     assert str(tmp_path) not in (out / "shout" / "brick.yaml").read_text()
     assert "## Known failures" in (out / "shout" / "README.md").read_text()
 
@@ -98,65 +112,112 @@ def test_training_changes_no_host_weight_and_lowers_the_loss(make_recipe, tiny_h
     host = load_host(str(tiny_host), device="cpu", dtype="float32")
     before = host.weights_digest()
     task = entry._read_task(recipe, tmp_path / "data")
-    trained = train(host.model, entry._coder(host), recipe, task, tmp_path / "work", lambda _: None)
-    trained.learner.peft.unload()
+    stage = SkillStage(host.model, prompt_frame(host), None, recipe, task, tmp_path / "work")
+    entry.trained(stage, tmp_path / "work")
+    stage.skill.peft.unload()
     assert host.weights_digest() == before
-    losses = trained.progress.losses
-    assert sum(losses[-3:]) < sum(losses[:3])
+    losses = [row["loss"] for row in read_log(tmp_path / "work" / "log.jsonl") if "loss" in row]
+    assert losses[-1] < losses[0]
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(make_recipe, tiny_host, tmp_path):
-    recipe, data = read_recipe(make_recipe()), tmp_path / "data"
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two checkpoints have the same weights and moments, bit for bit."""
+    moments = [
+        [value for part in saved["optimizer"]["state"].values() for value in part.values()] for saved in (one, other)
+    ]
+    pairs = [*zip(one["model"].values(), other["model"].values(), strict=True), *zip(*moments, strict=True)]
+    return one["model"].keys() == other["model"].keys() and all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_ends_with_the_same_weights(make_recipe, tiny_host, tmp_path, monkeypatch, number):
+    recipe, data = read_recipe(make_recipe(checkpoint_every=50)), tmp_path / "data"
     whole = run(recipe, data, tiny_host, tmp_path / "whole")
+    real = SkillStage.loss
 
-    def stop(line: str) -> None:
-        if line.startswith("step 4"):
-            raise KeyboardInterrupt
+    def loss(stage, model, rows, step):
+        if step == 4:
+            os.kill(os.getpid(), number)
+        return real(stage, model, rows, step)
 
-    with pytest.raises(MattoniError, match="Stopped at step 4: the same command goes on"):
-        run(recipe, data, tiny_host, tmp_path / "stopped", stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(SkillStage, "loss", loss)
+        with pytest.raises(Interrupted, match="Stopped after step 5 of 8, in .+: the same command goes on") as stopped:
+            run(recipe, data, tiny_host, tmp_path / "stopped")
+    assert stopped.value.exit_code == 128 + number
     resumed = run(recipe, data, tiny_host, tmp_path / "stopped")
-    assert resumed.progress.losses == whole.progress.losses
-    for mine, theirs in zip(resumed.learner.weights, whole.learner.weights, strict=True):
-        assert torch.equal(mine, theirs)
+    assert same(resumed, whole)
+    logs = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(tmp_path / name / "log.jsonl")]
+        for name in ("stopped", "whole")
+    ]
+    assert logs[0] == logs[1]
+
+
+def stopped_at(step: int) -> Callable[..., torch.Tensor]:
+    """The loss of a run that fails in this step."""
+    real = SkillStage.loss
+
+    def loss(stage, model, rows, now):
+        if now == step:
+            raise MattoniError("enough")
+        return real(stage, model, rows, now)
+
+    return loss
+
+
+def test_a_run_may_be_made_longer_until_its_rate_falls(make_recipe, tiny_host, tmp_path, monkeypatch):
+    data, work = tmp_path / "data", tmp_path / "work"
+    short, long = (read_recipe(make_recipe(steps=steps)) for steps in (8, 12))
+    whole = run(long, data, tiny_host, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(MattoniError, match="enough"):
+        patch.setattr(SkillStage, "loss", stopped_at(5))  # a checkpoint after 4 steps, where the fall would begin
+        run(short, data, tiny_host, work)
+    with monkeypatch.context() as patch, pytest.raises(MattoniError, match="enough"):
+        patch.setattr(SkillStage, "loss", stopped_at(7))
+        run(long, data, tiny_host, work)
+    with pytest.raises(MattoniError, match="was made with other values of steps"):
+        run(short, data, tiny_host, work)
+    assert same(run(long, data, tiny_host, work), whole)
 
 
 def test_another_recipe_does_not_continue_a_run(make_recipe, tiny_host, tmp_path):
     data = tmp_path / "data"
     run(read_recipe(make_recipe()), data, tiny_host, tmp_path / "work")
-    with pytest.raises(MattoniError, match="changed: learning_rate"):
+    with pytest.raises(MattoniError, match="was made with other values of learning_rate"):
         run(read_recipe(make_recipe(learning_rate=0.1)), data, tiny_host, tmp_path / "work")
 
 
 def test_a_loss_of_nan_stops_with_the_reason(make_recipe, tiny_host, tmp_path):
-    with pytest.raises(MattoniError, match="lower learning_rate"):
+    with pytest.raises(MattoniError, match="lower the learning rate"):
         run(read_recipe(make_recipe(learning_rate=1e30)), tmp_path / "data", tiny_host, tmp_path / "work")
 
 
 def test_the_shared_prefix_gives_the_plain_loss(tiny_host):
     host = load_host(str(tiny_host), device="cpu", dtype="float32")
-    coder = entry._coder(host)
+    frame = prompt_frame(host)
     examples = [Example("Shout.\n\na dog", "A DOG", True), Example("Shout.\n\ntwo dogs run", "TWO DOGS RUN", True)]
     total, count = 0.0, 0
     for example in examples:
-        prompt, answer = coder.prompt(example.message, ()).ids, [*coder.answer(example.answer), coder.end]
+        prompt, answer = [*frame.prompt(example.message, ())], [*frame.answer(example.answer)]
         logits = host.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         total += functional.cross_entropy(logits, torch.tensor(answer), reduction="sum").item()
         count += len(answer)
-    batch = encode_batch(examples, coder, torch.device("cpu"))
-    assert batch.prefix.shape[1] > len(coder.prompt("", ()).ids) // 2
+    batch = encode_batch(examples, frame, None, torch.device("cpu"))
+    assert batch.prefix.shape[1] > len(frame.prompt("", ())) // 2
     assert (batch.labels != IGNORED).sum() == count
     assert answer_loss(host.model, batch).item() == pytest.approx(total / count, abs=1e-5)
 
 
 def test_prompts_are_those_of_run_time_and_text_never_opens_a_role(tiny_host):
     host = load_host(str(tiny_host), device="cpu", dtype="float32")
-    coder = entry._coder(host)
+    frame = prompt_frame(host)
     rendered = host.tokenizer.apply_chat_template(
         [{"role": "user", "content": "a dog"}], add_generation_prompt=True, tokenize=True, return_dict=False
     )
-    assert coder.prompt("a dog", ()).ids == rendered
-    assert coder.prompt("<|im_end|>", ()).ids.count(coder.end) == coder.prompt("x", ()).ids.count(coder.end)
+    assert [*frame.prompt("a dog", ())] == rendered
+    attack, plain = (frame.prompt(text, ()) for text in ("<|im_end|>", "x"))
+    assert attack.count(frame.end) == plain.count(frame.end)
 
 
 def write_picture_rows(path: Path, seeds: range) -> None:
@@ -196,17 +257,18 @@ def test_a_skill_is_trained_on_what_an_image_brick_makes_of_pictures(pictured, t
 def test_soft_tokens_give_the_plain_loss(pictured, tiny_host, tmp_path):
     pictured()
     host = load_host(str(tiny_host), device="cpu", dtype="float32")
-    coder = entry._coder(host, entry._eyes("eyes", host, as_words=False))
+    frame, eyes = prompt_frame(host), entry._eyes("eyes", host, as_words=False)
     rows = read_rows(tmp_path / "data" / "train.jsonl")[:2]
     examples = [Example(row.message, row.answers[0], True, row.images) for row in rows]
     losses = []
     for example in examples:
-        prompt, answer = coder.prompt(example.message, example.images), [*coder.answer(example.answer), coder.end]
+        prompt = encode_prompt(example.message, example.images, frame, eyes)
+        answer = frame.answer(example.answer)
         inputs = host.embed(torch.tensor([max(i, 0) for i in [*prompt.ids, *answer]]))
         inputs[[place for place, i in enumerate(prompt.ids) if i == SOFT]] = prompt.soft
         logits = host.model(inputs_embeds=inputs.unsqueeze(0)).logits[0, len(prompt.ids) - 1 : -1]
         losses.append(functional.cross_entropy(logits, torch.tensor(answer)).item())
-    batch = encode_batch(examples, coder, torch.device("cpu"))
+    batch = encode_batch(examples, frame, eyes, torch.device("cpu"))
     assert batch.soft is not None and len(batch.soft) == 2 * 2 * QUERIES
     assert (batch.prefix != SOFT).all()
     assert answer_loss(host.model, batch).item() == pytest.approx(sum(losses) / 2, abs=1e-5)
@@ -232,7 +294,8 @@ def test_an_image_brick_without_pictures_is_refused(make_recipe, tmp_path):
 
 
 def test_the_rate_rises_stays_and_falls():
-    rates = [learning_rate(step, 10, 2, 4, 1.0) for step in range(10)]
+    schedule = WarmupStableDecay(warmup=2, decay=4)
+    rates = [schedule.factor(step, 10) for step in range(10)]
     assert rates == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
 
 
@@ -241,11 +304,9 @@ def test_every_row_is_seen_once_an_epoch_and_batches_resume_anywhere(make_recipe
     rows = read_rows(tmp_path / "data" / "train.jsonl")
     epoch = list(epoch_batches(rows, ["LOUD!"], 0.5, 3, seed=1, epoch=0))
     assert sorted(e.answer for batch in epoch for e in batch) == sorted(row.answers[0] for row in rows)
-    for first in (0, 2, 4, 7):
-        stream, skipped = batches_from(rows, ["LOUD!"], 0.5, 3, 1, first), batches_from(rows, ["LOUD!"], 0.5, 3, 1, 0)
-        for _ in range(first):
-            next(skipped)
-        assert [next(stream) for _ in range(6)] == [next(skipped) for _ in range(6)]
+    one, other = (Batches(rows, ["LOUD!"], 0.5, 3, seed=1) for _ in range(2))
+    assert [one[n] for n in range(9)] == [other[n] for n in reversed(range(9))][::-1]
+    assert [one[n] for n in range(4)] == list(epoch_batches(rows, ["LOUD!"], 0.5, 3, seed=1, epoch=0))
 
 
 @pytest.mark.parametrize(

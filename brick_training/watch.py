@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
+from brick_training.run_folder import LOG, STATE, read_log
 from mattoni.errors import MattoniError
-from modality_bricks.training.run_folder import LOG, STATE, read_log
 
 PAGE = Path(__file__).with_suffix(".html")
 PORT, PORTS = 8510, 20

@@ -1,0 +1,139 @@
+"""What a skill gives to the training loop: batches, losses and dev scores of a LoRA. The host comes as an argument, frozen."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mattoni.torchvision_ops  # noqa: F401
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from brick_training.frame import PromptFrame
+from brick_training.settings import LoopSettings, WarmupStableDecay
+from brick_training.step import Evaluation
+from mattoni.files import write_text
+from task_bricks.training.readme import format_samples
+from task_bricks.training.recipe import LoRASize, Recipe
+from task_bricks.training.rows import Batches, Row
+from task_bricks.training.steps import Batch, Eyes, answer_greedily, answer_loss, encode_batch, encode_prompt
+
+EVALUATION_BATCH = 20
+SAMPLES = "samples.md"
+
+Score = Callable[[Sequence[str], Sequence[Row]], float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The data of a run and how answers are scored."""
+
+    rows: Sequence[Row]
+    dev: Sequence[Row]
+    wordings: Sequence[str]
+    score: Score
+
+
+class SkillModel(nn.Module):
+    """A frozen host with fresh LoRA factors on all of its linear layers, in the host's own type."""
+
+    def __init__(self, host: PreTrainedModel, size: LoRASize, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        config = LoraConfig(
+            r=size.rank,
+            lora_alpha=size.alpha,
+            use_rslora=size.rslora,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        with warnings.catch_warnings():
+            # peft 0.21 asks the model for is_gradient_checkpointing, which transformers 5.23 calls deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.peft: PeftModel = get_peft_model(host, config, autocast_adapter_dtype=False)
+
+    @property
+    def host(self) -> PreTrainedModel:
+        """The host, its linear layers wrapped."""
+        host = self.peft.base_model.model
+        assert isinstance(host, PreTrainedModel)
+        return host
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy per answer token."""
+        return answer_loss(self.host, batch)
+
+
+class SkillStage:
+    """Trains a LoRA on the rows of a task. The best weights are those with the best score of the first dev rows."""
+
+    def __init__(
+        self, host: PreTrainedModel, frame: PromptFrame, eyes: Eyes | None, recipe: Recipe, task: Task, folder: Path
+    ) -> None:
+        """folder  where sample answers are written"""
+        self.skill = SkillModel(host, recipe.lora, recipe.seed)
+        self.model: nn.Module = self.skill
+        self.frame, self.eyes, self.recipe, self.task, self.folder = frame, eyes, recipe, task, folder
+        self.steps, self.steps_per_evaluation = recipe.steps, recipe.evaluate_every
+        self.best_metric = recipe.metric
+        share = recipe.wordings.default_share if recipe.wordings else 1.0
+        self.batches = Batches(task.rows, task.wordings, share, recipe.batch_size, recipe.seed)
+
+    def rows(self, step: int) -> list[int]:
+        return list(range(len(self.batches[step])))
+
+    def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
+        examples = [self.batches[step][row] for row in rows]
+        loss: Tensor = model(encode_batch(examples, self.frame, self.eyes, self.skill.host.device))
+        return loss
+
+    def evaluate(self, step: int) -> Evaluation:
+        """Greedy answers to the first dev rows, also written down beside what was wanted."""
+        rows = self.task.dev[: self.recipe.quick_dev_rows]
+        answers = self.answers(rows)
+        write_text(self.folder / SAMPLES, format_samples(step + 1, rows, answers))
+        shown = [f"{row.answers[0]} -> {answer}" for row, answer in zip(rows[:3], answers, strict=False)]
+        metrics = {self.best_metric: self.task.score(answers, rows), f"{self.best_metric} n": float(len(rows))}
+        return Evaluation(metrics, shown)
+
+    def answers(self, rows: Sequence[Row], with_lora: bool = True) -> list[str]:
+        """Greedy answers to rows in their default wording, by the skill or the bare host."""
+        prompts = [encode_prompt(row.message, row.images, self.frame, self.eyes) for row in rows]
+        self.skill.eval()
+        if with_lora:
+            return answer_greedily(self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH)
+        with self.skill.peft.disable_adapter():
+            return answer_greedily(self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH)
+
+
+def settings_of(recipe: Recipe) -> LoopSettings:
+    """How the loop optimises a skill: AdamW on fp32 masters, gradients clipped to length 1."""
+    return LoopSettings(
+        optimizer="adamw",
+        learning_rate=recipe.learning_rate,
+        weight_decay=0.0,
+        schedule=WarmupStableDecay(recipe.warmup, recipe.decay),
+        betas=(0.9, 0.999),
+        clip=1.0,
+        seed=recipe.seed,
+        masters=True,
+        checkpoint_steps=recipe.checkpoint_every,
+        log_every=10,
+        least_first_loss=1e-4,
+    )
+
+
+@contextmanager
+def fast_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Plain attention on a CPU: its backward is eight times as fast as the fused kernel's on rows of fifty tokens."""
+    before = model.config._attn_implementation
+    if model.device.type == "cpu":
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
