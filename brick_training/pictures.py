@@ -35,8 +35,10 @@ def open_picture(source: Path | bytes, name: str = "") -> Image.Image:
         raise MattoniError(f"{called} cannot be read ({problem.strerror}).") from problem
     looked = look((Attachment(called, content),))
     for item in looked.items:
-        if isinstance(item, Picture):
-            return item.image
+        # A file of several pictures may be opened as a document; what it shows first is learned from.
+        shown = item.image if isinstance(item, Picture) else next((page.image for page in item.pages[:1]), None)
+        if shown is not None:
+            return shown
     raise MattoniError(looked.notices[0].text if looked.notices else f"{called} is no picture.")
 
 

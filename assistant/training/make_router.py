@@ -40,6 +40,7 @@ from mattoni.lines import json_rows
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.glance import Glance
 from modality_bricks.training.glance import pictures as drawn
+from modality_bricks.training.glance.canvas import Kind, read_material
 from task_bricks.training.messages import read_messages, read_texts
 from task_bricks.training.recipe import read_recipe
 from task_bricks.training.routing import make_skill_keys
@@ -194,14 +195,14 @@ def example_vectors(glance: Glance, data: Path, each: int = 60, photos: int = 30
 
     The seeds are not those that `glance` was trained with; sizes are drawn without looking at the kind.
     """
-    material = drawn.read_material(data)
+    material = read_material(data)
     rng = np.random.default_rng(1)
 
     def embed(pictures: Sequence[Image.Image]) -> Tensor:
         sides = rng.choice([64, 128, 256, 512], len(pictures))
         return glance.embed([p.resize((s, s), reducing_gap=3.0) for p, s in zip(pictures, sides.tolist(), strict=True)])
 
-    def draw(kinds: Sequence[drawn.Kind]) -> list[Image.Image]:
+    def draw(kinds: Sequence[Kind]) -> list[Image.Image]:
         return [kind(np.random.default_rng([1, k, n]), material) for k, kind in enumerate(kinds) for n in range(each)]
 
     large = [drawn.photo(np.random.default_rng([1, 99, n]), material) for n in range(photos)]

@@ -1,6 +1,5 @@
 """Compares a trained stitch with the one of the brick that it would replace, on the same dev rows. Training only."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from brick_training.step import Evaluation
 from modality_bricks.encoder import VisionEncoder
 from modality_bricks.stitch import QFormerStitch
 from modality_bricks.training.features import FeatureCache
-from modality_bricks.training.stitch_stages import GenerateStage, SpeakingModel, Split
+from modality_bricks.training.generate_stage import GenerateStage
+from modality_bricks.training.split import Split
 
 RESAMPLES = 2000
 Rows = Sequence[Sequence[float]]  # of each dev source the score of each row
@@ -59,8 +59,5 @@ def compare(new: Rows, old: Rows, seed: int = 0) -> Comparison:
 
 def measure(stage: GenerateStage, encoder: VisionEncoder, stitch: QFormerStitch, cache: Path) -> Evaluation:
     """Let the host of this stage answer through another encoder and stitch, on the stage's dev rows."""
-    other = copy.copy(stage)
-    other.stitch = stitch.to(stage.host.device)
-    other.model = SpeakingModel(other.stitch)
-    other.dev = Split(stage.dev.sources, [FeatureCache(cache, source, encoder) for source in stage.dev.sources])
-    return other.evaluate(stage.steps - 1)
+    dev = Split(stage.dev.sources, [FeatureCache(cache, source, encoder) for source in stage.dev.sources])
+    return stage.dev_answers.measure(stitch.to(stage.speaker.host.device), dev)

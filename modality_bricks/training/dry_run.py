@@ -22,9 +22,11 @@ from brick_training.step import Stage, optimizer_step
 from mattoni.errors import MattoniError
 from modality_bricks.training.encoder_stage import EncoderStage
 from modality_bricks.training.features import FeatureCache, device_of
+from modality_bricks.training.generate_stage import GenerateStage
 from modality_bricks.training.prepare import STATISTICS
 from modality_bricks.training.recipe import GenerateRecipe, StageRecipe, WordsRecipe
-from modality_bricks.training.stitch_stages import GenerateStage, Split, WordsStage
+from modality_bricks.training.split import Split
+from modality_bricks.training.words_stage import WordsStage
 
 WARM_UP, MEASURED = 1, 3  # steps
 EVALUATED = 50  # dev rows of each source

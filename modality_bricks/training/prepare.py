@@ -23,16 +23,21 @@ from modality_bricks.stitch import FILE as STITCH
 from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch
 from modality_bricks.training.columns_stage import ColumnsStage, LabelledPictures, read_labelled
 from modality_bricks.training.data_checks import BadRows, Say, refuse_without_choice, warnings_of, without_unreadable
+from modality_bricks.training.dev_answers import CaptionScores, DevAnswers
 from modality_bricks.training.draws import Draws
 from modality_bricks.training.encoder_stage import EncoderData, EncoderStage, Phase, model_config
 from modality_bricks.training.features import FeatureCache
+from modality_bricks.training.generate_stage import GenerateStage
 from modality_bricks.training.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
 from modality_bricks.training.readers import Report, passing, read_folder
 from modality_bricks.training.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, WordsRecipe
 from modality_bricks.training.reward import CaptionMetric, RewardedCaptions
 from modality_bricks.training.samples import SampleSet, read_source
-from modality_bricks.training.stitch_stages import CaptionScores, GenerateStage, Spelling, Split, WordsStage
+from modality_bricks.training.speaker import Speaker
+from modality_bricks.training.spelling import Spelling
+from modality_bricks.training.split import Pace, Split
 from modality_bricks.training.teacher import load_teacher, teacher_features
+from modality_bricks.training.words_stage import WordsStage
 
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
 STATISTICS = 512  # pictures of each source that a new stitch learns the features' mean and spread from
@@ -320,9 +325,12 @@ def words_stage(
         spelling = Spelling(tokenizer, split.sources, recipe.stitch.words, recipe.stitch.skip_commonest)
         refuse_without_words(split.sources, spelling)
         stitch = new_stitch(recipe, split, spelling, embedding)
-    return WordsStage(
-        stitch, spelling, split, dev, recipe.batch, recipe.steps, recipe.steps_per_evaluation, recipe.seed
-    )
+    return WordsStage(stitch, spelling, split, dev, pace_of(recipe))
+
+
+def pace_of(recipe: WordsRecipe | GenerateRecipe) -> Pace:
+    """How much a stage of a stitch does."""
+    return Pace(recipe.batch, recipe.steps, recipe.steps_per_evaluation, recipe.seed)
 
 
 def check_takes_soft_tokens(host: PreTrainedModel, name: str) -> None:
@@ -382,20 +390,8 @@ def generate_stage(
     words = stitch.word_ids.tolist()
     spelling = Spelling(tokenizer, split.sources, len(words), recipe.skip_commonest, words)
     rewarded = RewardedCaptions(split.sources, caption_metric, recipe.reward) if recipe.reward else None
+    speaker = Speaker(host, frame)
+    answers = DevAnswers(speaker, score_captions, recipe.new_tokens)
     return GenerateStage(
-        stitch,
-        host,
-        frame,
-        split,
-        dev,
-        recipe.batch,
-        recipe.steps,
-        recipe.steps_per_evaluation,
-        recipe.seed,
-        score_captions,
-        recipe.new_tokens,
-        spelling,
-        recipe.words_weight,
-        recipe.blind,
-        rewarded,
+        stitch, speaker, split, dev, pace_of(recipe), answers, spelling, recipe.words_weight, recipe.blind, rewarded
     )

@@ -14,8 +14,8 @@ from modality_bricks.methods.qformer import QFormerParts
 from modality_bricks.stitch import load_stitch
 from modality_bricks.training.compare import compare, measure
 from modality_bricks.training.data_checks import Say
+from modality_bricks.training.generate_stage import GenerateStage
 from modality_bricks.training.recipe import GenerateRecipe, StageRecipe, shown
-from modality_bricks.training.stitch_stages import GenerateStage
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
@@ -88,7 +88,7 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
         raise MattoniError(
             f"'{card.name}' is no image brick of this kind for {host.name}, so the two cannot be compared: {stays}."
         )
-    device, folder = stage.host.device, Path(recipe.cache)
+    device, folder = stage.speaker.host.device, Path(recipe.cache)
     new = measure(stage, load_encoder(recipe.encoder, device), load_stitch(run, host.embedding, device), folder)
     source = card.parts.encoder
     scheme, place = split_source(source)

@@ -273,7 +273,7 @@ def caption_lines(content: bytes, where: str, report: Report = refuse) -> list[s
         text = content.decode("cp1252", errors="replace")
         shown = " ".join(text.split())[:60]
         report(BadRow("older charset", f"{where}: '{shown}'", " is not UTF-8 and was read as Windows-1252."))
-    return text.splitlines()
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 _DATE = re.compile(

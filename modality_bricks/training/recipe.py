@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from brick_training.pictures import tidy_path
 from brick_training.recipe_file import checked, read_yaml
 from brick_training.settings import Cosine, LoopSettings
 from mattoni.errors import MattoniError
@@ -209,10 +210,11 @@ def finder(config: Path) -> Callable[[str], Path]:
 
     def find(name: str) -> Path:
         for folder in (config.parent, Path.cwd()):
-            if (folder / name).exists():
-                return folder / name
-        if "MATTONI_DATA" in os.environ and (training_data() / name).exists():
-            return training_data() / name
+            for written in (name, tidy_path(name)):
+                if (folder / written).exists():
+                    return folder / written
+        if "MATTONI_DATA" in os.environ and (place := training_data() / tidy_path(name)).exists():
+            return place
         raise MattoniError(
             f"{config.name}: there is no {name}, neither beside the config, nor here, nor in MATTONI_DATA."
         )

@@ -29,6 +29,7 @@ from modality_bricks.stitch import save_stitch
 from modality_bricks.training.columns_stage import ColumnsModel, ColumnsStage
 from modality_bricks.training.dry_run import conclude, estimate, peak_memory, relocated
 from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, save_encoder
+from modality_bricks.training.generate_stage import GenerateStage
 from modality_bricks.training.prepare import (
     Reading,
     check_takes_soft_tokens,
@@ -50,7 +51,7 @@ from modality_bricks.training.recipe import (
     read_recipe,
     shipped_or_own,
 )
-from modality_bricks.training.stitch_stages import GenerateStage, WordsStage
+from modality_bricks.training.words_stage import WordsStage
 
 if TYPE_CHECKING:
     from assistant.host.host import Host

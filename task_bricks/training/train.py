@@ -24,7 +24,7 @@ from torch import Tensor
 from brick_training.frame import prompt_frame
 from brick_training.learner import give_weights
 from brick_training.loop import train
-from brick_training.pictures import open_picture
+from brick_training.pictures import open_picture, tidy_path
 from brick_training.run_folder import BEST, locked
 from mattoni.card import BrickCard, describe_files, write_card
 from mattoni.errors import MattoniError
@@ -113,7 +113,8 @@ def _read_task(recipe: Recipe, data: Path) -> Task:
 
 def _found(name: str, data: Path) -> Path:
     """A file below the working folder if it is there, else below that of the data."""
-    return Path(name) if Path(name).is_file() else data / name
+    places = [folder / written for written in (name, tidy_path(name)) for folder in (Path(), data)]
+    return next((place for place in places if place.is_file()), data / name)
 
 
 def _check_pictures(recipe: Recipe, rows: Sequence[Row]) -> None:

@@ -91,7 +91,9 @@ def test_a_small_set_of_captions_is_trained_on_with_its_own_words(make_configs):
         Image.new("RGB", (8, 8), colour).save(f"images/{i}.png")
         rows.append({"image": rf"data\images\{i}.png", "caption": f"A {colour} {('ball', 'box')[i % 2]}."})
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
-    data = {"format": "jsonl", "files": ["rows.jsonl"], "images": "images"}
+    Path("data").mkdir()
+    Path("images").rename("data/images")
+    data = {"format": "jsonl", "files": ["rows.jsonl"], "images": r"data\images"}
     encoder, words, _ = make_configs(words={"data": [data], "dev": [data]})
     entry.main([str(encoder), str(words)])
     losses = [row["loss"] for row in read_log(Path("runs/words/log.jsonl")) if "loss" in row]

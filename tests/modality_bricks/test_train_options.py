@@ -12,19 +12,19 @@ from transformers import MambaConfig, MambaForCausalLM
 
 import modality_bricks.training.train as entry
 from assistant.registry import Brick, check_brick
+from brick_training import watch
 from brick_training.run_folder import read_log
 from brick_training.step import Evaluation
 from mattoni.card import read_card
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
 from modality_bricks.encoder import VisionEncoder, load_encoder
-from modality_bricks.training import watch
 from modality_bricks.training.compare import compare
+from modality_bricks.training.dev_answers import DevAnswers
 from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
 from modality_bricks.training.features import FeatureCache
 from modality_bricks.training.recipe import for_host, read_recipe
 from modality_bricks.training.samples import Source, read_source
-from modality_bricks.training.stitch_stages import GenerateStage
 
 
 def files(folder: Path) -> set[str]:
@@ -168,14 +168,14 @@ def test_a_better_brick_is_not_replaced_unless_asked(make_configs, monkeypatch, 
     folder = data_folder() / "bricks" / "shapes"
     before = (folder / "brick.yaml").read_bytes()
     scores = iter([[0.0] * 36, [1.0] * 36])
-    real = GenerateStage.evaluate
+    real = DevAnswers.measure
 
-    def scored(stage, step):
-        found = real(stage, step)
+    def scored(answers, stitch, dev):
+        found = real(answers, stitch, dev)
         return Evaluation(found.metrics, found.samples, [next(scores)])
 
     with monkeypatch.context() as patch:
-        patch.setattr(GenerateStage, "evaluate", scored)
+        patch.setattr(DevAnswers, "measure", scored)
         with pytest.raises(
             MattoniError,
             match=r"shapes: the new brick scores 0.000 and the one that is there 1.000 on the same 36 dev rows: worse by more "

@@ -25,9 +25,11 @@ from mattoni.paths import training_data
 from modality_bricks.glance import FILE, SIDE, WIDTH, GlanceNet, even_out, grey_square
 from modality_bricks.training.charts import draw as charts
 from modality_bricks.training.charts import styles
+from modality_bricks.training.glance import camera, canvas, documents, drawings, plain_charts
 from modality_bricks.training.glance import pictures as drawn
+from modality_bricks.training.glance.canvas import Kind, read_material
 
-GROUPS: tuple[tuple[drawn.Kind, ...], ...] = (drawn.DOCUMENTS, drawn.CHARTS, drawn.OTHERS, (drawn.photo,))
+GROUPS: tuple[tuple[Kind, ...], ...] = (drawn.DOCUMENTS, drawn.CHARTS, drawn.OTHERS, (drawn.photo,))
 STORED = 128  # pixels a side of the stored pictures, so that crops have something to show
 
 
@@ -54,9 +56,9 @@ class Config(BaseModel):
 
 def draw_pictures(config: Config, data: Path) -> tuple[Tensor, Tensor, list[str]]:
     """All training pictures: (n, 1, STORED, STORED) uint8, kinds (n,), and the kinds' names."""
-    material = drawn.read_material(data)
+    material = read_material(data)
     kinds = [kind for group in GROUPS for kind in group]
-    counts: dict[drawn.Kind, int] = {drawn.photo: config.photos, drawn.photo_of_text: config.photos_of_text}
+    counts: dict[Kind, int] = {drawn.photo: config.photos, drawn.photo_of_text: config.photos_of_text}
     counts |= dict.fromkeys(drawn.CHARTS, config.charts)
     squares, labels = [], []
     for label, kind in enumerate(kinds):
@@ -175,7 +177,10 @@ def main(path: Path) -> None:
         include={"seed", "drawn_per_kind", "photos", "photos_of_text", "charts", "tiny_photos"}
     )
     counts = json.dumps([STORED, drawn_by])
-    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (drawn, charts, styles))
+    sources = b"".join(
+        Path(str(module.__file__)).read_bytes()
+        for module in (drawn, camera, canvas, documents, drawings, plain_charts, charts, styles)
+    )
     drawing = hashlib.sha256(sources + counts.encode()).hexdigest()[:12]
     stored = Path("runs/glance") / f"pictures-{drawing}.pt"
     if not stored.is_file():

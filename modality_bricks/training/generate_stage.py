@@ -1,0 +1,113 @@
+"""Stage 2 of a stitch: through the frozen host. Training only; the host is an argument."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brick_training.step import Evaluation
+from modality_bricks.stitch import QFormerStitch
+from modality_bricks.training.dev_answers import DevAnswers
+from modality_bricks.training.draws import Draw, Draws
+from modality_bricks.training.features import half
+from modality_bricks.training.reward import RewardedCaptions, self_critical_loss
+from modality_bricks.training.speaker import Speaker
+from modality_bricks.training.spelling import Spelling, words_loss
+from modality_bricks.training.split import Pace, Split
+
+
+class SpeakingModel(nn.Module):
+    """The stitch, with its words beside the soft tokens."""
+
+    def __init__(self, stitch: QFormerStitch) -> None:
+        super().__init__()
+        self.stitch = stitch
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, tokens, width) -> (batch, opening + queries, host width) and (batch, queries, words)."""
+        hidden = self.stitch.read(features)
+        logits = self.stitch.word_logits(hidden)
+        return self.stitch.soft_tokens(hidden, logits), logits
+
+
+class GenerateStage:
+    """The frozen host's loss on the answer, behind the soft tokens and the question.
+
+    A `blind` run shows another picture than the one that is answered about: what can be answered without looking.
+    With `words_weight` the loss of stage 1 goes on beside it: without it, naming was forgotten while speaking was learned.
+    With `rewarded` captions are not imitated: the host says several of each picture, and those that score more than the
+    others become likelier.
+    """
+
+    best_metric = "score"
+
+    def __init__(
+        self,
+        stitch: QFormerStitch,
+        speaker: Speaker,
+        train: Split,
+        dev: Split,
+        pace: Pace,
+        dev_answers: DevAnswers,
+        spelling: Spelling,
+        words_weight: float = 0.0,
+        blind: bool = False,
+        rewarded: RewardedCaptions | None = None,
+    ) -> None:
+        self.model: nn.Module = SpeakingModel(stitch)
+        self.stitch, self.speaker, self.train, self.dev = stitch, speaker, train, dev
+        self.dev_answers, self.rewarded, self.seed = dev_answers, rewarded, pace.seed
+        self.spelling, self.words_weight, self.blind = spelling, words_weight, blind
+        self.draws = Draws(train.sources, pace.batch, pace.seed)
+        self.steps, self.steps_per_evaluation = pace.steps, pace.steps_per_evaluation
+
+    def rows(self, step: int) -> list[int]:
+        frame = self.speaker.frame
+        return self.draws.batch_numbers(step, lambda d: len(frame.question(d.question)) + len(frame.answer(d.answer)))
+
+    def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
+        draws = [self.draws.draw(n) for n in rows]
+        shown = [self.draws.another_picture(n) for n in rows] if self.blind else draws
+        with half(self.speaker.host.device):
+            soft, logits = model(self.train.features(shown).to(self.speaker.host.device))
+        spoken = [i for i, d in enumerate(draws) if self.rewarded and self.rewarded.has(d)]
+        imitated = [i for i in range(len(draws)) if i not in spoken]
+        loss: Tensor = soft.new_zeros(())
+        if imitated:
+            questions, answers = ([getattr(draws[i], part) for i in imitated] for part in ("question", "answer"))
+            mean = self.speaker.loss(soft[imitated], questions, answers)
+            loss = loss + mean * len(imitated) / len(draws)
+        if spoken:
+            mean = self._reward_loss([draws[i] for i in spoken], soft[spoken], rows[0])
+            loss = loss + mean * len(spoken) / len(draws)
+        if self.words_weight:
+            samples = [self.train.sources[d.source].samples[d.sample] for d in draws]
+            loss = loss + self.words_weight * words_loss(self.spelling, logits.float(), samples)
+        return loss
+
+    def _reward_loss(self, draws: Sequence[Draw], soft: Tensor, number: int) -> Tensor:
+        """The self-critical loss of captions that the host says of these pictures, all asked as the first one is."""
+        rewarded, frame = self.rewarded, self.speaker.frame
+        assert rewarded is not None
+
+        def reward(row: int, ids: Sequence[int], ended: bool) -> float:
+            return rewarded.reward(draws[row], frame.text(ids), ended)
+
+        generator = torch.Generator().manual_seed(int(np.random.default_rng((self.seed, 5, number)).integers(2**63)))
+        question = frame.question(draws[0].question)
+        loss = self_critical_loss(
+            self.speaker.host,
+            self.speaker.prefix(len(draws)),
+            soft,
+            question,
+            reward,
+            rewarded.plan,
+            frame.end,
+            generator,
+        )
+        return loss * rewarded.plan.weight
+
+    def evaluate(self, step: int) -> Evaluation:
+        self.model.eval()
+        return self.dev_answers.measure(self.stitch, self.dev)
