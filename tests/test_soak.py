@@ -1,4 +1,4 @@
-"""Eight conversations at once, twenty turns each, with uploads, stops and reloads: nothing mixed, nothing lost."""
+"""Eight people at once, twenty turns each, with uploads, stops, reloads and deletions: nothing mixed, nothing lost."""
 
 import io
 import random
@@ -18,6 +18,7 @@ from assistant.host.sampling import Sampling
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.spaces import Spaces
 from mattoni.inputs import Attachment
+from tests.assistant.test_deleting import texts_held_by
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +34,7 @@ class Session:
     conversation: str
     asked: list[tuple[str, tuple[Attachment, ...]]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
 
 
 def picture(number: int) -> bytes:
@@ -47,6 +49,20 @@ def attachments_of(session: int, turn: int) -> tuple[Attachment, ...]:
     if turn % 5 == 3:
         return (Attachment("note.txt", f"The word of person {session} is w{session}{turn}.".encode()),)
     return ()
+
+
+def ask_and_delete(assistant: Assistant, session: Session, turn: int, chance: random.Random) -> None:
+    """A second conversation about the very file of the first, deleted while its answer is waiting, running or there."""
+    scrap = assistant.store.new()
+    session.deleted.append(scrap)
+    files = (Attachment("photo.png", picture(session.number)), Attachment("own.txt", f"scrap {scrap}".encode()))
+    ticket = assistant.ask(f"Person {session.number} will delete this", files, sampling=GREEDY, conversation=scrap)
+    time.sleep(chance.random() * 0.1)
+    assistant.delete_conversation(scrap)
+    if not ticket.wait(120):
+        session.problems.append(f"turn {turn}: a deleted turn has no end after 120 s")
+    elif ticket.error or ticket.status not in ("done", "stopped"):
+        session.problems.append(f"turn {turn}: a deleted turn is {ticket.status} {ticket.error}")
 
 
 def talk(assistant: Assistant, session: Session, stops: bool) -> None:
@@ -67,6 +83,8 @@ def talk(assistant: Assistant, session: Session, stops: bool) -> None:
             seen = ConversationStore(open_store().folder).messages(session.conversation)
             if seen[-2].text != text:
                 session.problems.append(f"turn {turn}: a reload found {seen[-2].text!r}")
+        if stops and turn % 4 == 2:
+            ask_and_delete(assistant, session, turn, chance)
         if not ticket.wait(120):
             session.problems.append(f"turn {turn}: no end after 120 s")
             return
@@ -107,6 +125,14 @@ def test_eight_sessions_at_once_get_what_each_alone_would_get(
         assert [m.role for m in messages] == ["user", "assistant"] * TURNS
         for message, (_, files) in zip(messages[::2], session.asked, strict=True):
             assert [kept.content(a.digest) for a in message.attachments] == [file.content for file in files]
+
+    # What was deleted is nowhere, and took nothing with it that somebody else still shows (checked above).
+    deleted = [scrap for session in sessions for scrap in session.deleted]
+    assert len(deleted) == SESSIONS // 2 * TURNS // 4
+    assert {c.id for c in kept.conversations()} == {session.conversation for session in sessions}
+    assert b"scrap" not in b"".join(p.read_bytes() for p in kept.folder.rglob("*") if p.is_file())
+    assert assistant.ask("anything", sampling=GREEDY).wait(120)  # behind everything that was still to be forgotten
+    assert [scrap for scrap in deleted if any(scrap in text for text in texts_held_by(assistant))] == []
 
     # Whoever stopped nothing must have got, word for word, what the same questions get with nobody else around.
     for session in sessions[::2]:

@@ -31,6 +31,14 @@ _CSS = """
 <style>
 /* the answer shows its own progress and its own stop button */
 [data-testid="stStatusWidget"] { display: none; }
+/* Streamlit's dialog without a server talks of Streamlit and the internet; it leaves by itself when the server is back */
+body:has([data-testid="stConnectionStatus"]) section[role="dialog"]:not(:has([data-testid])) :is(h2, h2 + div > div) {
+  font-size: 0; }
+body:has([data-testid="stConnectionStatus"]) section[role="dialog"]:not(:has([data-testid])) h2::after {
+  content: "Mattoni does not answer"; font-size: 1.5rem; }
+body:has([data-testid="stConnectionStatus"]) section[role="dialog"]:not(:has([data-testid])) h2 + div > div::after {
+  content: "Its program has ended, or its machine cannot be reached. Start it again (mattoni ui): the page then goes on, and what was said is kept.";
+  font-size: 1rem; }
 /* room for the conversation, also on a phone */
 [data-testid="stMainBlockContainer"] { padding-top: 4.5rem; padding-bottom: 2rem; }
 [data-testid="stBottomBlockContainer"] { padding-bottom: 1.5rem; }

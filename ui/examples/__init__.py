@@ -32,6 +32,6 @@ EXAMPLES = (
 
 # What one can ask about a file that was sent without a question, by what it shows as.
 OFFERS: dict[AttachmentKind, tuple[str, ...]] = {
-    "picture": ("What is in the picture?", "What does it say?", "What is the total?"),
+    "picture": ("What does it say?", "What is the total?", "What colour is it?"),
     "document": ("What is this about?", "Sum it up in two sentences.", "Which dates are in it?"),
 }
