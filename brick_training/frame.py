@@ -7,8 +7,9 @@ from functools import lru_cache
 import torch
 
 from assistant.host.host import Host
-from assistant.host.prompt import Turn, build_prompt, encode_untrusted, picture_label
-from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text
+from assistant.host.prompt import Turn, build_prompt
+from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text, picture_label
+from mattoni.untrusted import encode_untrusted
 
 SOFT = -1  # stands for a soft token among token ids
 
