@@ -5,35 +5,52 @@ terminals, and leaves the turn itself to `assistant/turn/turn.py`.
 """
 
 import contextlib
+import hashlib
+import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+from PIL import Image
 
 from assistant.bricks.examples import Added, add_examples
-from assistant.conversations.store import ConversationStore, StoredMessage, open_store
-from assistant.host.engine import Engine, Pace, Status, Ticket
-from assistant.host.generation import Sampling
+from assistant.bricks.knowledge import add_knowledge, without_passages
+from assistant.bricks.settle import AUTO, settle
+from assistant.conversations.records import StoredMessage
+from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.host import Host, load_host
+from assistant.host.ladder import Choice
+from assistant.host.local import LocalEngine
+from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry
-from assistant.turn.inject import Workshop
-from assistant.turn.knowledge import Library, add_knowledge, without_passages
+from assistant.turn.answer import Outcome
+from assistant.turn.answer import answer as run_turn
+from assistant.turn.prepare import Preparation
+from assistant.turn.queue import TurnQueue
+from assistant.turn.request import Exchange, Request
 from assistant.turn.route import Choices
-from assistant.turn.turn import Outcome, Runner
-from assistant.turn.writing import Exchange, Request, Stopped
+from assistant.turn.ticket import Pace, Status, Ticket
 from mattoni.card import BrickCard
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
 from mattoni.inputs import Attachment
 from mattoni.paths import brick_folders, data_folder, hosts_folder
+from mattoni.records import Read, from_json, to_json
+from mattoni.runtime import Asked, GivenPicture, Stopped
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
+_STOP_WAIT_S = 5.0  # a turn ends within a token, or within a page that is being read
+
+
+def _plain_name(name: str) -> str:
+    """An uploaded file's name as one that can be written anywhere, its ending kept."""
+    return re.sub(r"[^\w. -]", "_", Path(name).name)[-100:].lstrip(".") or "file"
 
 
 class Assistant:
@@ -42,10 +59,9 @@ class Assistant:
     def __init__(self, host: Host, registry: Registry, store: ConversationStore, user_bricks: Path) -> None:
         self.host, self.registry, self.store = host, registry, store
         self._user_bricks = user_bricks
-        self._library = Library()
-        self._workshop = Workshop(host)
-        self._runner = Runner(host, self._workshop, self._library)
-        self._engine = Engine()
+        self._preparation = Preparation(host)
+        self._engine = LocalEngine(host)
+        self._queue = TurnQueue()
         self._tickets: dict[str, Ticket] = {}
         self._lock = threading.RLock()
         self._adding = threading.Lock()  # documents are read and embedded for one brick at a time
@@ -58,13 +74,21 @@ class Assistant:
         dtype: str = "auto",
         quantise: Any = None,
         store: ConversationStore | None = None,
+        give_way: bool = False,
     ) -> "Assistant":
-        """Load the host and find the bricks. Takes seconds; share one among all pages of a process."""
-        loaded = load_host(host, device, dtype, quantise)
-        return cls(loaded, Registry(brick_folders()), store or open_store(), data_folder() / "bricks")
+        """Load the host and find the bricks. Takes seconds; share one among all pages of a process.
+
+        host      what `load_host` takes, or `auto`: `Host.reason` then says why it is this one
+        give_way  answer with the smallest host, and say so there, where the named one cannot be had
+        """
+        registry = Registry(brick_folders())
+        choice = settle(host, device, registry) if give_way or host == AUTO else Choice(host, "")
+        loaded = replace(load_host(choice.name, device, dtype, quantise), reason=choice.reason)
+        return cls(loaded, registry, store or open_store(), data_folder() / "bricks")
 
     def close(self) -> None:
-        """Stop the running turn and end the engine."""
+        """Stop the running turns and end the engine."""
+        self._queue.close()
         self._engine.close()
 
     @property
@@ -74,7 +98,7 @@ class Assistant:
 
     def free_memory(self) -> None:
         """Drop what was computed for idle conversations; their next turn computes it anew."""
-        self._on_engine(self._runner.memories.clear)
+        self._engine.clear()
 
     # Asking
 
@@ -95,13 +119,13 @@ class Assistant:
         self.check(choices or Choices())
         if conversation is None:
             request = Request(text, tuple(attachments), choices or Choices(), sampling or Sampling())
-            return self._engine.submit(uuid.uuid4().hex, lambda ticket: self._answer(request, ticket, None, None))
+            return self._queue.submit(uuid.uuid4().hex, lambda ticket: self._answer(request, ticket, None, None))
         with self._lock:
             self._refuse_while_running(conversation)
             past, unseen = self._past(conversation)
             question = self.store.add_question(conversation, text, attachments)
             request = self._request(text, [*unseen, *attachments], choices, sampling, past, conversation)
-            return self._queue(request, conversation, question)
+            return self._submit(request, conversation, question)
 
     def answer_again(
         self,
@@ -123,7 +147,7 @@ class Assistant:
         """Change a question, drop everything after it, and answer it."""
         with self._lock:
             self._refuse_while_running(conversation)
-            self.store.edit_question(question, text)
+            self._forget_conversation(conversation, self.store.edit_question(question, text))
             return self._answer_last(conversation, choices, sampling, anyway=False)
 
     def _answer_last(
@@ -138,13 +162,36 @@ class Assistant:
             past, unseen = self._past(conversation, before=question.id)
             attachments = [*unseen, *self._attachments(question)]
             request = self._request(question.text, attachments, choices, sampling, past, conversation, anyway)
-            return self._queue(request, conversation, question.id)
+            return self._submit(request, conversation, question.id)
 
     def running(self, conversation: str) -> Ticket | None:
         """The ticket of the conversation's unfinished turn, if there is one."""
         with self._lock:
             ticket = self._tickets.get(conversation)
             return ticket if ticket is not None and not ticket.finished else None
+
+    def delete_conversation(self, conversation: str) -> None:
+        """Delete a conversation for good, on disk and in memory. Its running turn is stopped first."""
+        ticket = self.running(conversation)
+        if ticket is not None:
+            ticket.stop()
+            if ticket.status == "running":
+                ticket.wait(_STOP_WAIT_S)
+        with self._lock:
+            # One that waits behind others ends when it is its turn, and finds nothing to write to; so does one asked meanwhile.
+            if (left := self._tickets.pop(conversation, None)) is not None:
+                left.stop()
+            gone = self.store.delete(conversation)
+        self._forget_conversation(conversation, gone)
+
+    def _forget_conversation(self, conversation: str, digests: set[str]) -> None:
+        """Drop what memory holds of a conversation that was deleted or cut short.
+
+        digests   of the attachments that no conversation holds any more
+        """
+
+        self._engine.forget(conversation)
+        self._preparation.forget(frozenset(digests))
 
     def check(self, choices: Choices) -> None:
         """Raise MattoniError when the choices name a brick that is not there or is set aside."""
@@ -159,39 +206,69 @@ class Assistant:
         return self.registry.scan(self.host)
 
     def add_skill(self, source: str | Path, name: str | None = None) -> BrickCard:
-        """Bring in a PEFT LoRA: a folder, a zip, or a Hub id."""
-        folder = import_skill(source, self._user_bricks, name, self.host.linear_shapes, self.host.identity.model_dump())
+        """Bring in a PEFT LoRA: a folder, an archive, a file beside its configuration, or a Hub id."""
+        folder = import_skill(source, self._user_bricks, name, self.host)
         return self.registry.scan().get(folder.name).card
 
-    def add_skill_file(self, file: Attachment, name: str | None = None) -> BrickCard:
-        """Bring in a PEFT LoRA from an uploaded zip."""
+    def add_skill_file(self, file: Attachment, name: str | None = None, beside: Sequence[Attachment] = ()) -> BrickCard:
+        """Bring in a PEFT LoRA from an uploaded archive, or from its weights with its configuration beside them."""
         with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "skill.zip"
-            path.write_bytes(file.content)
-            return self.add_skill(path, name or Path(file.name).stem)
+            folder = Path(scratch) / "skill"  # what a file without a telling name is called after
+            folder.mkdir()
+            for one in (file, *beside):
+                (folder / _plain_name(one.name)).write_bytes(one.content)
+            return self.add_skill(folder / _plain_name(file.name), name)
 
-    def add_knowledge(self, name: str, files: Sequence[Attachment], update: bool = False) -> BrickCard:
+    def add_knowledge(
+        self,
+        name: str,
+        files: Iterable[Attachment],
+        update: bool = False,
+        passed_over: Callable[[str], object] | None = None,
+    ) -> BrickCard:
         """Build a knowledge brick from documents, or with `update` replace and add documents of one.
 
-        Reading scanned pages takes about a second each. All of it runs on the caller's thread, and turns go on
-        meanwhile; only to be put in its place the brick waits for the running turn.
+        passed_over   told why, for each file that cannot be read; None: one such file refuses all
+
+        Reading scanned pages takes about a second each. All of it runs on the caller's thread, and turns go on meanwhile.
         """
-        can_read = any("reader" in brick.card.parts for brick in self.bricks().usable)
         with self._adding:
             return add_knowledge(
                 name,
                 files,
                 self._user_bricks,
-                embedder=self._runner.embedder,
-                read=self._workshop.read_anew if can_read else None,
+                embedder=self._preparation.spaces.embedder,
+                read=self._read_page(),
                 update=update,
-                publish=self._on_engine,
+                publish=self._preparation.loaded.between_loads,
+                passed_over=passed_over,
             )
 
+    def _read_page(self) -> Callable[[Image.Image], str] | None:
+        """What reads a picture of a page for a knowledge brick; None where no brick does."""
+        reader = next((brick for brick in self.bricks().usable if brick.accepts("page")), None)
+        if reader is None:
+            return None
+
+        def read(image: Image.Image) -> str:
+            digest = hashlib.sha256(image.tobytes()).hexdigest()
+            runtime = self._preparation.loaded.get(reader)
+            record = runtime.inject(Asked("", GivenPicture("page", digest, lambda: image))).record
+            runtime.forget(frozenset({digest}))
+            return record.text if isinstance(record, Read) else ""
+
+        return read
+
     def add_examples(self, name: str, files: Sequence[Attachment]) -> Added:
-        """Give an image brick of the user's keys from example pictures. The brick waits for the running turn only to be swapped."""
+        """Give an image brick of the user's keys from example pictures."""
         with self._adding:
-            return add_examples(name, files, self.registry.scan(), self._runner.glance, publish=self._on_engine)
+            return add_examples(
+                name,
+                files,
+                self.registry.scan(),
+                self._preparation.spaces.glance,
+                publish=self._preparation.loaded.between_loads,
+            )
 
     def remove_brick(self, name: str) -> None:
         """Delete a brick of the user's with every byte that was made from it. Those that came with Mattoni stay."""
@@ -199,35 +276,18 @@ class Assistant:
         if not folder.is_dir() or folder.resolve().parent != self._user_bricks.resolve():
             brick = self.bricks().get(name)
             raise MattoniError(f"'{brick.name}' came with Mattoni and stays: switch it off instead.")
-        digests = [b.digest for b in self.registry.scan().usable if b.folder == folder]
+        digests = frozenset(b.digest for b in self.registry.scan().usable if b.folder == folder)
 
         def remove() -> None:
             remove_folder(folder)
             if (hosts_folder() / name).is_dir():
                 remove_folder(hosts_folder() / name)
-            for digest in digests:
-                self._workshop.forget(digest)
-                self._library.forget(digest)
-            self._runner.memories.clear()
-            # Answers stay, and which documents they cited; what those documents said goes.
-            self.store.change_traces(lambda trace: without_passages(trace, name))
 
-        self._on_engine(remove)
-
-    def _on_engine(self, work: Callable[[], Any]) -> Any:
-        """Run something that shares the engine's models on its thread, in turn, and wait for it."""
-        result: Future[Any] = Future()
-
-        def run(ticket: Ticket) -> Status:
-            ticket.enter("working")
-            try:
-                result.set_result(work())
-            except Exception as problem:  # raised again on the caller's thread
-                result.set_exception(problem)
-            return "done"
-
-        self._engine.submit(uuid.uuid4().hex, run)
-        return result.result()
+        self._preparation.loaded.between_loads(remove)
+        self._preparation.loaded.unload(digests)
+        self._engine.clear()
+        # Answers stay, and which documents they cited; what those documents said goes.
+        self.store.change_traces(lambda trace: without_passages(trace, name))
 
     # Turns
 
@@ -252,10 +312,9 @@ class Assistant:
             answer_anyway=anyway,
         )
 
-    def _queue(self, request: Request, conversation: str, question: int) -> Ticket:
-        answer = self.store.begin_answer(conversation)
-        ticket = self._engine.submit(conversation, lambda ticket: self._answer(request, ticket, question, answer))
-        ticket.message = answer
+    def _submit(self, request: Request, conversation: str, question: int) -> Ticket:
+        kept = self.store.begin_answer(conversation)
+        ticket = self._queue.submit(conversation, lambda ticket: self._answer(request, ticket, question, kept))
         self._tickets[conversation] = ticket
         return ticket
 
@@ -280,7 +339,8 @@ class Assistant:
             elif question is not None:
                 same = (message.segments or {}).get("vocabulary") == self.host.identity.vocabulary
                 ids = tuple(message.token_ids) if message.token_ids is not None and same else None
-                exchanges.append(Exchange(question.text, tuple(question.segments or ()), message.text, ids))
+                records = tuple(map(from_json, question.segments or ()))
+                exchanges.append(Exchange(question.text, records, message.text, ids))
                 if question.segments is None and message.status == "stopped":
                     # What is no longer there cannot be looked at; the next question must not fail for it.
                     with contextlib.suppress(MattoniError):
@@ -294,7 +354,7 @@ class Assistant:
         return [Attachment(a.name, self.store.content(a.digest)) for a in question.attachments]
 
     def _answer(self, request: Request, ticket: Ticket, question: int | None, answer: int | None) -> Status:
-        """Run a turn on the engine's thread and keep what it said, however it ends."""
+        """Run a turn on a worker's thread and keep what it said, however it ends."""
         pace = Pace(_SAVE_EVERY_S)
 
         def save() -> None:
@@ -306,7 +366,7 @@ class Assistant:
         try:
             if ticket.is_stopping:
                 return "stopped"
-            outcome = self._runner.run(request, self.bricks(), ticket, save)
+            outcome = run_turn(self._preparation, self._engine, request, self.bricks(), ticket, save)
             return outcome.status
         except Stopped:
             return "stopped"
@@ -322,7 +382,7 @@ class Assistant:
 
     def _keep(self, ticket: Ticket, question: int, answer: int, outcome: Outcome | None, error: str | None) -> None:
         if outcome is not None:
-            self.store.update_question(question, list(outcome.parts))
+            self.store.update_question(question, [to_json(record) for record in outcome.records])
         status: Status = outcome.status if outcome is not None else "failed" if error else "stopped"
         assert status in ("done", "stopped", "failed")
         self.store.finish_answer(

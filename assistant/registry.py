@@ -13,11 +13,13 @@ from safetensors import SafetensorError, safe_open
 
 from mattoni.card import CARD, BrickCard, HostIdentity, brick_digest, check_files, read_card
 from mattoni.errors import MattoniError
+from mattoni.files import is_pickle
+from mattoni.methods import Parts
+from mattoni.runtime import Accepts
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
 
@@ -34,6 +36,20 @@ class Brick:
     def name(self) -> str:
         """The card's name."""
         return self.card.name
+
+    @property
+    def parts(self) -> Parts:
+        """What the card says of how the brick is made, in its method's own type."""
+        return self.card.parts
+
+    @property
+    def threshold(self) -> float | None:
+        """How near a message or picture must come, where that is known."""
+        return self.card.routes.threshold if self.card.routes is not None else None
+
+    def accepts(self, what: Accepts) -> bool:
+        """Whether it can be given a picture, a page, a sound or the message."""
+        return what in self.card.takes
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,7 @@ def check_weights(folder: Path, card: BrickCard) -> None:
     """Raise MattoniError when a file is pickled, is no safetensors file, or holds NaN or infinity."""
     for name in card.files:
         path = folder / name
-        if path.suffix.lower() in _PICKLES:
+        if is_pickle(path):
             raise MattoniError(f"{card.name}/{name} is a pickle, which can run code: convert it to safetensors.")
         if path.suffix != ".safetensors":
             continue

@@ -21,6 +21,7 @@ from knowledge_bricks.passages import DocumentText, Passage, split_document
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.keys import KEYS, load_keys, save_keys
+from mattoni.lines import json_rows
 
 PASSAGES = "passages.jsonl"
 # A score is the inner product with the question plus this times the share of its words that the passage holds.
@@ -152,9 +153,8 @@ def load_documents(folder: Path) -> Documents:
     """Open a brick's passages and vectors. Raises MattoniError when they are damaged or do not belong together."""
     where = f"{folder.name}/{PASSAGES}"
     try:
-        lines = (folder / PASSAGES).read_text(encoding="utf-8").split("\n")
-        passages = [Passage(**json.loads(line)) for line in lines if line]
-    except (OSError, ValueError, TypeError) as problem:
+        passages = [Passage(**row.value) for row in json_rows(folder / PASSAGES)]
+    except (MattoniError, TypeError) as problem:
         raise MattoniError(f"{where} is missing or damaged: add these documents again.") from problem
     vectors = load_keys(folder / KEYS)
     if len(passages) != len(vectors):

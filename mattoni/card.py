@@ -3,16 +3,32 @@
 import difflib
 import hashlib
 import json
+import re
+import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mattoni.errors import MattoniError
 from mattoni.files import sha256_of, write_text
+from mattoni.methods import Parts, methods, typed_parts
+from mattoni.runtime import Accepts
 
 CARD = "brick.yaml"
+_LONGEST_NAME = 64
+_NAME = r"^[a-z0-9][a-z0-9-]*$"
+BrickName = Annotated[str, Field(pattern=_NAME, max_length=_LONGEST_NAME)]
 Kind = Literal["modality", "task", "knowledge", "emergent"]
 Injection = Literal["sequence", "low-rank", "prefix", "gate"]
 
@@ -61,7 +77,7 @@ class BrickCard(_Part):
     """What `brick.yaml` says. Read once; from there on, plain arguments."""
 
     schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    name: BrickName
     version: PositiveInt = 1
     kind: Kind
     title: str
@@ -70,11 +86,40 @@ class BrickCard(_Part):
     injects: tuple[Injection, ...] = Field(min_length=1)
     routes: Routes | None = None
     files: dict[str, BrickFile] = {}
-    parts: dict[str, str | int | float | bool] = {}
+    accepts: tuple[Accepts, ...] = ()  # what it can be given; empty: what its method takes
+    parts: SerializeAsAny[Parts]
     training: dict[str, Any] = {}
     metrics: tuple[Metric, ...] = ()
     licence: str
     limits: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_parts(cls, values: Any) -> Any:
+        """The parts by their method, which older cards do not name."""
+        if not isinstance(values, dict):
+            return values
+        kind = str(values.get("kind"))
+        # A skill that came without a word on how it was made is what skills are.
+        parts = values.get("parts", {} if kind == "task" else None)
+        if isinstance(parts, dict):
+            try:
+                return {**values, "parts": typed_parts(kind, parts)}
+            except ValidationError as problem:
+                # Not pydantic's business: a MattoniError goes through it as it is.
+                raise MattoniError(_sentence(problem, "parts")) from problem
+        return values
+
+    @property
+    def takes(self) -> frozenset[Accepts]:
+        """What the brick can be given."""
+        return frozenset(self.accepts) or methods()[self.parts.method].accepts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided when the brick was brought in, in sentences."""
+        notes = self.training.get("notes", ())
+        return tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
 
     @field_validator("files")
     @classmethod
@@ -86,26 +131,44 @@ class BrickCard(_Part):
         return files
 
 
+def check_name(name: str) -> None:
+    """Raise MattoniError for what cannot name a brick, with a proposal."""
+    if len(name) > _LONGEST_NAME or not re.fullmatch(_NAME, name):
+        raise MattoniError(
+            f"'{name}' cannot name a brick: use lower-case letters, digits and hyphens, such as "
+            f"'{proposed_name(name) or 'my-brick'}'."
+        )
+
+
+def proposed_name(text: str) -> str:
+    """What of a text can name a brick; empty where nothing can."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:_LONGEST_NAME].strip("-")
+
+
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """The keys that the card allows at a pydantic error's place."""
     models: dict[str, type[BaseModel]] = {"host": HostIdentity, "routes": Routes, "files": BrickFile, "metrics": Metric}
+    if location[0] == "parts":
+        return sorted({name for method in methods().values() for name in method.parts.model_fields})
     model = models.get(str(location[0]), BrickCard) if len(location) > 1 else BrickCard
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _sentence(problem: ValidationError) -> str:
-    """The first mistake of a card in words."""
+def _sentence(problem: ValidationError, *within: str) -> str:
+    """The first mistake of a card in words; `within` is where on the card the problem was found."""
     # A misspelt key is also a missing one; its own sentence helps more.
     error = min(problem.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    *path, last = error["loc"] or ("card",)
+    location = (*within, *error["loc"]) or ("card",)
+    *path, last = location
     place = f" in {'.'.join(map(str, path))}" if path else ""
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(last), _known_keys(error["loc"]), n=1)
+        near = difflib.get_close_matches(str(last), _known_keys(location), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "; remove it."
         return f"unknown key '{last}'{place}{hint}"
     if error["type"] == "missing":
         return f"the key '{last}' is missing{place}; add it."
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}; correct it."
+    return f"{'.'.join(map(str, location))}: {error['msg'].removeprefix('Value error, ')}; correct it."
 
 
 def parse_card(text: str, where: str) -> BrickCard:
@@ -122,6 +185,8 @@ def parse_card(text: str, where: str) -> BrickCard:
         return BrickCard.model_validate(values)
     except ValidationError as problem:
         raise MattoniError(f"{where}: {_sentence(problem)}") from problem
+    except MattoniError as problem:
+        raise MattoniError(f"{where}: {problem}") from problem
 
 
 def read_card(folder: Path) -> BrickCard:

@@ -12,6 +12,18 @@ from pathlib import Path
 
 from mattoni.errors import MattoniError
 
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")  # reading one can run code
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file's name says that it is pickled."""
+    return path.suffix.lower() in PICKLES
+
+
+def pickles_in(folder: Path) -> list[str]:
+    """Names of the pickled files of a folder, for a sentence why there is nothing to read."""
+    return sorted(path.name for path in folder.iterdir() if is_pickle(path))
+
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""

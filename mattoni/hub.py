@@ -2,7 +2,8 @@
 
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
@@ -15,10 +16,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from mattoni.archives import without_suffix
+from mattoni.card import proposed_name
 from mattoni.errors import MattoniError
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
 def snapshot(repository: str, patterns: Sequence[str]) -> Path:
@@ -26,8 +28,21 @@ def snapshot(repository: str, patterns: Sequence[str]) -> Path:
 
     Raises MattoniError when there is no such repository, the network fails or the disk is full.
     """
-    try:
+    with _reaching(repository):
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(patterns)))
+
+
+def files_of(repository: str) -> list[str]:
+    """The names of a repository's files. Raises MattoniError when there is no such repository or the network fails."""
+    with _reaching(repository):
+        return list(huggingface_hub.list_repo_files(repository))
+
+
+@contextmanager
+def _reaching(repository: str) -> Iterator[None]:
+    """Tell in a sentence why something could not be had from the Hub."""
+    try:
+        yield
     except GatedRepoError as problem:
         raise MattoniError(
             f"'{repository}' asks for consent first: accept its terms on the Hub and log in with `hf auth login`."
@@ -44,24 +59,25 @@ def snapshot(repository: str, patterns: Sequence[str]) -> Path:
         ) from problem
 
 
+def cached_id(source: str) -> str | None:
+    """The id of the repository in whose folder of the Hub's cache a path lies: …/models--someone--their-lora/…"""
+    found = [part for part in Path(source).parts if part.startswith("models--")]
+    return found[-1].removeprefix("models--").replace("--", "/") if found else None
+
+
 def name_from(source: str) -> str:
-    """A brick's name from a folder's, a zip's or a Hub id's last part."""
-    last = Path(source).name.removesuffix(".zip").lower()
-    name = re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:64].strip("-")
+    """A brick's name from a folder's, an archive's or a Hub id's last part."""
+    name = proposed_name(without_suffix(Path(cached_id(source) or Path(source).expanduser().absolute()).name))
     if not name:
         raise MattoniError(f"No brick's name can be made from '{source}': give one.")
     return name
 
 
-def check_name(name: str) -> None:
-    """Raise MattoniError for what cannot name a brick."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
-        raise MattoniError(f"'{name}' cannot name a brick: use lower-case letters, digits and hyphens.")
-
-
 def source_title(source: str) -> str:
     """What a card may say of where something came from: a Hub id, or a file's name without its folder."""
-    return source if HUB_ID.fullmatch(source) and not Path(source).exists() else Path(source).name
+    if HUB_ID.fullmatch(source) and not Path(source).exists():
+        return source
+    return cached_id(source) or Path(source).expanduser().absolute().name
 
 
 def licence_of(readme: Path) -> str:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mattoni.errors import MattoniError
+from mattoni.ordinals import ORDINALS
+
 
 @dataclass(frozen=True)
 class Text:
@@ -37,6 +40,13 @@ Segment = Text | Soft | Ids
 AFTER_PICTURE = Text("\n")
 
 
+def picture_label(place: int, count: int) -> list[Text]:
+    """What stands before a picture of several, counted from 0: a small host tells them apart by that alone."""
+    if count < 2:
+        return []
+    return [Text(f"{ORDINALS[place].capitalize()} picture:" if place < len(ORDINALS) else f"Picture {place + 1}:")]
+
+
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """ΔW = weight · scale · B @ A on named linear layers; A is (rank, in), B is (out, rank)."""
@@ -48,6 +58,24 @@ class LowRank:
     weight: float = 1.0
 
 
+def misfit(delta: LowRank, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+    """Where a delta changes a layer that the host lacks, or has in another shape (out, in), in words."""
+    for name, (a, b) in delta.factors.items():
+        shape = shapes.get(name)
+        if shape is None:
+            return f"it changes '{name}', which the host lacks"
+        if tuple(shape) != (b.shape[0], a.shape[1]):
+            return f"'{name}' is {b.shape[0]} x {a.shape[1]} in it and {shape[0]} x {shape[1]} in the host"
+    return None
+
+
+def check_low_rank(delta: LowRank, shapes: Mapping[str, tuple[int, int]], host: str) -> None:
+    """Raise MattoniError when a delta does not fit the layers of the host, by name."""
+    problem = misfit(delta, shapes)
+    if problem:
+        raise MattoniError(f"{delta.name} was made for another host than {host}: {problem}.")
+
+
 @dataclass(frozen=True, eq=False)
 class Prefix:
     """Keys and values in front of the sequence; one (kv_heads, length, head_dim) pair per layer."""
@@ -55,6 +83,11 @@ class Prefix:
     name: str
     digest: str
     layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def length(self) -> int:
+        """Positions that it takes in front of the prompt."""
+        return int(self.layers[0][0].shape[1])
 
 
 @dataclass(frozen=True, eq=False)

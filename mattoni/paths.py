@@ -20,6 +20,11 @@ def cache_folder() -> Path:
     return Path(home) / "cache" if home else Path(platformdirs.user_cache_dir("mattoni"))
 
 
+def model_folder(name: str) -> Path:
+    """Where the cached copy of a catalogue entry stands, fetched or not; it has its name only when it is whole."""
+    return cache_folder() / "models" / name
+
+
 def hosts_folder() -> Path:
     """Hosts that came with an imported checkpoint, by the name of their brick."""
     return data_folder() / "hosts"

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mattoni.errors import MattoniError
-from mattoni.hub import PICKLES, snapshot
+from mattoni.files import pickles_in
+from mattoni.hub import snapshot
+from mattoni.paths import model_folder
 from modality_bricks.tower import load_tower
 from modality_bricks.vision import Box as Box
 from modality_bricks.vision import VisionEncoder as VisionEncoder
@@ -23,6 +25,7 @@ from modality_bricks.vision import stack as stack
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 FOLDERS = ("local-dir", "transformers-dir")  # sources that are folders
+CATALOGUE = "catalogue"
 # The last two stages: the deepest says what, the one before says where and of what colour.
 STAGES = 2
 
@@ -97,7 +100,7 @@ def split_source(source: str | Path) -> tuple[str, str]:
     """A source's scheme and the rest: a folder without a scheme is `local-dir`, a Hub id or tag without one has none."""
     name = str(source)
     scheme, _, rest = name.partition(":")
-    if scheme in (*FOLDERS, "hf-hub"):
+    if scheme in (*FOLDERS, "hf-hub", CATALOGUE):
         return scheme, rest
     return ("local-dir" if isinstance(source, Path) or Path(name).is_dir() else ""), name
 
@@ -108,7 +111,7 @@ def load_encoder(
     """Load a frozen encoder from safetensors.
 
     source  a folder, also as `local-dir:FOLDER` (open_clip_config.json and open_clip_model.safetensors); a Hub id, also as
-            `hf-hub:NAME`; an open_clip tag such as `ViT-B-32/laion2b_s34b_b79k`; `transformers-dir:FOLDER`, the tower of an
+            `hf-hub:NAME`; `catalogue:NAME`, a model of the catalogue that was fetched; an open_clip tag such as `ViT-B-32/laion2b_s34b_b79k`; `transformers-dir:FOLDER`, the tower of an
             imported checkpoint
 
     Raises MattoniError for pickled checkpoints, missing files and unknown names.
@@ -118,6 +121,10 @@ def load_encoder(
         return load_tower(Path(name), device, dtype)
     if scheme == "local-dir":
         return _from_folder(Path(name), device, dtype)
+    if scheme == CATALOGUE:
+        if not model_folder(name).is_dir():
+            raise MattoniError(f"The encoder '{name}' is not on this machine yet: run `mattoni models pull {name}`.")
+        return _from_folder(model_folder(name), device, dtype)
     if scheme == "hf-hub":
         return _from_folder(_download(name), device, dtype)
     architecture, _, tag = name.partition("/")
@@ -147,7 +154,7 @@ def _download(repository: str) -> Path:
 
 def _from_folder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> OpenClipEncoder:
     if not (folder / WEIGHTS).is_file():
-        pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
+        pickled = pickles_in(folder)
         if pickled:
             raise MattoniError(
                 f"{folder.name}/{pickled[0]} is a pickled checkpoint, which is refused: convert it to {WEIGHTS}."

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrain
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from mattoni.errors import MattoniError
-from mattoni.hub import PICKLES
+from mattoni.files import pickles_in
 from mattoni.tensors import Stored, copy_tensors, stored_tensors
 from modality_bricks.imported_stitch import TOKENIZER
 from modality_bricks.stitch import FILE
@@ -105,7 +105,7 @@ def _weight_files(folder: Path, title: str) -> list[Path]:
     for name in names:
         if (folder / name).is_file() and Path(name).name == name:
             continue
-        pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
+        pickled = pickles_in(folder)
         if pickled:
             raise MattoniError(
                 f"{title}/{pickled[0]} is a pickled checkpoint, which can run code: choose one with safetensors."
@@ -135,7 +135,7 @@ def write_parts(checkpoint: Checkpoint, folder: Path) -> dict[str, str | int]:
             ).save_pretrained(folder / TOKENIZER),
         )
     copy_tensors(checkpoint.stitch, folder / FILE, {"format": "pt", "config": config.to_json_string(use_diff=False)})
-    return {"encoder": "transformers-dir:encoder", "stitch": checkpoint.kind}
+    return {"method": checkpoint.kind, "encoder": "transformers-dir:encoder"}
 
 
 def _choice(config: PreTrainedConfig) -> FeatureChoice:

@@ -1,8 +1,9 @@
 """A modality brick at run time: an encoder and its stitch. Knows nothing of cards, prompts or routing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -12,7 +13,6 @@ from torch.nn import functional as F
 from mattoni.errors import MattoniError
 from modality_bricks.encoder import FOLDERS, Box, VisionEncoder, load_encoder, stack
 from modality_bricks.imported_stitch import (
-    KINDS,
     ImportedStitch,
     InstructBlipStitch,
     ProjectorStitch,
@@ -91,25 +91,30 @@ class ModalityBrick:
         return self.stitch(self.encode(images))
 
 
+class EyeParts(Protocol):
+    """What of a card's `parts` is needed here."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def encoder(self) -> str: ...
+
+
 def load_modality(
     folder: Path,
-    parts: Mapping[str, object],
+    parts: EyeParts,
     host_embedding: Tensor,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> ModalityBrick:
-    """Load what the card's `parts` name: `encoder` (a source; folders are inside the brick) and `stitch`.
+    """Load what the card's `parts` name: `encoder` (a source; folders are inside the brick) and, as `method`, the stitch.
 
     dtype  of our own stitches and their encoders; an imported checkpoint runs in the host's, as it did before
 
     Raises MattoniError for parts that are missing, unknown or do not fit each other or the host.
     """
     where = f"{folder.name}/brick.yaml"
-    kind, source = parts.get("stitch"), parts.get("encoder")
-    if kind not in ("qformer", *KINDS):
-        raise MattoniError(f"{where}: parts.stitch is '{kind}'; a stitch is one of qformer, {', '.join(KINDS)}.")
-    if not isinstance(source, str):
-        raise MattoniError(f"{where}: parts.encoder is missing; name one, such as local-dir:encoder.")
+    kind, source = parts.method, parts.encoder
     scheme, _, name = source.partition(":")
     if scheme in FOLDERS:
         inside = (folder / name).resolve()
@@ -122,8 +127,8 @@ def load_modality(
         return ModalityBrick(encoder, load_imported_stitch(str(kind), folder, host_embedding.shape[1], device, dtype))
     encoder = load_encoder(source, device, dtype)
     stitch = load_stitch(folder, host_embedding, device, dtype)
-    queries = parts.get("queries", stitch.shape.queries)
-    if queries != stitch.shape.queries:
+    queries = getattr(parts, "queries", None)
+    if queries not in (None, stitch.shape.queries):
         raise MattoniError(
             f"{where}: parts.queries is {queries} and the stitch has {stitch.shape.queries}; correct the card."
         )

@@ -4,15 +4,23 @@ Method: PP-OCR (Du et al. 2020, arXiv:2009.09941): a DB network finds boxes of t
 The models come inside the `rapidocr` wheel, so nothing is downloaded.
 """
 
+import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rapidocr import RapidOCR
 from rapidocr.ch_ppocr_det.utils import TextDetOutput
+
+from mattoni.errors import MattoniError
+from mattoni.inputs import cuts
+from mattoni.runtime import BrickFiles, GivenPicture
+from modality_bricks.reading_order import Line, blocks_of, rows_of, text_in_reading_order
+
+__all__ = ["Line", "Reader", "rows_of", "text_in_reading_order"]
 
 Pixels = NDArray[np.uint8]
 
@@ -23,27 +31,38 @@ _FIND_PIXELS = 1_600_000
 _MOST_ENLARGED = 4.0
 _SHORTEST_STRIP = 1024
 _MIN_SCORE = 0.5
-# A box joins a row when at least this part of the lower of the two lies beside the other.
-_OVERLAP = 0.5
-_LOOK_BACK = 4
-# Upright text scores above 0.95 on average; upside down, receipts score between 0.63 and 0.75.
-_UPRIGHT_SCORE = 0.8
+# Upright text scores above 0.95 on average; upside down, receipts score between 0.63 and 0.75, their longest lines
+# between 0.56 and 0.67 (docs/experiments.md).
+_UPRIGHT_SCORE = 0.9
 _ENOUGH_CHARACTERS = 20
+_ASKED = 12
+# A picture's text is small work: above four threads nothing is gained.
+_MOST_THREADS = 4
 
 
-@dataclass(frozen=True)
-class Line:
-    """A box of text: its corners (x, y) clockwise from the text's top left, in pixels, and its score (0-1)."""
+def ocr_threads() -> int:
+    """One where that leaves another for the host, which decodes meanwhile; more only on machines with cores to spare."""
+    wanted = os.environ.get("MATTONI_OCR_THREADS", "")
+    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
+        raise MattoniError(f"MATTONI_OCR_THREADS is '{wanted}': set it to a number of threads, such as 1, or unset it.")
+    return int(wanted) if wanted else min(_MOST_THREADS, max(1, (os.cpu_count() or 1) // 4))
 
-    text: str
-    box: tuple[tuple[float, float], ...]
-    score: float
+
+@runtime_checkable
+class ReadsLines(Protocol):
+    """A brick that tells where on a picture each text stands."""
+
+    brick: BrickFiles
+
+    def lines(self, picture: GivenPicture) -> list[Line]: ...
 
 
 class Reader:
-    """OCR on `threads` threads. One picture at a time: several would only wait for the same cores."""
+    """OCR on its own budget of threads. One picture at a time: several would only wait for the same cores."""
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int | None = None) -> None:
+        """threads: for each network; by default as many as MATTONI_OCR_THREADS says, else as `ocr_threads()` thinks fit."""
+        threads = ocr_threads() if threads is None else threads
         self._lock = threading.Lock()
         self._engine = RapidOCR(
             params={
@@ -65,16 +84,39 @@ class Reader:
         """
         with self._lock:
             lines = self._read(image)
-            turn = _turn(lines)
+            turn = self._turn(image, lines)
             if turn is not None:
-                turned = self._read(image.transpose(turn))
-                lines = max(lines, turned, key=_certainty)
-        return [line for row in rows_of(lines) for line in row]
+                lines = self._read(image.transpose(turn))
+        return [line for block in blocks_of(lines) for row in block for line in row]
+
+    def _turn(self, image: Image.Image, lines: Sequence[Line]) -> Image.Transpose | None:
+        """How to turn the picture so that its text stands upright; None when it does, or when it has too little.
+
+        Upright first: what was read with certainty stands as it was read. Else the longest lines are read the other way
+        round as well, and the way that is read with more certainty is taken.
+        """
+        if sum(len(line.text) for line in lines) < _ENOUGH_CHARACTERS:
+            return None
+        tall = sum(_height(line) > 1.5 * _width(line) for line in lines) > len(lines) / 2
+        longest = sorted(lines, key=lambda line: max(_height(line), _width(line)))[-_ASKED:]
+        as_read = _certainty(lines) > _UPRIGHT_SCORE or _certainty(longest) >= self._certainty_turned(image, longest)
+        if tall:
+            # RapidOCR itself turns a tall box to the left before it reads it.
+            return Image.Transpose.ROTATE_90 if as_read else Image.Transpose.ROTATE_270
+        return None if as_read else Image.Transpose.ROTATE_180
+
+    def _certainty_turned(self, image: Image.Image, lines: Sequence[Line]) -> float:
+        """With how much certainty the lines are read upside down."""
+        boxes = np.stack([np.array(line.box, np.float32) for line in lines])
+        crops = self._engine.crop_text_regions(_blue_first(image.convert("RGB")), boxes)
+        read = self._engine.recognize_txt([np.ascontiguousarray(crop[::-1, ::-1]) for crop in crops])
+        pairs = zip(read.txts or (), read.scores or (), strict=True)
+        return _certainty([Line(text, (), float(score)) for text, score in pairs])
 
     def _read(self, image: Image.Image) -> list[Line]:
         image = image.convert("RGB")
         boxes: list[NDArray[np.float32]] = []
-        for top, bottom in _strips(image):
+        for top, bottom in cuts(image, _FIND_PIXELS / _FIND_SHORT_SIDE**2, _SHORTEST_STRIP):
             strip = image.crop((0, top, image.width, bottom))
             boxes += [box + np.array((0, top), np.float32) for box in self._find(strip)]
         if not boxes:
@@ -97,66 +139,9 @@ class Reader:
         return [np.asarray(box, np.float32) * factor for box in found.boxes]
 
 
-def text_in_reading_order(lines: Sequence[Line]) -> str:
-    """The text, a row of boxes per line: rows from top to bottom, boxes from left to right."""
-    return "\n".join(" ".join(line.text for line in row) for row in rows_of(lines))
-
-
-def rows_of(lines: Sequence[Line]) -> list[list[Line]]:
-    """Boxes that stand side by side, as rows from top to bottom; the page's slant is taken out first."""
-    slant = _slant(lines)
-    placed = sorted(((*_extent(line, slant), line) for line in lines), key=lambda p: p[1] + p[2])
-    rows: list[tuple[float, float, list[tuple[float, Line]]]] = []
-    for left, top, bottom, line in placed:
-        # The row that it overlaps most. Only the last few can: the boxes come in the order of their middles.
-        best, best_overlap = None, _OVERLAP
-        for row in rows[-_LOOK_BACK:]:
-            overlap = (min(row[1], bottom) - max(row[0], top)) / max(min(bottom - top, row[1] - row[0]), 1e-6)
-            if overlap > best_overlap:
-                best, best_overlap = row, overlap
-        if best is None:
-            rows.append((top, bottom, [(left, line)]))
-        else:
-            best[2].append((left, line))
-    return [[line for _, line in sorted(row, key=lambda item: item[0])] for _, _, row in rows]
-
-
-def _slant(lines: Sequence[Line]) -> float:
-    """How much the text falls per pixel to the right: the median over the boxes, weighted by their width."""
-    corners = [(line.box[0], line.box[1]) for line in lines]
-    across = np.array([b[0] - a[0] for a, b in corners], dtype=np.float64)
-    down = np.array([b[1] - a[1] for a, b in corners], dtype=np.float64)
-    usable = across > 2 * np.abs(down)
-    if not usable.any():
-        return 0.0
-    slopes, widths = down[usable] / across[usable], across[usable]
-    order = np.argsort(slopes)
-    total = np.cumsum(widths[order])
-    return float(slopes[order][np.searchsorted(total, total[-1] / 2)])
-
-
-def _extent(line: Line, slant: float) -> tuple[float, float, float]:
-    """Left, top and bottom of a box on a page whose slant is taken out."""
-    ys = [y - slant * x for x, y in line.box]
-    ends = sorted(((ys[0] + ys[1]) / 2, (ys[2] + ys[3]) / 2))
-    return min(x for x, _ in line.box), ends[0], ends[1]
-
-
-def _turn(lines: Sequence[Line]) -> Image.Transpose | None:
-    """How to turn the picture so that its text stands upright; None when it does, or when it has too little."""
-    if sum(len(line.text) for line in lines) < _ENOUGH_CHARACTERS:
-        return None
-    sure = _certainty(lines) / sum(len(line.text) for line in lines) > _UPRIGHT_SCORE
-    tall = sum(_height(line) > 1.5 * _width(line) for line in lines) > len(lines) / 2
-    if tall:
-        # RapidOCR itself turns a tall box to the left before it reads it.
-        return Image.Transpose.ROTATE_90 if sure else Image.Transpose.ROTATE_270
-    return None if sure else Image.Transpose.ROTATE_180
-
-
 def _certainty(lines: Sequence[Line]) -> float:
-    """The expected number of characters read right."""
-    return sum(line.score * len(line.text) for line in lines)
+    """The share of characters that is expected to be read right."""
+    return sum(line.score * len(line.text) for line in lines) / max(sum(len(line.text) for line in lines), 1)
 
 
 def _width(line: Line) -> float:
@@ -180,20 +165,6 @@ def _padded(image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", (max(image.width, 64), max(image.height, 64)), image.getpixel((0, 0)))
     canvas.paste(image)
     return canvas
-
-
-def _strips(image: Image.Image) -> list[tuple[int, int]]:
-    """Tops and bottoms of pieces that keep a long screenshot's text large, cut where the rows are blankest."""
-    longest = max(int(_FIND_PIXELS / _FIND_SHORT_SIDE**2 * image.width), _SHORTEST_STRIP)
-    if image.height <= longest:
-        return [(0, image.height)]
-    unrest = np.asarray(image.convert("L"), np.float32).std(axis=1)
-    cuts = [0]
-    while image.height - cuts[-1] > longest:
-        first = cuts[-1] + longest // 2
-        cuts.append(first + int(unrest[first : cuts[-1] + longest].argmin()))
-    cuts.append(image.height)
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
 
 
 def _blue_first(image: Image.Image) -> Pixels:

@@ -1,15 +1,15 @@
-"""Reads PEFT LoRA folders into plain factors. Knows nothing of hosts beyond the shapes of their linear layers.
+"""Reads PEFT LoRA folders into low-rank deltas. Knows nothing of hosts, nor of the forms in which adapters are handed round.
 
 Method: LoRA (Hu et al. 2021, arXiv:2106.09685), as peft writes it: `adapter_config.json` beside
 `adapter_model.safetensors`. A file may come from anybody: whatever it gets wrong is one sentence, and nothing in it
 is run.
 """
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,39 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mattoni.errors import MattoniError
+from mattoni.files import pickles_in, sha256_of
+from mattoni.injections import LowRank
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+README = "README.md"
+PREFIX = "base_model.model."  # what peft puts before the host's name of a layer
+
+Factors = dict[str, tuple[Tensor, Tensor]]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+# peft's other methods, for a sentence; a name that is not here is told as it stands.
+_OTHER_METHODS = {
+    "IA3": "IA³, factors on activations",
+    "VERA": "VeRA, shared random factors",
+    "LOHA": "LoHa, products of two low-rank matrices",
+    "LOKR": "LoKr, Kronecker products",
+    "ADALORA": "AdaLoRA, ranks of which some are pruned",
+    "PREFIX_TUNING": "prefix tuning, keys and values before the text",
+    "PROMPT_TUNING": "prompt tuning, vectors before the text",
+    "P_TUNING": "P-tuning, vectors before the text",
+    "MULTITASK_PROMPT_TUNING": "prompt tuning, vectors before the text",
+    "LN_TUNING": "retrained norms",
+    "CARTRIDGE": "a cartridge, keys and values before the text",
+}
+# Hosts answer; what these tasks train is another head or another kind of model.
+_OTHER_TASKS = {
+    "SEQ_CLS": "to sort texts into classes",
+    "TOKEN_CLS": "to label words",
+    "QUESTION_ANS": "to mark answers in a text",
+    "SEQ_2_SEQ_LM": "for an encoder-decoder",
+}
 # Options of peft that change more than ΔW = scale · B @ A on linear layers, and what they are called in a sentence.
 _UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -40,87 +65,121 @@ _UNSUPPORTED = {
     "layer_replication": "layer_replication",
     "alora_invocation_tokens": "activated LoRA",
     "lora_bias": "lora_bias",
+    "ensure_weight_tying": "ensure_weight_tying (a LoRA on the word embeddings)",
 }
+# Options that leave ΔW as it is, or are read here. `tests/task_bricks` compares these lists with peft's own.
+HARMLESS = frozenset(
+    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config eva_config exclude_modules fan_in_fan_out "
+    "inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout "
+    "lora_ga_config megatron_config megatron_core peft_type peft_version qalora_group_size r rank_pattern revision "
+    "runtime_config target_modules task_type use_rslora velora_config".split()
+)
 # These starts leave the host's own weights as they are; PiSSA, OLoRA, CorDA, LoftQ and others subtract from them.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_PEFTS_ALPHA = 8  # where a configuration has none
+MERGE = "or merge it into its host with peft's merge_and_unload() and start that folder with --host"
 
 
-@dataclass(frozen=True, eq=False)
-class LoRA:
-    """ΔW = scale · B @ A for some linear layers of a host.
+def card_parts(rank: int) -> dict[str, str | int | float | bool]:
+    """What a skill's card says of its LoRA under `parts`."""
+    return {"method": "lora", "rank": rank}
 
-    factors     host's module name -> (A of (rank, in), B of (out, rank))
-    scales      host's module name -> scale
-    base_model  what the adapter says it was trained on, if it says so
+
+def read_lora(folder: Path, digest: str | None = None) -> LowRank:
+    """Read a brick's PEFT LoRA.
+
+    digest  stands for the folder's contents; None: computed from them
+
+    Raises MattoniError with one sentence for everything that a file can get wrong.
     """
-
-    factors: dict[str, tuple[Tensor, Tensor]]
-    scales: dict[str, float]
-    base_model: str | None
-
-
-def read_lora(folder: Path) -> LoRA:
-    """Read a PEFT LoRA folder. Raises MattoniError with one sentence for everything that a file can get wrong."""
     config = read_config(folder)
-    factors = _read_factors(folder, _read_tensors(folder))
-    scales = {name: _scale(name, a.shape[0], config, folder.name) for name, (a, _) in factors.items()}
-    base_model = config.get("base_model_name_or_path")
-    return LoRA(factors, scales, base_model if isinstance(base_model, str) and base_model else None)
+    where = f"{folder.name}/{WEIGHTS}"
+    factors = pair_factors(_by_module(_read_tensors(folder), where), where)
+    scales = {name: scale_of((name,), a.shape[0], config, folder.name) for name, (a, _) in factors.items()}
+    return LowRank(folder.name, digest or _digest(folder), factors, scales)
 
 
-def check_fits(lora: LoRA, linear_shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Raise MattoniError when the LoRA changes a layer that the host lacks, or has in another shape (out, in)."""
-    trained_on = f" (it says it was trained on {lora.base_model})" if lora.base_model else ""
-    for name, (a, b) in lora.factors.items():
-        shape = linear_shapes.get(name)
-        if shape is None:
-            raise MattoniError(
-                f"This LoRA was made for another host{trained_on}: it changes '{name}', which the host lacks."
-            )
-        if tuple(shape) != (b.shape[0], a.shape[1]):
-            raise MattoniError(
-                f"This LoRA was made for another host{trained_on}: '{name}' is {b.shape[0]} x {a.shape[1]} in it and "
-                f"{shape[0]} x {shape[1]} in the host."
-            )
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((sha256_of(folder / CONFIG) + sha256_of(folder / WEIGHTS)).encode()).hexdigest()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check `adapter_config.json`: a plain LoRA, with nothing in it that would be left out without a word."""
-    where = f"{folder.name}/{CONFIG}"
+def read_config(folder: Path, title: str | None = None) -> dict[str, Any]:
+    """Read and check `adapter_config.json`: a plain LoRA, with nothing in it that would be left out without a word.
+
+    title  what sentences call the folder; None: its name
+    """
+    where = f"{title or folder.name}/{CONFIG}"
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as problem:
         raise MattoniError(f"{where} is missing: choose a folder that peft wrote.") from problem
     except (OSError, ValueError, RecursionError) as problem:
         raise MattoniError(f"{where} cannot be read as JSON: copy the adapter again.") from problem
     if not isinstance(config, dict):
         raise MattoniError(f"{where} holds no settings: copy the adapter again.")
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise MattoniError(f"{where}: the PEFT type is {kind!r}, and only 'LORA' can be used as a skill.")
+    _check_method(config, where)
     for key, title in _UNSUPPORTED.items():
         if config.get(key):
-            raise MattoniError(f"{where} uses {title}, which cannot be composed: train the adapter without {key}.")
-    if config.get("bias", "none") != "none":
-        raise MattoniError(
-            f"{where} trains biases (bias: {config['bias']!r}), which cannot be composed: use bias 'none'."
-        )
+            named = f" on {', '.join(map(str, config[key]))}" if key == "modules_to_save" else ""
+            raise MattoniError(
+                f"{where} uses {title}{named}, which cannot be composed: train the adapter without {key}, {MERGE}."
+            )
     if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
         raise MattoniError(
             f"{where} started from {config['init_lora_weights']!r}, which changes the host's own weights: "
             "save the adapter with peft's path_initial_model_for_weight_conversion."
         )
+    _check_unknown(config, where)
     return config
+
+
+def _check_method(config: Mapping[str, Any], where: str) -> None:
+    """Refuse what is no LoRA, or one of a model that does not write, by its name."""
+    kind, task = config.get("peft_type"), config.get("task_type")
+    if "lora_parameters" in config or "fine_tune_type" in config:
+        raise MattoniError(f"{where} is that of an adapter of MLX, which is not read: train it with peft, {MERGE}.")
+    if kind != "LORA":
+        method = _OTHER_METHODS.get(str(kind))
+        told = f"{kind!r} ({method})" if method else repr(kind)
+        raise MattoniError(
+            f"{where}: the PEFT type is {told}, and only 'LORA' can be used as a skill: train a LoRA on the same rows."
+        )
+    if task in _OTHER_TASKS:
+        raise MattoniError(
+            f"{where}: it was trained {_OTHER_TASKS[task]} (task_type {task}), not to write: choose one with task_type "
+            "CAUSAL_LM."
+        )
+
+
+def _check_unknown(config: Mapping[str, Any], where: str) -> None:
+    """Refuse an option of a newer peft that is switched on. Numbers and words alone switch nothing on."""
+    for key, value in config.items():
+        if (
+            key not in HARMLESS
+            and key not in _UNSUPPORTED
+            and (value is True or (isinstance(value, dict | list) and value))
+        ):
+            raise MattoniError(
+                f"{where} uses {key}, which is not known here and may change what the adapter computes: train it without, "
+                "or take the key out if it does not matter."
+            )
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of `adapter_model.safetensors`; a pickle is refused, whatever it is called."""
     path, where = folder / WEIGHTS, f"{folder.name}/{WEIGHTS}"
     if not path.is_file():
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLES)
+        pickled = pickles_in(folder)
         if pickled:
-            raise MattoniError(f"{folder.name}/{pickled[0]} is a pickle, which can run code: save it as safetensors.")
+            raise MattoniError(
+                f"{folder.name}/{pickled[0]} is a pickle, which can run code: `mattoni bricks add` its folder."
+            )
         raise MattoniError(f"{where} is missing: choose a folder that peft wrote.")
+    return read_safetensors(path, where)
+
+
+def read_safetensors(path: Path, where: str) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, which may be something else under its name."""
     with path.open("rb") as file:
         begin = file.read(9)
     # A safetensors file has "{" after eight bytes of length; a pickle begins with 0x80, torch.save's archive with "PK".
@@ -133,9 +192,23 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise MattoniError(f"{where} is truncated or damaged: copy the adapter again.") from problem
 
 
-def _read_factors(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Pair the A and B of each module and check them."""
-    where = f"{folder.name}/{WEIGHTS}"
+def check_beginning(path: Path, where: str) -> None:
+    """Raise MattoniError for what stands in the place of weights that were never fetched."""
+    with path.open("rb") as file:
+        begin = file.read(100).lstrip().lower()
+    if begin.startswith(b"version https://git-lfs"):
+        raise MattoniError(
+            f"{where} only points to the weights, which Git LFS keeps: run `git lfs pull` in its folder, or bring it in by its "
+            "Hub id."
+        )
+    if begin.startswith((b"<!doctype", b"<html")):
+        raise MattoniError(
+            f"{where} is a web page under the weights' name: download the file itself, or use its Hub id."
+        )
+
+
+def _by_module(tensors: Mapping[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
+    """{host's module: {"A" | "B": factor}}, with nothing left over."""
     sides: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _FACTOR.fullmatch(name)
@@ -143,15 +216,26 @@ def _read_factors(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tupl
             raise MattoniError(
                 f"{where} holds '{name}', which is no LoRA factor of a linear layer: it cannot be composed."
             )
-        if tensor.dtype not in _FLOATS:
-            raise MattoniError(f"{where}: '{name}' is of type {tensor.dtype}, and a factor must be a plain float.")
-        if not torch.isfinite(tensor).all():
-            raise MattoniError(f"{where}: '{name}' holds NaN or infinity; train or copy the adapter again.")
-        sides.setdefault(match["module"].removeprefix(_PREFIX), {})[match["side"]] = tensor
+        sides.setdefault(match["module"].removeprefix(PREFIX), {})[match["side"]] = tensor
+    return sides
+
+
+def pair_factors(sides: Mapping[str, Mapping[str, Tensor]], where: str) -> Factors:
+    """The A and B of each module, checked: plain floats, finite, and shapes that belong together."""
     if not sides:
         raise MattoniError(f"{where} holds no LoRA factors: copy the adapter again.")
     factors = {}
     for module, pair in sorted(sides.items()):
+        for side, tensor in pair.items():
+            if tensor.dtype not in _FLOATS:
+                raise MattoniError(
+                    f"{where}: '{module}.lora_{side}.weight' is of type {tensor.dtype}, and a factor must be a plain float: save the "
+                    "adapter in bfloat16."
+                )
+            if not torch.isfinite(tensor).all():
+                raise MattoniError(
+                    f"{where}: '{module}.lora_{side}.weight' holds NaN or infinity; train or copy the adapter again."
+                )
         if len(pair) != 2:
             raise MattoniError(f"{where}: '{module}' has only lora_{next(iter(pair))}; copy the adapter again.")
         a, b = pair["A"], pair["B"]
@@ -164,23 +248,30 @@ def _read_factors(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tupl
     return factors
 
 
-def _scale(module: str, rank: int, config: Mapping[str, Any], name: str) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732), with peft's patterns."""
-    where = f"{name}/{CONFIG}"
-    wanted = _patterned(config.get("rank_pattern"), module, config.get("r"), where)
+def scale_of(names: tuple[str, ...], rank: int, config: Mapping[str, Any], title: str) -> float:
+    """alpha / rank, or alpha / sqrt(rank) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732), with peft's patterns.
+
+    names  what the layer may be called in a pattern: as in the host, and as in the adapter's own file
+    rank   the factors' own; a configuration without `r` leaves it to them
+    """
+    where = f"{title}/{CONFIG}"
+    wanted = _patterned(config.get("rank_pattern"), names, config.get("r") or rank, where)
     if wanted != rank:
-        raise MattoniError(f"{where} gives '{module}' rank {wanted:g} but its factors have rank {rank}: copy it again.")
-    alpha = _patterned(config.get("alpha_pattern"), module, config.get("lora_alpha"), where)
+        raise MattoniError(
+            f"{where} gives '{names[0]}' rank {wanted:g} but its factors have rank {rank}: copy it again."
+        )
+    alpha = config.get("lora_alpha")
+    alpha = _patterned(config.get("alpha_pattern"), names, _PEFTS_ALPHA if alpha is None else alpha, where)
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
-def _patterned(pattern: object, module: str, default: object, where: str) -> float:
+def _patterned(pattern: object, names: tuple[str, ...], default: object, where: str) -> float:
     """A module's value by peft's rule: the first pattern that matches the end of its name, else the default."""
     if pattern is not None and not isinstance(pattern, dict):
         raise MattoniError(f"{where}: rank_pattern and alpha_pattern must map module names to numbers.")
     value = default
     for key, number in (pattern or {}).items():
-        if _ends_with(module, key, where):
+        if any(_ends_with(name, key, where) for name in names):
             value = number
             break
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

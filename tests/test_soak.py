@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from assistant.assistant import Assistant
-from assistant.conversations.store import ConversationStore, StoredMessage, open_store
+from assistant.conversations.records import StoredMessage
+from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.embedder import Embedder
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.recogniser import Recogniser
-from assistant.turn.turn import Runner
+from assistant.turn.spaces import Spaces
 from mattoni.inputs import Attachment
 
 pytestmark = pytest.mark.slow
@@ -84,9 +85,11 @@ def test_eight_sessions_at_once_get_what_each_alone_would_get(
 ):
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
-    monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
-    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "embedder", embedder)
+    monkeypatch.setattr(Spaces, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
     assistant = Assistant.open(str(tiny_host), dtype="float32")
     store = assistant.store
     sessions = [Session(number, store.new()) for number in range(SESSIONS)]

@@ -1,23 +1,29 @@
 """The chat page: draws, forwards what the user does, shows errors. Streamlit runs this file for every session."""
 
+import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from assistant.conversations.store import ConversationStore, StoredMessage
+from assistant.conversations.records import StoredMessage
+from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from ui import sidebar
-from ui.backend import Backend, backend
+from ui.backend import Backend, HostChoice, backend
 from ui.chat import follow
-from ui.examples import EXAMPLES, Example
-from ui.messages import draw_answer, draw_question
+from ui.examples import EXAMPLES, OFFERS, Example
+from ui.messages import draw_answer, draw_question, forget_pictures
+from ui.sidebar import Asking
 from ui.style import ICON, apply_style
 from ui.text import plain
+
+if TYPE_CHECKING:
+    from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 _ADDRESS = "c"  # the query parameter that names the open conversation: a reload and a second tab find it again
 
@@ -26,7 +32,7 @@ def main() -> None:
     """Draw the page once."""
     st.set_page_config("Mattoni", str(ICON), layout="centered", menu_items={"About": "Mattoni: a modular assistant."})
     apply_style()
-    back = backend()
+    back = backend(HostChoice.from_arguments(sys.argv[1:]))
     conversation = _open_conversation(back.store)
     asking = _draw_sidebar(back, conversation)
     running = back.assistant.running(conversation) if back.assistant and conversation else None
@@ -68,21 +74,27 @@ def _go(conversation: str | None) -> None:
         del st.query_params[_ADDRESS]
 
 
-def _draw_sidebar(back: Backend, conversation: str | None) -> dict[str, Any]:
-    """Draw it and return the choices and the sampling for the next question."""
+def _draw_sidebar(back: Backend, conversation: str | None) -> Asking:
+    """Draw it and return how the next question is asked."""
     sidebar.draw_head()
     with st.sidebar:
-        sidebar.draw_conversations(back.store, conversation, _go, back.stop)
+        sidebar.draw_conversations(back.store, conversation, _go, lambda identity: _delete(back, identity))
         if back.assistant is None:
-            return {}
+            return Asking()
         choices = sidebar.draw_bricks(back.assistant)
         sampling = sidebar.draw_sampling()
         sidebar.draw_host(back.assistant)
-    return {"choices": choices, "sampling": sampling}
+    return Asking(choices, sampling)
+
+
+def _delete(back: Backend, conversation: str) -> None:
+    """Delete a conversation for good: on disk, in the assistant's memory and in the page's."""
+    back.delete_conversation(conversation)
+    forget_pictures()
 
 
 def _ask(
-    back: Backend, conversation: str | None, question: str, attachments: list[Attachment], asking: dict[str, Any]
+    back: Backend, conversation: str | None, question: str, attachments: Sequence[Attachment], asking: Asking
 ) -> str:
     """Put the question to the assistant; the address then names its conversation.
 
@@ -91,7 +103,7 @@ def _ask(
     assert back.assistant is not None
     try:
         place = conversation or back.store.new()
-        back.assistant.ask(question, attachments, conversation=place, **asking)
+        back.assistant.ask(question, attachments, asking.choices, asking.sampling, place)
     except MattoniError as problem:
         sidebar.say(str(problem))
         st.session_state["refused"] = question
@@ -105,7 +117,7 @@ def _attached(example: Example) -> list[Attachment]:
     return [Attachment(str(example.picture), content)] if content is not None else []
 
 
-def _drop_uploads(files: list[Any]) -> None:
+def _drop_uploads(files: "Sequence[UploadedFile]") -> None:
     """Forget the uploaded bytes; Streamlit would hold them until the session ends (streamlit #12607)."""
     context = get_script_run_ctx(suppress_warning=True)
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
@@ -139,7 +151,7 @@ def _await_host(back: Backend) -> None:
     st.rerun()
 
 
-def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str, Any]) -> None:
+def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) -> None:
     messages = back.store.messages(conversation) if conversation else []
     # A place of its own: the examples leave the page the moment the first question is there.
     welcome = st.empty()
@@ -154,8 +166,8 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str
     def again() -> None:
         assert back.assistant is not None
         assistant = back.assistant
-        how = sidebar.anew(asking) if messages[-1].text and messages[-1].role == "assistant" else asking
-        sidebar.guarded(lambda: assistant.answer_again(conversation, **how))()
+        how = asking.anew() if messages[-1].text and messages[-1].role == "assistant" else asking
+        sidebar.guarded(lambda: assistant.answer_again(conversation, how.choices, how.sampling))()
 
     def edit(message: int) -> None:
         st.session_state["editing"] = message
@@ -174,10 +186,28 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: dict[str
             draw_answer(back.store, message, again if can_change and message.id > last_question else None)
     if can_change and messages[-1].role == "user":
         st.button("Answer", icon=":material/refresh:", on_click=again, key="answer-missing")
+    elif can_change:
+        _draw_offers(messages)
     _watch(back, conversation, back.store.stamp(conversation))
     if ticket is not None:
         with place or st.container():
             follow(ticket)
+
+
+def _draw_offers(messages: Sequence[StoredMessage]) -> None:
+    """Below the answer to a file that came without a question: what one can ask about it, to click."""
+    question = next((message for message in reversed(messages) if message.role == "user"), None)
+    if question is None or question.text or not question.attachments:
+        return
+    with st.container(horizontal=True, gap="small", key=f"offers-{question.id}"):
+        for number, words in enumerate(OFFERS[question.attachments[0].kind]):
+            example = Example(f"offer-{number}", words)
+            st.button(words, key=f"{example.key}-{question.id}", on_click=_choose, args=(example,))
+
+
+def _choose(example: Example) -> None:
+    """Ask this when the page is drawn next."""
+    st.session_state["example"] = example
 
 
 @st.fragment(run_every=1.5)
@@ -192,13 +222,16 @@ def _stop_editing() -> None:
 
 
 @st.dialog("Edit the question", icon=":material/edit:", on_dismiss=_stop_editing)
-def _edit_dialog(back: Backend, message: StoredMessage, asking: dict[str, Any]) -> None:
+def _edit_dialog(back: Backend, message: StoredMessage, asking: Asking) -> None:
     changed = st.text_area("Question", value=message.text, key=f"edited-{message.id}", label_visibility="collapsed")
     st.caption("What follows this question is dropped, and it is answered anew.")
     if st.button("Ask again", type="primary", disabled=not changed.strip() and not message.attachments):
         assert back.assistant is not None
         try:
-            back.assistant.edit_question(message.conversation, message.id, changed.strip(), **asking)
+            back.assistant.edit_question(
+                message.conversation, message.id, changed.strip(), asking.choices, asking.sampling
+            )
+            forget_pictures()
         except MattoniError as problem:
             sidebar.say(str(problem))
         _stop_editing()
@@ -210,17 +243,14 @@ def _draw_welcome(back: Backend) -> None:
     st.header("What would you like to look at?", anchor=False)
     st.caption("Drop a photo, a receipt or a document into the box below and ask about it. Or begin with one of these:")
 
-    def choose(example: Example) -> None:
-        st.session_state["example"] = example
-
     # Row by row, so that a phone, which stacks the columns, keeps the order.
     for first in range(0, len(EXAMPLES), 2):
         for column, example in zip(st.columns(2), EXAMPLES[first : first + 2], strict=False):
             with column:
-                _draw_example(example, choose, disabled=back.assistant is None)
+                _draw_example(example, disabled=back.assistant is None)
 
 
-def _draw_example(example: Example, choose: Callable[[Example], None], disabled: bool) -> None:
+def _draw_example(example: Example, disabled: bool) -> None:
     with st.container(
         border=True, horizontal=True, vertical_alignment="center", wrap=False, key=f"example-{example.key}"
     ):
@@ -233,7 +263,7 @@ def _draw_example(example: Example, choose: Callable[[Example], None], disabled:
             width="stretch",
             wrap=True,
             disabled=disabled,
-            on_click=choose,
+            on_click=_choose,
             args=(example,),
         )
 

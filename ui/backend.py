@@ -1,7 +1,10 @@
 """Starts the assistant once for all sessions, beside the page. Knows nothing of what is drawn."""
 
+import json
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
@@ -11,17 +14,43 @@ from mattoni.errors import MattoniError
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
 
-HOST = "builtin"  # the host that this process answers with
-LOADING: dict[str, Any] = {}  # how it is loaded: device, dtype, quantise
+
+@dataclass(frozen=True)
+class HostChoice:
+    """Which host answers and how it is loaded, as for `assistant.host.host.load_host`.
+
+    Streamlit runs the page's script itself and takes no objects for it, so the choice is the script's argument.
+    """
+
+    name: str = "builtin"
+    device: str = "auto"
+    dtype: str = "auto"
+    quantise: Literal["4bit"] | None = None
+
+    def to_arguments(self) -> list[str]:
+        """What stands behind the script's name on the command line."""
+        return [json.dumps(asdict(self))]
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> "HostChoice":
+        """The choice in a script's arguments; the builtin host where there are none."""
+        return cls(**json.loads(arguments[0])) if arguments else cls()
 
 
 class Backend:
-    """The conversations, at once, and the assistant, as soon as its host is loaded."""
+    """The conversations, at once, and the assistant, as soon as its host is loaded.
 
-    def __init__(self) -> None:
+    store       what was said: read, begun, named and exported here, with or without an assistant
+    assistant   whatever asks it, changes what it remembers, or takes something away again
+
+    Deleting is the one thing that is done in both states: see `delete_conversation`.
+    """
+
+    def __init__(self, host: HostChoice) -> None:
         self.store: ConversationStore = open_store()
         self.assistant: Assistant | None = None
         self.problem: str | None = None
+        self._host = host
         self.start()
 
     def start(self) -> None:
@@ -30,11 +59,12 @@ class Backend:
         self._thread = threading.Thread(target=self._open, name="mattoni-start", daemon=True)
         self._thread.start()
 
-    def stop(self, conversation: str) -> None:
-        """End the answer that a conversation may be waiting for."""
-        ticket = self.assistant.running(conversation) if self.assistant is not None else None
-        if ticket is not None:
-            ticket.stop()
+    def delete_conversation(self, conversation: str) -> None:
+        """Delete a conversation for good; where no assistant is there yet, no turn runs and memory holds nothing of it."""
+        if self.assistant is not None:
+            self.assistant.delete_conversation(conversation)
+        else:
+            self.store.delete(conversation)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the start has ended; False when the time ran out first."""
@@ -47,23 +77,16 @@ class Backend:
 
         from assistant.assistant import Assistant
 
+        host = self._host
         try:
-            self.assistant = Assistant.open(HOST, **LOADING)
+            self.assistant = Assistant.open(
+                host.name, host.device, host.dtype, host.quantise, self.store, give_way=True
+            )
         except MattoniError as problem:
             self.problem = str(problem)
 
 
-_prepared: Backend | None = None
-
-
-def prepare(host: str, device: str, dtype: str, quantise: str | None) -> None:
-    """Begin to load a host before there is a page; `backend()` then finds it under way."""
-    global HOST, LOADING, _prepared
-    HOST, LOADING = host, {"device": device, "dtype": dtype, "quantise": quantise}
-    _prepared = Backend()
-
-
 @st.cache_resource(show_spinner=False)
-def backend() -> Backend:
-    """The one backend of this process."""
-    return _prepared or Backend()
+def backend(host: HostChoice) -> Backend:
+    """The one backend of this process for a host: whoever asks first starts it, `ui.launch` before there is a page."""
+    return Backend(host)

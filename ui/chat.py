@@ -1,17 +1,20 @@
 """Follows an answer that the engine is writing. Knows nothing of how it is written."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from ui import text
 from ui.style import ICON
 
+if TYPE_CHECKING:
+    from assistant.turn.ticket import Ticket
+
 _TICK_S = 0.1
 
 
-def follow(ticket: Any) -> None:
+def follow(ticket: "Ticket") -> None:
     """Draw the answer as it grows and rerun the page at its end. A rerun or a closed page leaves the ticket alone."""
     with st.container(key="answer-running"), st.chat_message("assistant", avatar=str(ICON)):
         words, line = st.empty(), st.empty()
@@ -26,7 +29,7 @@ def follow(ticket: Any) -> None:
                 line.caption(progress)
             if drawn != ticket.text and time.monotonic() >= due:
                 drawn = ticket.text
-                words.markdown(text.answer(drawn) + " ▍")
+                words.markdown(text.answer(drawn) + ("" if text.in_code(drawn) else " ▍"))
                 due = time.monotonic() + _pause(len(drawn))
     st.rerun()
 
@@ -41,7 +44,7 @@ def _end_if_told() -> None:
     "stop" in st.session_state  # noqa: B015
 
 
-def _progress(ticket: Any) -> str:
+def _progress(ticket: "Ticket") -> str:
     if ticket.status == "waiting":
         return f":material/hourglass_top: Waiting: place {ticket.place} in the queue" if ticket.place else "Waiting"
     return f":material/progress_activity: {text.plain(ticket.stage, 120)}…"

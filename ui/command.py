@@ -17,7 +17,7 @@ def ui(
         str, typer.Option(help="Where to listen. 0.0.0.0 lets other machines in; they share the conversations.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="If it is taken, the next free one.")] = 8501,
-    host: HostName = "builtin",
+    host: HostName = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,

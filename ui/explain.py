@@ -86,7 +86,7 @@ def draw_attention(trace: dict[str, Any], key: str, read: Callable[[str], bytes]
         for attention in found:
             if attention.grid:
                 try:
-                    st.image(_heat_map(attention, read), width=400, alt=in_words(attention))
+                    st.image(heat_map_picture(attention, read), width=400, alt=in_words(attention))
                 except MattoniError as problem:
                     st.caption(f":material/broken_image: {plain(str(problem), 300)}")
                     continue
@@ -99,7 +99,7 @@ def draw_attention(trace: dict[str, Any], key: str, read: Callable[[str], bytes]
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
-def _heat_map(attention: Attention, _read: Callable[[str], bytes]) -> bytes:
+def heat_map_picture(attention: Attention, _read: Callable[[str], bytes]) -> bytes:
     """The map over its stored picture, opened as the assistant opened it (upright), as a JPEG."""
     (picture,) = look([Attachment(attention.name, _read(attention.picture))]).items
     assert isinstance(picture, Picture)

@@ -99,11 +99,12 @@ def launch(
     from streamlit.web import cli
 
     leave_a_core()
-    from ui.backend import prepare
+    from ui.backend import HostChoice, backend
 
     logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
-    prepare(host, device, dtype, quantise)
+    choice = HostChoice(host, device, dtype, quantise)
+    backend(choice)  # the host loads while the server starts; the page finds it under way
     page = Path(__file__).with_name("app.py")
     flags = [f"--{name}={value}" for name, value in options(address, found).items()]
-    sys.argv = ["streamlit", "run", str(page), *flags]
+    sys.argv = ["streamlit", "run", str(page), *flags, "--", *choice.to_arguments()]
     cli.main(prog_name="streamlit")

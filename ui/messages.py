@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from assistant.conversations.store import Attached, ConversationStore, StoredMessage
+from assistant.conversations.records import Attached, StoredMessage
+from assistant.conversations.store import ConversationStore
 from assistant.turn.look import look
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment, Picture
 from ui import text
 from ui.copy_button import copy_button
-from ui.explain import draw_attention, draw_chips, draw_notices, draw_trace
+from ui.explain import draw_attention, draw_chips, draw_notices, draw_trace, heat_map_picture
 from ui.style import ICON
 
 _THUMBNAIL = 640
@@ -29,6 +30,12 @@ def thumbnail(digest: str, _read: Callable[[str], bytes]) -> bytes | None:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
+
+
+def forget_pictures() -> None:
+    """Drop what was drawn of pictures: after something was deleted. What is still there is drawn anew."""
+    thumbnail.clear()
+    heat_map_picture.clear()
 
 
 def draw_attachments(store: ConversationStore, attachments: tuple[Attached, ...]) -> None:

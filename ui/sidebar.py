@@ -1,11 +1,14 @@
 """The sidebar: conversations, bricks, generation settings, host and memory. Returns what the user set."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
-from assistant.conversations.store import Conversation, ConversationStore
+from assistant.conversations.records import Conversation
+from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
@@ -14,14 +17,31 @@ from ui.style import ICON
 from ui.text import plain
 
 if TYPE_CHECKING:
+    from streamlit.runtime.uploaded_file_manager import UploadedFile
+
     from assistant.assistant import Assistant
-    from assistant.host.generation import Sampling
+    from assistant.host.sampling import Sampling
+    from assistant.registry import Brick
     from assistant.turn.route import Choice, Choices
     from mattoni.card import BrickCard
 
-_SHOWN = 25
+_SHOWN = 25  # conversations in the list
 OTHER_ANSWER = 0.5  # the temperature of "Answer again" where the chosen one is 0
 _STATES: tuple[Literal["auto", "on", "off"], ...] = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a question is asked: what the user set beside it. Nothing where the host is not there yet."""
+
+    choices: "Choices | None" = None
+    sampling: "Sampling | None" = None
+
+    def anew(self) -> "Asking":
+        """The same, but with some chance: the likeliest answer to the same question is the one that was not wanted."""
+        if self.sampling is None or self.sampling.temperature:
+            return self
+        return replace(self, sampling=self.sampling.model_copy(update={"temperature": OTHER_ANSWER}))
 
 
 def say(sentence: str) -> None:
@@ -29,7 +49,7 @@ def say(sentence: str) -> None:
     st.session_state["sentence"] = sentence
 
 
-def guarded(action: Callable[[], Any]) -> Callable[[], None]:
+def guarded(action: Callable[[], object]) -> Callable[[], None]:
     """An action whose failure becomes its sentence on the page."""
 
     def run() -> None:
@@ -45,12 +65,12 @@ def guarded(action: Callable[[], Any]) -> Callable[[], None]:
 
 
 def draw_conversations(
-    store: ConversationStore, current: str | None, go: Callable[[str | None], None], stop: Callable[[str], None]
+    store: ConversationStore, current: str | None, go: Callable[[str | None], None], delete: Callable[[str], None]
 ) -> None:
     """New, search, the list, and what can be done with the open one.
 
-    go     opens a conversation (None: an empty one)
-    stop   ends the answer that a conversation may be waiting for
+    go       opens a conversation (None: an empty one)
+    delete   deletes a conversation, on disk and in memory
     """
     st.button("New conversation", icon=":material/add:", width="stretch", on_click=go, args=(None,), key="new")
     wanted = st.text_input(
@@ -60,7 +80,7 @@ def draw_conversations(
     found = store.conversations(wanted or "")
     with st.container(gap=None, key="talks"):
         for conversation in found[:_SHOWN]:
-            _draw_conversation(store, conversation, conversation.id == current, go, stop)
+            _draw_conversation(store, conversation, conversation.id == current, go, delete)
     if len(found) > _SHOWN:
         st.caption(f"{len(found) - _SHOWN} older ones: search for them.")
     elif wanted and not found:
@@ -72,7 +92,7 @@ def _draw_conversation(
     conversation: Conversation,
     is_current: bool,
     go: Callable[[str | None], None],
-    stop: Callable[[str], None],
+    delete: Callable[[str], None],
 ) -> None:
     with st.container(
         horizontal=True, gap=None, wrap=False, vertical_alignment="center", key=f"talk-{conversation.id}"
@@ -94,14 +114,14 @@ def _draw_conversation(
             # another run of the page comes between the click and the download.
             if menu.open:
                 with menu:
-                    _draw_conversation_menu(store, conversation, go, stop)
+                    _draw_conversation_menu(store, conversation, go, delete)
 
 
 def _draw_conversation_menu(
     store: ConversationStore,
     conversation: Conversation,
     go: Callable[[str | None], None],
-    stop: Callable[[str], None],
+    delete: Callable[[str], None],
 ) -> None:
     identity = conversation.id
     title_key = f"title-{identity}"
@@ -110,9 +130,8 @@ def _draw_conversation_menu(
         if st.session_state[title_key].strip():
             store.rename(identity, st.session_state[title_key])
 
-    def delete() -> None:
-        stop(identity)
-        store.delete(identity)
+    def delete_and_leave() -> None:
+        delete(identity)
         go(None)
 
     st.text_input("Title", value=conversation.title, key=title_key, on_change=rename, max_chars=200)
@@ -126,19 +145,20 @@ def _draw_conversation_menu(
         key=f"json-{identity}", icon=":material/download:", on_click="ignore", width="stretch",
     )  # fmt: skip
     st.button(
-        "Delete for good", key=f"delete-{identity}", icon=":material/delete:", on_click=guarded(delete), width="stretch"
-    )
+        "Delete for good", key=f"delete-{identity}", icon=":material/delete:", on_click=guarded(delete_and_leave),
+        width="stretch",
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- bricks
 
 
-def draw_bricks(assistant: Any) -> "Choices":
+def draw_bricks(assistant: "Assistant") -> "Choices":
     """Bricks by kind with the user's choices; refused ones with their sentence."""
     from assistant.turn.route import Choice, Choices  # with the host, see ui.backend
 
     bricks = assistant.bricks()
-    by_kind: dict[str, list[Any]] = {}
+    by_kind: dict[str, list[Brick]] = {}
     for brick in bricks.usable:
         by_kind.setdefault(brick.card.kind, []).append(brick)
     draw_heading("Bricks")
@@ -161,7 +181,7 @@ def draw_bricks(assistant: Any) -> "Choices":
     return Choices(vision=vision, bricks={name: choice for name, choice in choices.items() if choice != Choice()})
 
 
-def _draw_vision(assistant: Any, bricks: list[Any]) -> str | None:
+def _draw_vision(assistant: "Assistant", bricks: "list[Brick]") -> str | None:
     titles = {"auto": "Auto: the router chooses", **{brick.name: brick.card.title for brick in bricks}}
     chosen = st.selectbox(
         "Pictures are read by", list(titles), key="vision", bind="query-params", format_func=titles.__getitem__,
@@ -175,7 +195,7 @@ def _draw_vision(assistant: Any, bricks: list[Any]) -> str | None:
     return None if chosen in (None, "auto") else chosen
 
 
-def _draw_examples(assistant: Any, brick: Any) -> None:
+def _draw_examples(assistant: "Assistant", brick: "Brick") -> None:
     """Example pictures by which the router finds an image brick of the user's."""
     if not brick.folder.is_relative_to(data_folder()):
         return
@@ -187,10 +207,10 @@ def _draw_examples(assistant: Any, brick: Any) -> None:
             if st.form_submit_button("Use them", type="primary"):
                 with st.spinner("Looking at them…"):
                     sent = [Attachment(upload.name, upload.getvalue()) for upload in uploads]
-                    _told(lambda: str(assistant.add_examples(name, sent).sentence))
+                    _told(lambda: assistant.add_examples(name, sent).sentence)
 
 
-def _draw_choice(assistant: Any, brick: Any, with_strength: bool) -> "Choice":
+def _draw_choice(assistant: "Assistant", brick: "Brick", with_strength: bool) -> "Choice":
     from assistant.turn.route import Choice
 
     card = brick.card
@@ -217,7 +237,7 @@ def _draw_choice(assistant: Any, brick: Any, with_strength: bool) -> "Choice":
     return Choice(state=state or "auto", strength=strength)
 
 
-def _draw_remove(assistant: Any, name: str, folder: Any) -> None:
+def _draw_remove(assistant: "Assistant", name: str, folder: Path) -> None:
     """A user's own brick can be removed here; a shipped one belongs to the program."""
     if folder.is_relative_to(data_folder()):
         with st.popover(f"Remove {plain(name)}", icon=":material/delete:", type="tertiary", key=f"remove-{name}"):
@@ -225,26 +245,31 @@ def _draw_remove(assistant: Any, name: str, folder: Any) -> None:
             st.button("Remove", key=f"removed-{name}", on_click=guarded(lambda: assistant.remove_brick(name)))
 
 
-def _draw_add_skill(assistant: Any) -> None:
+_SKILL_FILES = ["zip", "tar", "gz", "tgz", "xz", "bz2", "safetensors", "bin", "json"]
+
+
+def _draw_add_skill(assistant: "Assistant") -> None:
     with st.popover("Add a skill", icon=":material/add:", width="stretch", key="add-skill"):
-        st.caption("A PEFT LoRA: a zip of its folder, or its id on the Hub.")
+        st.caption("A PEFT LoRA: a zip or .tar.gz of its folder, its two files, or its id on the Hub.")
         with st.form("skill-form", clear_on_submit=True, border=False):
-            upload = st.file_uploader("Zip file", type=["zip"], key="skill-zip")
+            uploads = st.file_uploader("Files", type=_SKILL_FILES, accept_multiple_files=True, key="skill-files")
             identity = st.text_input("Hub id or folder", key="skill-id", placeholder="owner/name")
             if st.form_submit_button("Add", type="primary"):
                 with st.spinner("Bringing it in…"):
-                    _added(lambda: _add_skill(assistant, upload, identity))
+                    _added(lambda: _add_skill(assistant, uploads, identity))
 
 
-def _add_skill(assistant: "Assistant", upload: Any, identity: str) -> "BrickCard":
-    if upload is not None:
-        return assistant.add_skill_file(Attachment(upload.name, upload.getvalue()))
+def _add_skill(assistant: "Assistant", uploads: Sequence["UploadedFile"], identity: str) -> "BrickCard":
+    if uploads:
+        sent = [Attachment(upload.name, upload.getvalue()) for upload in uploads]
+        sent.sort(key=lambda file: file.name.endswith(".json"))  # what goes with the weights is not what is brought in
+        return assistant.add_skill_file(sent[0], beside=sent[1:])
     if identity.strip():
         return assistant.add_skill(identity.strip())
-    raise MattoniError("There is nothing to add: choose a zip file or name a Hub id.")
+    raise MattoniError("There is nothing to add: choose a file or name a Hub id.")
 
 
-def _draw_add_knowledge(assistant: Any) -> None:
+def _draw_add_knowledge(assistant: "Assistant") -> None:
     with st.popover("Add knowledge", icon=":material/add:", width="stretch", key="add-knowledge"):
         st.caption("Text, Markdown, HTML or PDF: answers can then cite their passages.")
         with st.form("knowledge-form", clear_on_submit=True, border=False):
@@ -258,7 +283,12 @@ def _draw_add_knowledge(assistant: Any) -> None:
 
 def _added(action: Callable[[], "BrickCard"]) -> None:
     """Run it, say that the brick was added, and draw the page again with it."""
-    _told(lambda: f"{action().title} was added.")
+
+    def tell() -> str:
+        card = action()
+        return " ".join([f"{card.title} was added.", *card.notes])
+
+    _told(tell)
 
 
 def _told(action: Callable[[], str]) -> None:
@@ -276,7 +306,7 @@ def _told(action: Callable[[], str]) -> None:
 
 def draw_sampling() -> "Sampling":
     """Temperature, top-p, length and seed."""
-    from assistant.host.generation import Sampling  # with the host, see ui.backend
+    from assistant.host.sampling import Sampling  # with the host, see ui.backend
 
     usual = Sampling()
     draw_heading("Settings")
@@ -299,7 +329,7 @@ def draw_sampling() -> "Sampling":
     return Sampling(temperature=temperature, top_p=top_p, max_tokens=int(max_tokens), seed=seed)
 
 
-def draw_host(assistant: Any) -> None:
+def draw_host(assistant: "Assistant") -> None:
     """Which model answers, where, and the memory it holds."""
     host = assistant.host
     with st.expander("Host and memory", icon=":material/memory:", key="host"):
@@ -310,6 +340,8 @@ def draw_host(assistant: Any) -> None:
             f"{assistant.memory_bytes / 1e9:.1f} GB of memory in use",
         )
         st.caption("  \n".join(facts))
+        if host.reason:
+            st.caption(plain(host.reason))
 
 
 def draw_heading(words: str) -> None:
@@ -321,9 +353,3 @@ def draw_heading(words: str) -> None:
 def draw_head() -> None:
     """The sign of the product; its name stands beside it (ui.style)."""
     st.logo(str(ICON), size="large")
-
-
-def anew(asking: dict[str, Any]) -> dict[str, Any]:
-    """The same, but with some chance: the likeliest answer to the same question is the one that was not wanted."""
-    sampling: Sampling = asking["sampling"]
-    return asking | {"sampling": sampling.model_copy(update={"temperature": sampling.temperature or OTHER_ANSWER})}

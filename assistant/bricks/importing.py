@@ -25,12 +25,13 @@ from assistant.bricks.imported_prompt import chat_template
 from assistant.host.catalogue import IMPORTED, ImportedHost
 from assistant.host.host import fingerprint, identity
 from assistant.registry import Bricks
-from mattoni.card import BrickCard, HostIdentity, Routes, describe_files, write_card
+from mattoni.card import BrickCard, HostIdentity, Routes, check_name, describe_files, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder, replace_folder, write_text
-from mattoni.hub import HUB_ID, check_name, licence_of, name_from, snapshot, source_title
+from mattoni.hub import HUB_ID, licence_of, name_from, snapshot, source_title
 from mattoni.keys import KEYS
 from modality_bricks.importing import LANGUAGE, WANTED, Checkpoint, open_checkpoint, write_parts
+from modality_bricks.methods.imported import ImportedParts
 from modality_bricks.modality import load_modality
 
 PHOTO = "photo"  # whose routing keys an imported brick takes over: both are for the same pictures
@@ -82,7 +83,8 @@ def import_checkpoint(
     def fill_brick(target: Path, host: HostIdentity) -> None:
         parts: dict[str, Any] = dict(write_parts(checkpoint, target))
         # Loaded once, so that what does not fit is refused now and not in the middle of a turn.
-        modality = load_modality(target, parts, torch.zeros(1, host.hidden_size, dtype=torch.bfloat16))
+        imported = ImportedParts.model_validate(parts)
+        modality = load_modality(target, imported, torch.zeros(1, host.hidden_size, dtype=torch.bfloat16))
         parts["soft_tokens"] = modality.soft_tokens([Image.new("RGB", (64, 64))]).shape[1]
         if photo is not None:
             shutil.copyfile(photo.folder / KEYS, target / KEYS)

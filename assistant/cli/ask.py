@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from assistant.cli.given import given_paths, is_path, split_line
 from assistant.cli.opening import check_names, opened
 from assistant.cli.options import (
     AsJson,
@@ -33,12 +35,17 @@ from assistant.cli.terminal import explain, finish, printable, read_line, stream
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
-    from assistant.host.engine import Ticket
+    from assistant.assistant import Assistant
+    from assistant.host.sampling import Sampling
+    from assistant.turn.route import Choices
+    from assistant.turn.ticket import Ticket
     from mattoni.inputs import Attachment
 
 CHAT_HELP = (
-    "/image FILE, /file FILE: send with the next question.  /trace: how the last answer came about.  /new  /quit"
+    "/image FILE, /file FILE, or a file dropped here: send with the next question.  "
+    "/trace: how the last answer came about.  /new  /quit"
 )
+NOTHING_ASKED = "Nothing was asked yet."
 
 app = typer.Typer()
 
@@ -58,7 +65,7 @@ def ask(
     top_p: TopP = 0.9,
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
-    host: HostName = "builtin",
+    host: HostName = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,
@@ -72,7 +79,7 @@ def ask(
     attachments = read_attachments([*(image or ()), *(file or ())])
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
-    with opened(host, device, dtype, quantise) as assistant:
+    with opened(host, device, dtype, quantise, give_way=True) as assistant:
         ticket = assistant.ask(question, attachments, choices, sampling)
         if as_json:
             finish(ticket)
@@ -97,7 +104,7 @@ def chat(
     top_p: TopP = 0.9,
     max_tokens: MaxTokens = 512,
     seed: Seed = None,
-    host: HostName = "builtin",
+    host: HostName = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,
@@ -106,33 +113,61 @@ def chat(
     choices = choices_of(vision, skill, knowledge, no_bricks)
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
-    with opened(host, device, dtype, quantise) as assistant:
+    with opened(host, device, dtype, quantise, give_way=True) as assistant:
         print(CHAT_HELP)
-        conversation: str | None = None
-        waiting: list[Attachment] = []
-        last: Ticket | None = None
-        while (line := read_line()) is not None:
-            command, _, rest = line.partition(" ")
+        talk = _Talk(assistant, choices, sampling)
+        while (line := read_line()) is not None and line != "/quit":
             try:
-                if command == "/quit":
-                    break
-                elif command == "/new":
-                    conversation, waiting, last = None, [], None
-                elif command in ("/image", "/file"):
-                    waiting += read_attachments([Path(rest.strip()).expanduser()])
-                    print(f"{waiting[-1].name} goes with the next question.")
-                elif command == "/trace":
-                    print(
-                        json.dumps(trace_of(last), indent=1, ensure_ascii=False) if last else "Nothing was asked yet."
-                    )
-                elif command.startswith("/"):
-                    print(CHAT_HELP)
-                else:
-                    conversation = conversation or assistant.store.new()
-                    last = assistant.ask(line, waiting, choices, sampling, conversation)
-                    waiting = []
-                    stream(last)
-                    explain(last)
+                talk.take(line)
             except MattoniError as problem:
                 # The conversation goes on after a mistake.
                 print(printable(str(problem)), file=sys.stderr)
+
+
+class _Talk:
+    """A conversation in the terminal: what waits for the next question, and how the last answer came about."""
+
+    def __init__(self, assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> None:
+        self._assistant, self._choices, self._sampling = assistant, choices, sampling
+        self._begin()
+
+    def take(self, line: str) -> None:
+        """Do what a line says: a command, files that were dropped on the terminal, a question, or both of these."""
+        command, *rest = line.split(maxsplit=1)
+        if command in ("/image", "/file"):
+            self._attach(given_paths(rest[0]) if rest else [], command)
+        elif command == "/new":
+            self._begin()
+        elif command == "/trace":
+            print(json.dumps(trace_of(self._last), indent=1, ensure_ascii=False) if self._last else NOTHING_ASKED)
+        else:
+            files, question = split_line(line)
+            if not files and line.startswith("/"):
+                if not is_path(line):
+                    print(CHAT_HELP)
+                    return
+                files, question = given_paths(line), ""
+            if files:
+                self._attach(files, command)
+            if question:
+                self._ask(question)
+
+    def _begin(self) -> None:
+        self._conversation: str | None = None
+        self._waiting: list[Attachment] = []
+        self._last: Ticket | None = None
+
+    def _attach(self, paths: Sequence[Path], command: str) -> None:
+        if not paths:
+            raise MattoniError(f"{command} needs a file: {command} photo.jpg, or drop one on the terminal.")
+        attachments = read_attachments(paths)
+        self._waiting += attachments
+        names = ", ".join(attachment.name for attachment in attachments)
+        print(printable(f"{names} {'goes' if len(attachments) == 1 else 'go'} with the next question."))
+
+    def _ask(self, question: str) -> None:
+        self._conversation = self._conversation or self._assistant.store.new()
+        ticket = self._assistant.ask(question, self._waiting, self._choices, self._sampling, self._conversation)
+        self._last, self._waiting = ticket, []
+        stream(ticket)
+        explain(ticket)

@@ -2,11 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from assistant.cli.given import given_path
 from assistant.cli.opening import opened, remove, scanned
 from assistant.cli.options import AsJson, HostName, read_attachments
 from assistant.cli.terminal import printable, show_table
@@ -70,13 +70,15 @@ def bricks_check(
 
 @app.command("add")
 def bricks_add(
-    source: Annotated[str, typer.Argument(help="A PEFT LoRA: a folder, a zip, or a Hub id.")],
+    source: Annotated[str, typer.Argument(help="A PEFT LoRA: a folder, a .zip or .tar.gz, or a Hub id.")],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     host: HostName = "builtin",
 ) -> None:
     """Bring in a skill that was trained elsewhere."""
     with opened(host) as assistant:
         card = assistant.add_skill(source, name)
+    for note in card.notes:
+        print(printable(note), file=sys.stderr)
     print(f'{card.name} is here: mattoni ask --skill {card.name} "…"')
 
 
@@ -105,7 +107,7 @@ def bricks_import(
 @app.command("examples")
 def bricks_examples(
     name: Annotated[str, typer.Argument(help="An image brick of yours.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures it is for, or folders of them; about 20.")],
+    pictures: Annotated[list[str], typer.Argument(help="Pictures it is for, or folders of them; about 20.")],
 ) -> None:
     """Let the router find an image brick by example pictures: keys are made, nothing is trained."""
     from assistant.bricks.examples import add_examples
@@ -113,7 +115,7 @@ def bricks_examples(
 
     files = [
         file
-        for path in pictures
+        for path in map(given_path, pictures)
         for file in (sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".") if path.is_dir() else [path])
     ]
     # Read one by one: many photos are large.

@@ -1,14 +1,24 @@
 """`mattoni knowledge`: documents that the assistant looks things up in."""
 
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from assistant.cli.given import files_in, given_path
 from assistant.cli.opening import opened, remove, scanned
-from assistant.cli.options import read_attachments
-from assistant.cli.terminal import show_table
+from assistant.cli.options import read_attachment
+from assistant.cli.terminal import printable, show_table
 from mattoni.errors import MattoniError
+
+if TYPE_CHECKING:
+    from mattoni.inputs import Attachment
+
+_TOLD = 10  # files that were passed over, by name
 
 app = typer.Typer(help="Documents that the assistant looks things up in.", no_args_is_help=True)
 
@@ -16,16 +26,63 @@ app = typer.Typer(help="Documents that the assistant looks things up in.", no_ar
 @app.command("add")
 def knowledge_add(
     name: Annotated[str, typer.Argument(help="What to call it.")],
-    files: Annotated[list[Path], typer.Argument(help="Text, Markdown, HTML or PDF.")],
+    files: Annotated[
+        list[str], typer.Argument(help="Text, Markdown, HTML or PDF; or a folder, with what is in its folders.")
+    ],
     update: Annotated[
         bool, typer.Option("--update", help="Replace these files in the brick, or add them to it.")
     ] = False,
 ) -> None:
-    """Make a knowledge brick from documents, or update one."""
-    attachments = read_attachments(files)
+    """Make a knowledge brick from documents, or update one. What cannot be read in a folder is passed over, and told."""
+    paths = [given_path(file) for file in files]
+    left = _PassedOver()
+    documents = [_documents(path, left) for path in paths]
+    has_folder = any(path.is_dir() for path in paths)
     with opened() as assistant:
-        card = assistant.add_knowledge(name, attachments, update)
+        try:
+            card = assistant.add_knowledge(
+                name, chain.from_iterable(documents), update, left.files.append if has_folder else None
+            )
+        finally:
+            left.tell()
     print(f"{card.name}, version {card.version}: {card.summary}")
+
+
+@dataclass
+class _PassedOver:
+    """What of folders was not read: a sentence for each file or folder, and how many hidden ones."""
+
+    files: list[str] = field(default_factory=list)
+    hidden: int = 0
+
+    def tell(self) -> None:
+        """Print how much it is, and the first ones by name."""
+        if self.files:
+            print(f"! {len(self.files)} passed over:", file=sys.stderr)
+        for sentence in self.files[:_TOLD]:
+            print(printable(f"  {sentence}"), file=sys.stderr)
+        if len(self.files) > _TOLD:
+            print(f"  and {len(self.files) - _TOLD} more.", file=sys.stderr)
+        if self.hidden:
+            things = "file or folder was" if self.hidden == 1 else "files and folders were"
+            print(f"! {self.hidden} hidden {things} not looked into.", file=sys.stderr)
+
+
+def _documents(path: Path, left: _PassedOver) -> "Iterable[Attachment]":
+    """A file, read at once so that a wrong path is told before a host is loaded; or the files of a folder, one by one."""
+    return _in_folder(path, left) if path.is_dir() else [read_attachment(path)]
+
+
+def _in_folder(folder: Path, left: _PassedOver) -> "Iterator[Attachment]":
+    """The files of a folder, called by their paths in it."""
+    found = files_in(folder)
+    left.hidden += found.hidden
+    left.files += [f"{closed} may not be read." for closed in found.closed]
+    for file in found.files:
+        try:
+            yield read_attachment(file, file.relative_to(folder).as_posix())
+        except MattoniError as problem:
+            left.files.append(str(problem))
 
 
 @app.command("list")

@@ -1,8 +1,11 @@
 """Opens the assistant, or only its bricks, for a command."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
+
+from assistant.cli.terminal import printable
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -11,9 +14,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(
-    host: str = "builtin", device: str = "auto", dtype: str = "auto", quantise: Literal["4bit"] | None = None
+    host: str = "builtin",
+    device: str = "auto",
+    dtype: str = "auto",
+    quantise: Literal["4bit"] | None = None,
+    give_way: bool = False,
 ) -> "Iterator[Assistant]":
-    """The assistant, ready to be asked; closed in the end."""
+    """The assistant, ready to be asked; closed in the end. `give_way`: as in `Assistant.open`."""
     from rich.console import Console
 
     with Console(stderr=True).status("Loading the host …"):
@@ -22,7 +29,9 @@ def opened(
         from assistant.assistant import Assistant
 
         logging.disable_progress_bar()
-        assistant = Assistant.open(host, device, dtype, quantise)
+        assistant = Assistant.open(host, device, dtype, quantise, give_way=give_way)
+    if assistant.host.reason:
+        print(printable(assistant.host.reason), file=sys.stderr)
     try:
         yield assistant
     finally:

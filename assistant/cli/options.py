@@ -1,21 +1,24 @@
 """What the options of several commands are called, and what their values mean. Knows nothing of the commands."""
 
 import ipaddress
+import shlex
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from assistant.cli.given import given_path
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
-    from assistant.host.generation import Sampling
+    from assistant.host.sampling import Sampling
     from assistant.turn.route import Choices
     from mattoni.inputs import Attachment
 
-Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture to send; may be repeated.")]
-Files = Annotated[list[Path] | None, typer.Option("--file", help="A document to send (PDF, text, HTML); repeatable.")]
+Images = Annotated[list[str] | None, typer.Option("--image", help="A picture to send; may be repeated.")]
+Files = Annotated[list[str] | None, typer.Option("--file", help="A document to send (PDF, text, HTML); repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HeatMaps = Annotated[
     Path | None, typer.Option("--explain", help="Write a PNG: what of the pictures the brick's stitch attended to.")
@@ -50,7 +53,10 @@ _HOST = "Host"
 HostName = Annotated[
     str,
     typer.Option(
-        "--host", help="The language model: a catalogue name, Hub id, folder or GGUF file.", rich_help_panel=_HOST
+        "--host",
+        envvar="MATTONI_HOST",
+        help="The language model: auto, builtin (the smallest), a catalogue name, Hub id, folder or GGUF file.",
+        rich_help_panel=_HOST,
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps.", rich_help_panel=_HOST)]
@@ -92,7 +98,7 @@ def sampling_of(temperature: float, top_p: float, max_tokens: int, seed: int | N
     """The generation options. Raises MattoniError where one is out of range."""
     from pydantic import ValidationError
 
-    from assistant.host.generation import Sampling
+    from assistant.host.sampling import Sampling
 
     try:
         return Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
@@ -102,14 +108,34 @@ def sampling_of(temperature: float, top_p: float, max_tokens: int, seed: int | N
         raise MattoniError(f"--{option} {error['input']}: {error['msg'].lower()}.") from problem
 
 
-def read_attachments(paths: Sequence[Path]) -> "list[Attachment]":
-    """The files' names and bytes; what is in them is for `assistant.turn.look` to say."""
+def read_attachments(given: Sequence[str | Path]) -> "list[Attachment]":
+    """The files' names and bytes, however their paths are written; what is in them is for `assistant.turn.look` to say.
+
+    Raises MattoniError for a folder, an address, and what cannot be read.
+    """
+    return [read_attachment(path if isinstance(path, Path) else given_path(path)) for path in given]
+
+
+def read_attachment(path: Path, name: str | None = None) -> "Attachment":
+    """A file's bytes, under its own name or another. Raises MattoniError when it cannot be read."""
+    from assistant.turn.look import Limits
     from mattoni.inputs import Attachment
 
-    attachments = []
-    for path in paths:
-        try:
-            attachments.append(Attachment(path.name, path.read_bytes()))
-        except OSError as problem:
-            raise MattoniError(f"{path} cannot be read ({problem.strerror}): check the path.") from problem
-    return attachments
+    try:
+        if path.is_dir():
+            raise MattoniError(
+                f"{path} is a folder: name the files in it, or look things up in all of them after "
+                f"`mattoni knowledge add NAME {shlex.quote(str(path))}`."
+            )
+        found, most = path.stat(), Limits().bytes
+        if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+            raise MattoniError(f"{path} is a device, which has no end: name a file.")
+        if found.st_size > most:
+            # Before it is read: a film of some gigabytes would fill the memory first.
+            megabytes = f"{found.st_size / 1e6:.0f} MB large, and at most {most / 1e6:.0f} MB are read"
+            raise MattoniError(f"{path} is {megabytes}: send a smaller version or a part of it.")
+        return Attachment(name or path.name, path.read_bytes())
+    except OSError as problem:
+        raise MattoniError(f"{path} cannot be read ({problem.strerror}): check the path.") from problem
+    except ValueError as problem:  # a name that no disk can hold
+        raise MattoniError(f"{str(path)[:80]!r} cannot be read ({problem}): check the path.") from problem

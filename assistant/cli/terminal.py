@@ -9,7 +9,7 @@ from mattoni.errors import MattoniError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from assistant.host.engine import Ticket
+    from assistant.turn.ticket import Ticket
 
 
 def printable(text: str) -> str:

@@ -2,24 +2,29 @@
 
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, field_validator, model_validator
 
+from assistant.evaluation.looping import goes_round
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.inputs import Attachment
+from mattoni.lines import json_rows, read_text
 from mattoni.metrics import METRICS, Metric, Scored, score
+from mattoni.paths import shipped_models
 
 if TYPE_CHECKING:  # a bad row must not wait for torch to be named
     from assistant.assistant import Assistant
-    from assistant.host.generation import Sampling
+    from assistant.host.host import Host
+    from assistant.host.sampling import Sampling
     from assistant.turn.route import Choices
 
 
@@ -28,7 +33,8 @@ class Earlier(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     question: str
-    image: str
+    image: str | None = None
+    file: str | None = None
 
 
 class Row(BaseModel):
@@ -42,13 +48,18 @@ class Row(BaseModel):
     image: str | None = None
     images: tuple[str, ...] = ()
     file: str | None = None
-    answers: tuple[str, ...] = Field(min_length=1)
-    metric: Metric
+    answers: tuple[str, ...] = ()  # without them, and without a metric, the row is asked and not scored
+    metric: Metric | None = None
     words: PositiveInt | None = None  # only the first words of the answer count
     names: (
         str | tuple[str, ...]
     ) = ()  # of `named`: all that could be named, or a JSON file of them beside the rows' file
-    before: Earlier | None = None
+    before: tuple[Earlier, ...] = ()  # the earliest first; one alone may stand without brackets
+
+    @field_validator("before", mode="before")
+    @classmethod
+    def _one_or_several(cls, before: Any) -> Any:
+        return (before,) if isinstance(before, dict | Earlier) else before
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> "Row":
@@ -58,6 +69,8 @@ class Row(BaseModel):
             raise ValueError("'input' belongs to 'instruction'; join it to the question")
         if self.image is not None and self.images:
             raise ValueError("give either 'image' or 'images'")
+        if (self.metric is None) != (not self.answers):
+            raise ValueError("'answers' and 'metric' need each other")
         if (self.metric == "named") != bool(self.names):
             raise ValueError("'names' and the metric 'named' need each other")
         if not all(answer.strip() for answer in self.answers):
@@ -91,25 +104,16 @@ class Reply:
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     """Read and check a rows' file, or its first `limit` rows. Errors name the row by its number, counted from 1."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
-        raise MattoniError(f"{path} cannot be read ({reason}): name a file of JSON lines.") from problem
     rows: list[Row] = []
     numbers: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if limit is not None and len(rows) >= limit:
-            break
+    for number, _, value in islice(json_rows(path, advice="name a file of JSON lines."), limit):
         where = f"{path.name}, row {number}"
-        row = _parse_row(line, where)
+        row = _parse_row(value, where)
         if row.id in numbers:
             raise MattoniError(f"{where}: the id '{row.id}' is that of row {numbers[row.id]}; make it unique.")
         listed = row.names if isinstance(row.names, str) else None
-        earlier = row.before.image if row.before is not None else None
-        for name in (*row.pictures, *filter(None, [row.file, listed, earlier])):
+        earlier = [name for message in row.before for name in (message.image, message.file)]
+        for name in (*row.pictures, *filter(None, [row.file, listed, *earlier])):
             if not (path.parent / name).is_file():
                 raise MattoniError(f"{where}: there is no file '{name}' beside the rows' file.")
         if listed is not None:
@@ -125,19 +129,15 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
 def _names(path: Path) -> tuple[str, ...]:
     """A JSON list of names."""
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+        names = json.loads(read_text(path))
+    except ValueError as problem:
         raise MattoniError(f"{path.name} is no JSON list of names ({problem}): write it anew.") from problem
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise MattoniError(f"{path.name} is no JSON list of names: write it anew.")
     return tuple(names)
 
 
-def _parse_row(line: str, where: str) -> Row:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as problem:
-        raise MattoniError(f"{where}: this is not JSON ({problem.msg}); write one object per line.") from problem
+def _parse_row(values: object, where: str) -> Row:
     if not isinstance(values, dict):
         raise MattoniError(f"{where}: this is not a JSON object; write one object per line.")
     try:
@@ -173,9 +173,13 @@ def shuffled_pictures(rows: Sequence[Row], seed: int = 0) -> list[Row]:
     ]
 
 
-def attachments_of(row: Row, folder: Path) -> tuple[Attachment, ...]:
-    """The row's pictures and file as a user would send them. Their names say nothing of what they show."""
-    sent = [(name, f"picture{n}" if len(row.pictures) > 1 else "picture") for n, name in enumerate(row.pictures, 1)]
+def attachments_of(row: Row | Earlier, folder: Path) -> tuple[Attachment, ...]:
+    """The pictures and the file of a row, or of a message before it, as a user would send them.
+
+    Their names say nothing of what they show.
+    """
+    pictures = row.pictures if isinstance(row, Row) else tuple(filter(None, [row.image]))
+    sent = [(name, f"picture{n}" if len(pictures) > 1 else "picture") for n, name in enumerate(pictures, 1)]
     sent += [(row.file, "document")] if row.file else []
     # A file called beehive.webp would tell the answer.
     return tuple(Attachment(stem + Path(name).suffix, (folder / name).read_bytes()) for name, stem in sent)
@@ -186,11 +190,8 @@ Message = tuple[str, tuple[Attachment, ...]]
 
 def messages_of(row: Row, folder: Path) -> tuple[Message, ...]:
     """What a user sends for the row, one after the other: the row's own message is the last."""
-    own = (row.message, attachments_of(row, folder))
-    if row.before is None:
-        return (own,)
-    earlier = Attachment("picture" + Path(row.before.image).suffix, (folder / row.before.image).read_bytes())
-    return ((row.before.question, (earlier,)), own)
+    earlier = [(message.question, attachments_of(message, folder)) for message in row.before]
+    return (*earlier, (row.message, attachments_of(row, folder)))
 
 
 def replies(
@@ -203,11 +204,9 @@ def replies(
 
 def kept_replies(path: Path) -> dict[Hashable, Reply]:
     """The replies of a file that `reply_and_keep` writes, by `Row.asked`; a line that a stop cut short is taken out."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            with suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
+        lines = [row.value for row in json_rows(path, lambda number, why: None)]
         write_lines(path, lines)
     return {
         (line["id"], line["message"], tuple(line["pictures"])): Reply(line["answer"], line["trace"], line["error"])
@@ -229,6 +228,32 @@ def reply_and_keep(
     return said
 
 
+def ask_missing(
+    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply], path: Path
+) -> list[dict[str, Any]]:
+    """The lines of `report` for the rows; those that have a reply in the file are not asked again."""
+    said = kept_replies(path)
+    missing = [row for row in rows if row.asked not in said]
+    print(f"{path.name}: {len(missing)} of {len(rows)} to ask", file=sys.stderr, flush=True)
+    said |= reply_and_keep(missing, folder, ask, path)
+    return report([(row, said[row.asked]) for row in rows])[1]
+
+
+def shipped_assistant(folder: Path, host: "Host | str" = "builtin") -> "Assistant":
+    """An assistant with the shipped bricks alone, whose own bricks and conversations live in `folder`.
+
+    What a user has added would change what is measured. A host may serve several.
+    """
+    from assistant.assistant import Assistant
+    from assistant.conversations.store import ConversationStore
+    from assistant.host.host import load_host
+    from assistant.registry import Registry
+
+    own = folder / "bricks"
+    loaded = load_host(host) if isinstance(host, str) else host
+    return Assistant(loaded, Registry([own, shipped_models() / "bricks"]), ConversationStore(folder), own)
+
+
 def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> Callable[[tuple[Message, ...]], Reply]:
     """What sends a row's messages to the assistant and waits. A conversation of several is deleted afterwards."""
 
@@ -247,9 +272,12 @@ def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> 
 
 
 def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Scores with n and a 95 % interval per metric, and one line per row: id, answer, score, trace."""
+    """Scores with n and a 95 % interval per metric, and one line per row: id, answer, score, trace.
+
+    Rows without a metric have no score. `looping` counts the answers that go round in circles.
+    """
     scores: dict[str, Any] = {}
-    row_scores: dict[str, float] = {}
+    row_scores: dict[str, float | None] = {row.id: None for row, _ in asked}
     for metric in METRICS:
         of_metric = [(row, reply) for row, reply in asked if row.metric == metric]
         if not of_metric:
@@ -257,7 +285,7 @@ def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dic
         result = score(
             metric, [Scored(reply.answer, row.answers, row.words, tuple(row.names)) for row, reply in of_metric]
         )
-        row_scores |= {row.id: value for (row, _), value in zip(of_metric, result.rows, strict=True)}
+        row_scores |= {row.id: round(value, 4) for (row, _), value in zip(of_metric, result.rows, strict=True)}
         scores[metric] = {
             "score": round(result.value, 4),
             "n": len(of_metric),
@@ -269,13 +297,14 @@ def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dic
     summary = {
         "n": len(asked),
         "scores": scores,
+        "looping": sum(goes_round(reply.answer) for _, reply in asked),
         "distinct_answers": len({reply.answer for _, reply in asked}),
         "bricks": dict(bricks),
         "notices": dict(notices),
         "failed": sum(reply.error is not None for _, reply in asked),
     }
     lines = [
-        {"id": row.id, "answer": reply.answer, "score": round(row_scores[row.id], 4), "trace": dict(reply.trace)}
+        {"id": row.id, "answer": reply.answer, "score": row_scores[row.id], "trace": dict(reply.trace)}
         | ({"error": reply.error} if reply.error is not None else {})
         for row, reply in asked
     ]

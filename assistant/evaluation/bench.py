@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore
-from assistant.host.engine import Ticket
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
+from assistant.turn.ticket import Ticket
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from mattoni.trace import Trace
@@ -85,8 +85,8 @@ def drawn_picture(seed: int) -> Attachment:
 
 def image_brick(assistant: Assistant) -> str | None:
     """The first brick that turns pictures into soft tokens and needs nothing read on them; else one that does."""
-    able = [b for b in assistant.bricks().usable if b.card.kind == "modality" and "reader" not in b.card.parts]
-    able.sort(key=lambda b: ("reads" in b.card.parts, b.name))
+    able = [b for b in assistant.bricks().usable if b.accepts("picture") and not b.accepts("page")]
+    able.sort(key=lambda b: (getattr(b.parts, "reads", None) is not None, b.name))
     return able[0].name if able else None
 
 
@@ -202,7 +202,7 @@ def read_page(assistant: Assistant, side: int) -> dict[str, Any] | None:
     With it, all that a running assistant loads is in memory. None where no brick reads.
     """
     bricks = assistant.bricks().usable
-    reader = next((brick.name for brick in bricks if "reader" in brick.card.parts), None)
+    reader = next((brick.name for brick in bricks if brick.accepts("page")), None)
     if reader is None:
         return None
     skills = {brick.name: Choice("on") for brick in bricks if brick.card.kind == "task"}

@@ -24,6 +24,7 @@ from assistant.registry import Brick, Registry
 from mattoni.errors import MattoniError
 from mattoni.metrics import bootstrap
 from mattoni.paths import brick_folders, training_data
+from modality_bricks.methods.qformer import QFormerParts
 from modality_bricks.modality import ModalityBrick, load_modality
 from modality_bricks.stitch import QFormerStitch, load_stitch, save_stitch
 from modality_bricks.training.packs import Pixels, sheet_tiles
@@ -88,6 +89,13 @@ def found_in(brick: ModalityBrick, pictures: Sequence[Image.Image]) -> dict[str,
     }
 
 
+def eye_parts(brick: Brick) -> QFormerParts:
+    """The parts of a brick that this can measure. Raises MattoniError for another."""
+    if not isinstance(brick.parts, QFormerParts):
+        raise MattoniError(f"'{brick.name}' has no Q-Former of our own: name an image brick such as photo.")
+    return brick.parts
+
+
 def at_random(brick: Brick, host: Host) -> ModalityBrick:
     """The brick with a stitch of random weights, which knows no more than the spread of the features."""
     trained = load_stitch(brick.folder, host.embedding.float())
@@ -99,7 +107,7 @@ def at_random(brick: Brick, host: Host) -> ModalityBrick:
         folder = Path(scratch) / brick.name
         shutil.copytree(brick.folder, folder)
         save_stitch(stitch, folder)
-        return load_modality(folder, dict(brick.card.parts), host.embedding)
+        return load_modality(folder, eye_parts(brick), host.embedding)
 
 
 def main() -> int:
@@ -120,7 +128,7 @@ def main() -> int:
         tiles = pixels[np.random.default_rng(0).permutation(len(pixels))[: arguments.limit]]
         host = load_host("builtin")
         brick = Registry(brick_folders()).scan(host).get(arguments.vision)
-        trained, random = load_modality(brick.folder, dict(brick.card.parts), host.embedding), at_random(brick, host)
+        trained, random = load_modality(brick.folder, eye_parts(brick), host.embedding), at_random(brick, host)
         figures: dict[str, Any] = {"n": len(tiles), "even share": 0.25}
         for background in BACKGROUNDS:
             pictures = canvases(tiles, background)

@@ -26,7 +26,7 @@ from assistant.evaluation.asking import (
     report,
     shuffled_pictures,
 )
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
 

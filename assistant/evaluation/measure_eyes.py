@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from assistant.assistant import Assistant
-from assistant.evaluation.asking import Row, asking, kept_replies, read_rows, reply_and_keep, report, shuffled_pictures
+from assistant.evaluation.asking import Row, ask_missing, asking, read_rows, shuffled_pictures
 from assistant.evaluation.rows import write_rows
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
@@ -37,7 +37,7 @@ Figures = dict[str, Any]
 Lines = list[dict[str, Any]]
 
 # Each at least as long as what counts: twelve words, a caption, a sentence.
-_TOKENS = {"named": 24, "cider": 40, "exact": 16, "contains": 40, "accuracy": 16}
+_TOKENS: Mapping[str | None, int] = {"named": 24, "cider": 40, "exact": 16, "contains": 40, "accuracy": 16}
 
 
 class Measure:
@@ -68,17 +68,12 @@ class Measure:
 
     def ask_rows(self, label: str, folder: str, rows: Sequence[Row], vision: str | None = None) -> Lines:
         """Ask rows whose files lie in a set's folder, but for those that have an answer under the label, and score all."""
-        path = self.out / f"{label}.answers.jsonl"
-        said = kept_replies(path)
-        missing = [row for row in rows if row.asked not in said]
         ask = asking(
             self.assistant,
             Choices(vision=vision or self.vision),
             Sampling(temperature=0.0, max_tokens=_TOKENS[rows[0].metric]),
         )
-        print(f"{label}: {len(missing)} of {len(rows)} to ask", file=sys.stderr, flush=True)
-        said |= reply_and_keep(missing, self.out / folder, ask, path)
-        return report([(row, said[row.asked]) for row in rows])[1]
+        return ask_missing(rows, self.out / folder, ask, self.out / f"{label}.answers.jsonl")
 
 
 def scores(lines: Lines) -> list[float]:

@@ -10,19 +10,24 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from assistant.bricks.knowledge import add_knowledge
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.registry import Brick, Registry
-from assistant.turn.knowledge import PASSAGES_PER_TURN, Library, add_knowledge
 from knowledge_bricks.documents import Documents, load_documents, searched_text
+from knowledge_bricks.methods.documents import PASSAGES_PER_TURN, DocumentsRuntime
 from mattoni.inputs import Attachment
+from mattoni.lines import json_rows
 from mattoni.paths import training_data
+from mattoni.runtime import Asked
+from mattoni.trace import Citation
 
 _TOPS = (1, 3, 5)
 # What no document here answers; the first was used to choose the threshold.
@@ -99,8 +104,7 @@ def bm25(documents: Documents, texts: Sequence[str], k1: float = 1.5, b: float =
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    return [row.value for row in json_rows(path)]
 
 
 def _brick(name: str, files: Sequence[Attachment], folder: Path, embedder: Embedder) -> Brick:
@@ -126,15 +130,23 @@ def _tops(documents: Documents, ranked: Tensor | list[list[int]], right: Sequenc
 
 def _cited(brick: Brick, texts: Sequence[str], right: Sequence[str], embedder: Embedder) -> dict[str, float]:
     """The right passage is among those that a turn would cite, threshold and all."""
-    library = Library()
-    found = [library.find([brick], text, embedder).citations for text in texts]
+    found = [_found(brick, text, embedder) for text in texts]
     share = _share([name in [c.document for c in cited] for cited, name in zip(found, right, strict=True)])
     return {f"the right passage among {PASSAGES_PER_TURN}": share}
 
 
 def _share_with_passages(brick: Brick, texts: Sequence[str], embedder: Embedder) -> dict[str, float]:
-    library = Library()
-    return {"n": len(texts), "share": _share([bool(library.find([brick], text, embedder).citations) for text in texts])}
+    return {"n": len(texts), "share": _share([bool(_found(brick, text, embedder)) for text in texts])}
+
+
+@cache
+def _opened(brick: Brick) -> DocumentsRuntime:
+    return DocumentsRuntime(brick, load_documents(brick.folder))
+
+
+def _found(brick: Brick, text: str, embedder: Embedder) -> tuple[Citation, ...]:
+    """What a turn would cite."""
+    return _opened(brick).inject(Asked(text, embedder=lambda: embedder)).citations
 
 
 def _share_without(brick: Brick, texts: Sequence[str], embedder: Embedder) -> dict[str, float]:

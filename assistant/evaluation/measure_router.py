@@ -1,4 +1,4 @@
-"""Measures the router: python -m assistant.evaluation.measure_router [pictures] [later] [questions] [follow-ups] [skill]
+"""Measures the router: python -m assistant.evaluation.measure_router [pictures] [later] [questions] [follow-ups] [several] [reading] [skill]
 
 `pictures`   photo, chart or document, on 600 dev pictures of equalised size and colour, and on the same as they come; where
              the chart brick is not there, photo or document, on 400
@@ -30,12 +30,13 @@ from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
-from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
+from assistant.turn.question import goes_on, message_pieces
+from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, READING_QUESTIONS, SEVERAL_PICTURES, Recogniser
 from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
-from assistant.turn.turn import goes_on, message_pieces
 from mattoni.card import BrickCard, write_card
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
+from mattoni.lines import json_rows
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.evaluation.glance_dev import Shown, dev_pictures, dev_reports, equalised
 from modality_bricks.evaluation.glance_dev_kinds import LATER_KINDS
@@ -50,8 +51,7 @@ def _percent(right: Sequence[bool]) -> float:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    return [row.value for row in json_rows(path)]
 
 
 def _chosen(keyring: Keyring, vectors: Tensor) -> list[tuple[str | None, bool]]:
@@ -130,7 +130,15 @@ def _later(
     """One trial: the user's command on a brick without anything else, then the router before and after."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "later").mkdir()
-        card = {"schema": 1, "name": "later", "kind": "modality", "title": "", "summary": "", "licence": ""}
+        card = {
+            "schema": 1,
+            "name": "later",
+            "kind": "modality",
+            "title": "",
+            "summary": "",
+            "licence": "",
+            "parts": {"method": "qformer", "encoder": ""},
+        }
         write_card(BrickCard.model_validate({**card, "injects": ["sequence"]}), Path(folder) / "later")
         registry = Registry([Path(folder), shipped_models() / "bricks"])
         before = [name for name, _ in _chosen(Keyrings().of(registry.scan()), others)]
@@ -195,6 +203,22 @@ def follow_ups(embedder: Embedder, data: Path) -> Figures:
     return figures
 
 
+def kind(embedder: Embedder, data: Path, name: str, others: Sequence[str]) -> Figures:
+    """How often messages of the kind, and messages that are near to it, are told apart."""
+    recogniser = Recogniser.load(name)
+    sets = {name: True, **dict.fromkeys(others, False)}
+    figures: Figures = {}
+    for group, wants in sets.items():
+        messages = (
+            read_texts(data / "text" / f"{group}.jsonl")
+            if group == "chat-dev"
+            else read_messages(shipped_models() / "router" / f"{group}-dev.txt")
+        )
+        right = [recogniser.recognises(embedder.depths(message)) == wants for message in messages]
+        figures[group] = {"right_percent": _percent(right), "n": len(right)}
+    return figures
+
+
 def skill(keyring: Keyring, embedder: Embedder, data: Path, name: str = "english-german") -> Figures:
     """How often Auto chooses the skill, on messages that are for it and on those that are not."""
 
@@ -237,6 +261,12 @@ def main(parts: Sequence[str]) -> None:
         "later": lambda: later(keyring, data),
         "questions": lambda: questions(Embedder(fetch(BUILTIN_EMBEDDER)), data),
         "follow-ups": lambda: follow_ups(Embedder(fetch(BUILTIN_EMBEDDER)), data),
+        "several": lambda: kind(
+            Embedder(fetch(BUILTIN_EMBEDDER)), data, SEVERAL_PICTURES, ["one-picture", "reading-questions", "chat-dev"]
+        ),
+        "reading": lambda: kind(
+            Embedder(fetch(BUILTIN_EMBEDDER)), data, READING_QUESTIONS, ["one-picture", "several-pictures", "chat-dev"]
+        ),
         "skill": lambda: skill(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
     }
     for part in parts:

@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,9 @@ from PIL import Image
 from assistant.evaluation.asking import Row, write_lines
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
+from mattoni.lines import json_rows
 from mattoni.paths import training_data
+from modality_bricks.training.charts.generate import write_charts
 from modality_bricks.training.packs import captioned_pictures, pack_files, sheet_tiles
 from modality_bricks.training.pairs import PairQuestion, captioned_pairs, named_pairs
 from modality_bricks.training.readers import Sample
@@ -59,6 +62,15 @@ def flickr8k(data: Path, split: str, out: Path) -> Iterator[RowValues]:
                 "answers": captions,
                 "metric": "cider",
             }
+
+
+def second_photo(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """The rows of `flickr8k`, each after another photograph was described in the same conversation."""
+    earlier: RowValues | None = None
+    for row in flickr8k(data, split, out):
+        if earlier is not None:
+            yield {**row, "before": [{"question": earlier["question"], "image": earlier["image"]}]}
+        earlier = row
 
 
 def daquar(data: Path, split: str, out: Path) -> Iterator[RowValues]:
@@ -159,6 +171,38 @@ def receipts(data: Path, split: str, out: Path) -> Iterator[RowValues]:
         }
 
 
+def receipt_fields(data: Path, split: str) -> dict[str, dict[str, str]]:
+    """By receipt what is written on it: company, date, address and total."""
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    return {Path(n).stem: json.loads(text)["fields"] for n, text in pack_files(path).items() if n.endswith(".json")}
+
+
+# What people go on to ask about a receipt, after its total.
+_DATE = "What is the date?"
+_SECOND_QUESTIONS = (_DATE, "What was bought?", "Which shop is it from?", "How was it paid?")
+_THIRD_QUESTIONS = (
+    "Make a table of the items and prices.",
+    "List the items.",
+    "What is the address of the shop?",
+    "What is the most expensive item?",
+)
+
+
+def receipt_followups(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """A second question about each receipt, or a third, in turn; the first asks for its total.
+
+    Only the date has one right answer; the other rows are not scored.
+    """
+    fields = receipt_fields(data, split)
+    for number, row in enumerate(receipts(data, split, out)):
+        asks = [_SECOND_QUESTIONS[number // 2 % 4], _THIRD_QUESTIONS[number // 2 % 4]]
+        *earlier, question = asks[: 1 + number % 2]
+        first = {"question": row["question"], "image": row["image"]}
+        found = {"id": row["id"], "question": question, "before": [first, *({"question": q} for q in earlier)]}
+        date = fields[row["id"]]["date"].strip() if question == _DATE else ""
+        yield {**found, "answers": [date], "metric": "contains"} if date else found
+
+
 def receipts_lines(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """The same question on the true lines as a text file: what is lost when nothing is misread."""
     (path,) = _packs(data / "vision", f"receipts-{split}.tar")
@@ -187,9 +231,33 @@ def reading(data: Path, split: str, out: Path) -> Iterator[RowValues]:
         yield {**row, "metric": "f1"}
 
 
+def chat(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Plain messages that many answers suit: asked, and not scored."""
+    for row in _lines(data / "text" / f"chat-{split}.jsonl"):
+        yield {"id": row["id"], "question": row["text"]}
+
+
+_MIXED_CHARTS = 60
+
+
+def mixed(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """300 rows of all kinds, for comparing the answers of two states of the assistant word for word."""
+    yield from islice(tinyimagenet(data, split, out), 30)
+    yield from islice(flickr8k(data, split, out), 30)
+    write_charts(out / "charts", split, _MIXED_CHARTS, seed=1)
+    for kind in ("kind", "count", "highest", "lowest", "trend"):
+        for row in _lines(out / "charts" / f"eval-{kind}.jsonl")[:10]:
+            yield {**row, "image": f"charts/{row['image']}"}
+    yield from islice(receipts(data, split, out), 50)
+    yield from islice(translation_de(data, split, out), 50)
+    yield from islice(plain(data, split, out), 50)
+    yield from islice(chat(data, split, out), 40)
+
+
 SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "tinyimagenet": tinyimagenet,
     "flickr8k": flickr8k,
+    "second-photo": second_photo,
     "daquar": daquar,
     "pairs": pairs,
     "photo-pairs": photo_pairs,
@@ -197,8 +265,11 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "plain-after-picture": plain_after_picture,
     "receipts": receipts,
     "receipts-lines": receipts_lines,
+    "receipt-followups": receipt_followups,
     "translation-de": translation_de,
     "reading": reading,
+    "chat": chat,
+    "mixed": mixed,
 }
 
 
@@ -212,10 +283,7 @@ def _packs(folder: Path, pattern: str) -> list[Path]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON lines file."""
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as problem:
-        raise MattoniError(f"{path} cannot be read ({problem.strerror}): check MATTONI_DATA and --split.") from problem
+    return [row.value for row in json_rows(path, advice="check MATTONI_DATA and --split.")]
 
 
 def write_rows(name: str, out: Path, data: Path, split: str = "dev") -> Path:
@@ -246,7 +314,7 @@ def main() -> int:
     except MattoniError as problem:
         print(problem, file=sys.stderr)
         return 1
-    print(f"{path}: {len(path.read_text(encoding='utf-8').splitlines())} rows")
+    print(f"{path}: {len(list(json_rows(path)))} rows")
     return 0
 
 

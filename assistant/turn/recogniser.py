@@ -1,4 +1,5 @@
-"""Tells messages of one kind from all others: those that ask about a picture, and those that go on with what was said.
+"""Tells messages of one kind from all others: those that ask about a picture, that go on with what was said, that are about
+several pictures, that want the words in one.
 
 Knows nothing of whether a picture is there, or of what was said.
 
@@ -23,6 +24,10 @@ from mattoni.paths import shipped_models
 PICTURE_QUESTIONS = "picture-questions"
 # "Are you sure?", "And what is it used for?": needs what was said before.
 FOLLOW_UPS = "follow-ups"
+# "Which of them shows a dog?", "And what was in the first one?": needs more pictures than the latest.
+SEVERAL_PICTURES = "several-pictures"
+# "What does the sign say?": wants the words in a picture.
+READING_QUESTIONS = "reading-questions"
 
 
 def unit_depths(depths: Tensor, mean: Tensor) -> Tensor:

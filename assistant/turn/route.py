@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.keys import scores
+from mattoni.methods import ChosenBy, Needs
+from mattoni.runtime import Accepts
 from mattoni.trace import Candidate, Notice
 
 
@@ -28,8 +30,9 @@ class KeyedBrick:
     keys: Tensor | None = None  # (n, width), unit rows
     threshold: float = 1.0
     counter: Tensor | None = None  # (m, width), unit rows: what lies near and is not for the brick
-    pictures: int = 0  # how many the conversation must have at least for a skill to be chosen by its keys
-    vision: str = ""  # the image brick that must have looked at them; empty: any
+    accepts: frozenset[Accepts] = frozenset()
+    chosen_by: ChosenBy = "keys"
+    needs: Needs = Needs()  # of the conversation's pictures, for a skill to be chosen by its keys
 
     def score(self, vectors: Tensor) -> float:
         """The best score of `vectors` (n, width); negative when counter-keys are nearer to all of them."""
@@ -43,8 +46,19 @@ class Keyring:
 
     bricks: tuple[KeyedBrick, ...] = ()
 
-    def of_kind(self, *kinds: str) -> tuple[KeyedBrick, ...]:
-        return tuple(brick for brick in self.bricks if brick.kind in kinds)
+    def for_input(self, what: Accepts) -> tuple[KeyedBrick, ...]:
+        """The bricks that can be given a picture, a page or a sound."""
+        return tuple(brick for brick in self.bricks if what in brick.accepts)
+
+    @property
+    def for_message(self) -> tuple[KeyedBrick, ...]:
+        """The bricks that a message is compared with, or that the user switches on."""
+        return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by != "itself")
+
+    @property
+    def asked_always(self) -> tuple[KeyedBrick, ...]:
+        """The bricks that find out themselves whether they have something to say to a message."""
+        return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "itself")
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,9 @@ class Question:
     texts: Tensor | None = None  # (pieces, width): the message and its parts in the `text` space; None: it has no text
     asks_about_picture: bool = False  # what `assistant.turn.recogniser` says of the message
     goes_on: bool = True  # with what was said or shown; nothing is known of a message without text
+    about_several: bool = False  # it compares pictures, or points back to one before the latest
+    wants_words: bool = False  # it asks for the words in a picture
+    has_past: bool = False  # something was said before in this conversation
     has_documents: bool = False  # a document came with the message
     history_has_pictures: bool = False  # an earlier message brought a picture or a document that this one may be about
     earlier_pictures: tuple[str, ...] = ()  # of each picture of an earlier message the brick that looked at it
@@ -110,9 +127,13 @@ class Plan:
 
     pictures: tuple[Chosen | None, ...] = ()  # one per picture, in order; None: nobody looks, a notice says why
     runners_up: tuple[tuple[Chosen, ...], ...] = ()  # per picture, who looks if the first finds nothing; none by hand
-    skills: tuple[Chosen, ...] = ()  # task and emergent bricks
-    knowledge: tuple[str, ...] = ()  # bricks whose passages are searched
+    reader: Chosen | None = None  # who reads documents, and what is written on a picture for a brick that cannot
+    skills: tuple[Chosen, ...] = ()  # bricks for the message
+    knowledge: tuple[str, ...] = ()  # bricks that are asked whether they have something to say
     needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
+    needs_past: bool = True  # False: a skill of this turn reads the message alone
+    reads_words: bool = False  # the reader is asked too, beside the brick that sees
+    waiting: tuple[str, ...] = ()  # of those, who is asked only where what came with the message says nothing
     notices: tuple[Notice, ...] = ()
     candidates: tuple[Candidate, ...] = ()  # every brick that was scored, for the trace's chart
 
@@ -127,43 +148,70 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
     that is not Off. Raises MattoniError when the user names a brick that is not there.
     """
     _check_names(keyring, choices)
-    notices = [NO_PICTURE] if _misses_its_picture(question) else []
+    notices: list[Notice] = []
     if choices.no_bricks:
         notices += [Notice("refused", f"{p.name} was not looked at: bricks are off.") for p in question.pictures]
         nobody = len(question.pictures)
         return Plan(pictures=(None,) * nobody, runners_up=((),) * nobody, notices=tuple(notices))
-    looked = [_route_picture(picture, keyring.of_kind("modality"), choices) for picture in question.pictures]
+    looked = [_route_picture(picture, keyring.for_input("picture"), choices) for picture in question.pictures]
     seen_by = (*(chosen[0].name for chosen, _, _ in looked if chosen), *question.earlier_pictures)
-    skills, weighed = _route_message(question.texts, seen_by, keyring.of_kind("task", "emergent"), choices)
+    skills, weighed = _route_message(question, seen_by, keyring.for_message, choices)
+    # What is clearly for a skill may sound like a question about a picture: "the cat sits on the table".
+    if _misses_its_picture(question) and not skills:
+        notices.append(NO_PICTURE)
+    knowledge, waiting = _route_knowledge(question, keyring, choices)
     return Plan(
         pictures=tuple(chosen[0] if chosen else None for chosen, _, _ in looked),
         runners_up=tuple(chosen[1:] for chosen, _, _ in looked),
+        reader=_reader(keyring, choices),
         skills=skills,
-        knowledge=tuple(b.name for b in keyring.of_kind("knowledge") if choices.of(b.name).state != "off"),
+        knowledge=knowledge,
+        waiting=waiting,
+        reads_words=question.wants_words and choices.vision is None,
         needs_seen=_needs_seen(question, keyring, skills),
+        needs_past=not any(_brick(keyring, chosen.name).needs.reads == "message" for chosen in skills),
         notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
         candidates=(*(candidate for _, _, scored in looked for candidate in scored), *weighed),
     )
 
 
+def _reader(keyring: Keyring, choices: Choices) -> Chosen | None:
+    """The first brick that reads pages and is not switched off."""
+    able = (brick.name for brick in keyring.for_input("page") if choices.of(brick.name).state != "off")
+    return next((Chosen(name, 1.0, None, None, "reads documents") for name in able), None)
+
+
 def _misses_its_picture(question: Question) -> bool:
     has_something = bool(question.pictures) or question.has_documents or question.history_has_pictures
-    return question.asks_about_picture and not has_something
+    # "It is white" goes on with what was said, and asks nothing of a picture.
+    goes_on = question.has_past and question.goes_on
+    return question.asks_about_picture and not has_something and not goes_on
 
 
 def _needs_seen(question: Question, keyring: Keyring, skills: Sequence[Chosen]) -> bool:
-    """Whether pictures of earlier messages may matter to this one: a picture of its own may be compared with them."""
-    compares = {brick.name for brick in keyring.bricks if brick.pictures}
-    return (
-        question.asks_about_picture
-        or question.goes_on
-        or bool(question.pictures)
-        or any(chosen.name in compares for chosen in skills)
-    )
+    """Whether pictures of earlier messages matter to this one. What it brings itself is what it is about."""
+    if question.about_several or any(_brick(keyring, chosen.name).needs.pictures for chosen in skills):
+        return True
+    brings_its_own = bool(question.pictures) or question.has_documents
+    return not brings_its_own and (question.asks_about_picture or question.goes_on)
+
+
+def _brick(keyring: Keyring, name: str) -> KeyedBrick:
+    return next(brick for brick in keyring.bricks if brick.name == name)
+
+
+def _route_knowledge(question: Question, keyring: Keyring, choices: Choices) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Who is asked at once, and who only where what came with the message, or with what it goes on with, says nothing."""
+    able = [brick.name for brick in keyring.asked_always if choices.of(brick.name).state != "off"]
+    goes_on = question.history_has_pictures and (question.goes_on or question.asks_about_picture)
+    if not (question.pictures or question.has_documents or goes_on):
+        return tuple(able), ()
+    by_hand = tuple(name for name in able if choices.of(name).state == "on")
+    return by_hand, tuple(name for name in able if name not in by_hand)
 
 
 def _check_names(keyring: Keyring, choices: Choices) -> None:
-    images = [brick.name for brick in keyring.of_kind("modality")]
+    images = [brick.name for brick in keyring.for_input("picture")]
     if choices.vision is not None and choices.vision not in images:
         raise MattoniError(
             f"There is no image brick '{choices.vision}' (there are: {_listed(images)}); choose one of them."
@@ -186,6 +234,15 @@ def _scores(bricks: Iterable[KeyedBrick], space: str, vectors: Tensor, subject: 
         if brick.keys is not None and brick.space == space
     ]
     return sorted(scored, key=lambda candidate: candidate.score, reverse=True)
+
+
+def _has_its_pictures(brick: KeyedBrick, question: Question, seen_by: Sequence[str]) -> bool:
+    """Whether the conversation has the pictures that a skill needs, and the message is about so many of them."""
+    wanted = brick.needs.pictures
+    if not wanted:
+        return True
+    of_its_own = len(question.pictures) >= wanted
+    return (of_its_own or question.about_several) and wanted <= sum(brick.needs.vision in ("", n) for n in seen_by)
 
 
 def _nearness(candidate: Candidate) -> str:
@@ -228,19 +285,29 @@ def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -
     return Chosen(name, strength, found.score if found else None, found.threshold if found else None, reason)
 
 
+# A message that sounds like a question about a picture must come so much nearer to a skill that needs none.
+_CLEARLY = 0.1
+
+
 def _route_message(
-    texts: Tensor | None, seen_by: Sequence[str], bricks: tuple[KeyedBrick, ...], choices: Choices
+    question: Question, seen_by: Sequence[str], bricks: tuple[KeyedBrick, ...], choices: Choices
 ) -> tuple[tuple[Chosen, ...], list[Candidate]]:
     """Every skill that is On, and the one on Auto that comes nearest, if it is near enough and has the pictures it needs.
 
     One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
     """
     able = [brick for brick in bricks if choices.of(brick.name).state != "off"]
-    fitting = [brick for brick in able if brick.pictures <= sum(brick.vision in ("", name) for name in seen_by)]
-    scored = _scores(fitting, "text", texts, "message") if texts is not None else []
+    fitting = [brick for brick in able if _has_its_pictures(brick, question, seen_by)]
+    scored = _scores(fitting, "text", question.texts, "message") if question.texts is not None else []
     on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]
-    automatic = [c for c in scored if c.name not in on and c.score >= c.threshold]
+    needs_none = {brick.name for brick in fitting if not brick.needs.pictures}
+    automatic = [
+        c
+        for c in scored
+        if c.name not in on
+        and c.score >= c.threshold + (_CLEARLY if question.asks_about_picture and c.name in needs_none else 0.0)
+    ]
     if automatic:
         chosen.append(_chosen(automatic[0].name, choices, scored, _nearness(automatic[0])))
     return tuple(chosen), scored

@@ -3,32 +3,20 @@
 Knows nothing of routing, of how attachments were read, or of generation.
 """
 
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-import torch
-from PIL import Image
-
-from assistant.host.composition import Composition
-from assistant.host.embedder import Embedder
-from assistant.host.generation import Sampling
-from assistant.host.host import Host
-from assistant.host.prompt import ASK_TEXT, Prompt, Turn, asks, build_prompt, encode_untrusted, picture_label
-from assistant.registry import Bricks
+from assistant.host.prompt import ASK_TEXT, Prompt, Turn, asks, build_prompt
 from assistant.turn.fit import first_kept, fit_question, fit_text
-from assistant.turn.inject import Recent, Workshop
-from assistant.turn.look import look
-from assistant.turn.route import Choices
-from knowledge_bricks.documents import Documents, Hit, answer_threshold, searched_text
-from knowledge_bricks.passages import DocumentText, PageText, split_document
+from assistant.turn.request import Exchange, Request, unspoken_question
+from knowledge_bricks.documents import Hit, answer_threshold
 from mattoni.errors import MattoniError
-from mattoni.injections import AFTER_PICTURE, Ids, Segment, Soft, Text
-from mattoni.inputs import Attachment, Picture
+from mattoni.injections import Ids, Segment, Text
+from mattoni.records import Read, Record, Seen
 from mattoni.trace import Notice, Trace
-from modality_bricks.chart_labels import ChartTexts
+from mattoni.untrusted import encode_untrusted
 
 # Role markers and line ends that a template puts around one exchange; generous.
 _TEMPLATE_TOKENS = 24
@@ -38,256 +26,170 @@ _RECALL_SHARE = 8
 # message. Among 4,000 tokens of passages the builtin host did not find what it found among 1,000.
 _PASSAGES_SHARE = 4
 
-# What an attachment became, as it is kept with its message: `name`, `brick`, and the digest of a `picture` or `document`.
-# `text`: all that was read of it. `shown`: what of that stood in the prompt, if not all. `recalled`: passages of an
-# earlier document. `asked`: the question behind it came with an instruction.
-Part = dict[str, Any]
-# Passages that are embedded between two looks at whether the user has stopped the turn: about a second's work.
-_EMBEDDED_AT_ONCE = 16
 
+class ShownAgain(Protocol):
+    """How the writer gets the soft tokens of a picture: one of several in its message, beside its question."""
 
-class Stopped(Exception):
-    """The user stopped the turn while it was still looking at what was sent."""
+    def __call__(self, seen: Seen, question: str, place: int, of: int) -> Sequence[Segment]: ...
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """An earlier question and its answer; `parts` is what its attachments became."""
+class Written:
+    """A prompt, and what it was made of."""
 
-    question: str
-    parts: tuple[Part, ...]
-    answer: str
-    token_ids: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """Everything a turn depends on."""
-
-    text: str
-    attachments: tuple[Attachment, ...] = ()
-    choices: Choices = Choices()
-    sampling: Sampling = Sampling()
-    past: tuple[Exchange, ...] = ()
-    conversation: str = ""  # under which keys and values are kept; empty: they are not
-    content: Callable[[str], bytes] = lambda digest: b""  # bytes of an earlier attachment
-    answer_anyway: bool = False  # also where the message seems to miss its picture
-
-
-class Archive:
-    """Searches the documents of conversations. Their passages' vectors are kept, by content, for later questions."""
-
-    def __init__(self, embedder: Callable[[], Embedder]) -> None:
-        self._embedder = embedder
-        self._documents: Recent[Documents] = Recent(32)
-
-    def search(self, part: Part, question: str, stopping: Callable[[], bool]) -> list[Hit]:
-        """All passages of a document, those that the question asks for first. Raises Stopped."""
-        embed, text = self._embedder().embed, part["text"]
-
-        def make() -> Documents:
-            passages = split_document(DocumentText(part["name"], (PageText(1, text),)))
-            vectors = []
-            for start in range(0, len(passages), _EMBEDDED_AT_ONCE):
-                if stopping():
-                    raise Stopped
-                vectors.append(embed([searched_text(p) for p in passages[start : start + _EMBEDDED_AT_ONCE]]))
-            return Documents(passages, torch.cat(vectors))
-
-        documents = self._documents.get(hashlib.sha256(f"{part['name']}\n{text}".encode()).hexdigest(), make)
-        wanted = question or documents.passages[0].text
-        return documents.search(embed([wanted])[0], wanted, len(documents.passages))
+    prompt: Prompt
+    records: tuple[Record, ...]  # the message's own, as they stand in the prompt: the next turn must find them the same
+    earlier: tuple[Record, ...]  # of earlier messages, that stand in it too
 
 
 @dataclass(frozen=True)
 class Writer:
     """Writes the prompt of one turn; what had to be left out becomes a notice of its trace."""
 
-    host: Host
-    workshop: Workshop
-    archive: Archive
+    tokenizer: Any
+    opening: Sequence[Turn]  # what the conversations of this host begin with
+    context: int  # positions that are left for prompt and answer
+    has_skill: bool  # a trained skill brings the wording that it was trained on
     request: Request
-    bricks: Bricks
-    composition: Composition
     trace: Trace
-    stopping: Callable[[], bool]
-    as_words: bool = False  # whether a skill of this turn wants pictures as words
+    show: ShownAgain
+    search: Callable[[Read, str], list[Hit]]  # passages of a document, those that a question asks for first
 
-    def write(self, parts: Sequence[Part], knowledge: str) -> tuple[Prompt, list[Part]]:
-        """History and message inside the context: long documents give way first, then the oldest turns, whole.
-
-        Returns the prompt, and the message's parts as they stand in it: the next turn must find them the same.
-        """
-        tokenizer = self.host.tokenizer
+    def write(self, records: Sequence[Record], knowledge: str) -> Written:
+        """History and message inside the context: long documents give way first, then the oldest turns, whole."""
         room = (
-            self.host.context
-            - self.composition.prefix_length
-            - min(self.request.sampling.max_tokens, self.host.context // 4)
+            self.context
+            - self._length(self.opening) * bool(self.opening)
+            - min(self.request.sampling.max_tokens, self.context // 4)
         )
-        question, cut = fit_question(self.request.text, room // 2, self._count)
+        asked = self.request.text if self.request.text.strip() else unspoken_question(records)
+        question, cut = fit_question(asked, room // 2, self._count)
         if cut:
-            self.trace.notices.append(
-                Notice("truncated", "The message is longer than the host can read: its middle was left out.")
-            )
+            self._tell("truncated", "The message is longer than the host can read: its middle was left out.")
 
-        def message(parts: Sequence[Part]) -> Turn:
-            lead = knowledge or _instruction(parts)
-            return Turn("user", (*self._segments(parts, self.request.text), *_texts(lead, question)))
+        def message(records: Sequence[Record]) -> Turn:
+            lead = knowledge or _instruction(records)
+            return Turn("user", (*self._segments(records, asked), *_texts(lead, question)))
 
-        taken = _length([message([part for part in parts if not part.get("text")])], tokenizer)
-        parts = self._fit_parts(parts, question, min(room // 2, room - taken))
-        earlier = [exchange for exchange in self.request.past if exchange.answer or exchange.parts]
+        taken = self._length([message([record for record in records if not _is_text(record)])])
+        records = self._fit(records, question, min(room // 2, room - taken))
+        earlier = [exchange for exchange in self.request.past if exchange.answer or exchange.records]
         past = [self._exchange(exchange) for exchange in earlier]
-        recall = room // _RECALL_SHARE if any(part.get("text") for e in earlier for part in e.parts) else 0
-        first = first_kept(
-            [_length(turns, tokenizer) for turns in past] + [_length([message(parts)], tokenizer) + recall], room
-        )
+        recall = room // _RECALL_SHARE if any(_is_text(record) for e in earlier for record in e.records) else 0
+        first = first_kept([self._length(turns) for turns in past] + [self._length([message(records)]) + recall], room)
         if first:
-            self.trace.notices.append(
-                Notice(
-                    "truncated",
-                    f"The conversation is longer than the host can read: its first {first} exchange(s) were left out.",
-                )
+            self._tell(
+                "truncated",
+                f"The conversation is longer than the host can read: its first {first} exchange(s) were left out.",
             )
-        parts = [*self._recall(earlier, first, question, recall), *parts]
-        # A skill brings the wording that it was trained on, knowledge its own instruction; beside a picture that is seen,
-        # not read, the question may be about either.
-        sees = any("picture" in part and "text" not in part for part in parts)
-        if asks(question) and not (self.composition.deltas or knowledge or sees):
-            parts = [{**part, "asked": True} if part.get("text") else part for part in parts]
-        return build_prompt(tokenizer, [turn for turns in past[first:] for turn in turns] + [message(parts)]), parts
+        records = [*self._recall(earlier, first, question, recall), *records]
+        # Knowledge brings its own instruction; beside a picture that is seen, not read, the question may be about either.
+        read = {record.digest for record in records if isinstance(record, Read)}
+        sees = any(isinstance(record, Seen) and record.digest not in read for record in records)
+        if asks(question) and not (self.has_skill or knowledge or sees):
+            records = [replace(r, asked=True) if isinstance(r, Read) and r.text else r for r in records]
+        turns = [*self.opening, *(turn for turns in past[first:] for turn in turns), message(records)]
+        standing = tuple(record for exchange in earlier[first:] for record in exchange.records)
+        return Written(build_prompt(self.tokenizer, turns), tuple(records), standing)
+
+    def _tell(self, code: str, text: str) -> None:
+        notice = Notice(code, text)
+        if notice not in self.trace.notices:
+            self.trace.notices.append(notice)
 
     def _count(self, text: str) -> int:
-        return len(encode_untrusted(self.host.tokenizer, text))
+        return len(encode_untrusted(self.tokenizer, text))
 
-    def _fit(self, part: Part, question: str, room: int, passages_room: int) -> tuple[str, bool]:
-        return fit_text(
-            part["text"],
-            room,
-            self._count,
-            lambda: [hit.passage for hit in self.archive.search(part, question, self.stopping)],
-            passages_room,
-        )
+    def _fit_one(self, record: Read, question: str, room: int, passages_room: int) -> tuple[str, bool]:
+        ranked = lambda: [hit.passage for hit in self.search(record, question)]  # noqa: E731
+        return fit_text(record.text, room, self._count, ranked, passages_room)
 
-    def _fit_parts(self, parts: Sequence[Part], question: str, room: int) -> list[Part]:
+    def _fit(self, records: Sequence[Record], question: str, room: int) -> list[Record]:
         """Texts of documents within `room` tokens together: whole, or the passages that the question asks for."""
-        texts = [part for part in parts if part.get("text")]
+        texts = sum(_is_text(record) for record in records)
         passages_room = room // _PASSAGES_SHARE if asks(question) else room
         fitted = []
-        for part in parts:
-            if part.get("text"):
-                text, cut = self._fit(part, question, room // len(texts), passages_room // len(texts))
+        for record in records:
+            if isinstance(record, Read) and record.text:
+                text, cut = self._fit_one(record, question, room // texts, passages_room // texts)
                 if cut:
-                    self.trace.notices.append(
-                        Notice(
-                            "truncated",
-                            f"{part['name']} is longer than the host can read: only what was asked for is used.",
-                        )
+                    self._tell(
+                        "truncated",
+                        f"{record.name} is longer than the host can read: only what was asked for is used.",
                     )
-                    part = {**part, "shown": text}
-            fitted.append(part)
+                    record = record.showing(text)
+            fitted.append(record)
         return fitted
 
-    def _recall(self, earlier: Sequence[Exchange], first: int, question: str, room: int) -> list[Part]:
+    def _recall(self, earlier: Sequence[Exchange], first: int, question: str, room: int) -> list[Record]:
         """What this question asks of earlier documents that no longer stand in the prompt, or never stood there whole.
 
         Nothing, where it asks nothing of them: as in a knowledge brick, the best passage has to be near enough.
         """
         whole: set[str] = set()
-        others: dict[str, Part] = {}
+        others: dict[str, Read] = {}
         for index, exchange in enumerate(earlier):
-            for part in exchange.parts:
-                if part.get("text") and not part.get("recalled"):
-                    digest = part.get("document") or part["picture"]
-                    others[digest] = part
-                    if index >= first and "shown" not in part:
-                        whole.add(digest)
-        recalled = []
-        for digest, part in others.items():
-            hits = self.archive.search(part, question, self.stopping) if digest not in whole else []
+            for record in exchange.records:
+                if isinstance(record, Read) and record.text and not record.recalled:
+                    others[record.digest] = record
+                    if index >= first and record.shown is None:
+                        whole.add(record.digest)
+        recalled: list[Record] = []
+        for digest, record in others.items():
+            hits = self.search(record, question) if digest not in whole else []
             if hits and hits[0].score >= answer_threshold(len(hits)):
-                text, _ = self._fit(part, question, room // len(others), room // len(others))
-                recalled.append({"name": part["name"], "document": digest, "text": text, "recalled": True})
-                self.trace.injections.append(f"sequence: what was asked for of {part['name']}, sent earlier")
+                text, _ = self._fit_one(record, question, room // len(others), room // len(others))
+                recalled.append(Read(record.name, digest, record.brick, text, recalled=True))
+                self.trace.injections.append(f"sequence: what was asked for of {record.name}, sent earlier")
         return recalled
 
     def _exchange(self, exchange: Exchange) -> list[Turn]:
         answer: Segment = Ids(exchange.token_ids) if exchange.token_ids is not None else Text(exchange.answer)
         asked = (
-            *self._segments(exchange.parts, exchange.question),
-            *_texts(_instruction(exchange.parts), exchange.question),
+            *self._segments(exchange.records, exchange.asked),
+            *_texts(_instruction(exchange.records), exchange.asked),
         )
         return [Turn("user", asked), Turn("assistant", (answer,))]
 
-    def _segments(self, parts: Sequence[Part], question: str) -> list[Segment]:
+    def _segments(self, records: Sequence[Record], question: str) -> list[Segment]:
         """Soft tokens and texts of a message's attachments, each followed by what parts it from the next."""
         segments: list[Segment] = []
-        pictures = sum("text" not in part for part in parts)
+        pictures = sum(isinstance(record, Seen) for record in records)
         places = itertools.count()
-        for part in parts:
-            if "text" in part:
-                text = part.get("shown", part["text"])
-                if text:
-                    segments.append(Text(f"{text}\n\n"))
+        for record in records:
+            if isinstance(record, Read):
+                segments += [Text(f"{record.in_prompt}\n\n")] if record.in_prompt else []
                 continue
-            place = next(places)
             try:
-                soft = self._soft(part, question)
-                # An imported checkpoint knows its pictures by their places in its own template.
-                if self.bricks.get(part["brick"]).card.parts.get("stitch") == "qformer":
-                    segments.extend(picture_label(place, pictures))
-                segments.extend([soft, AFTER_PICTURE])
-                if "labels" in part:
-                    segments.extend(self._labels(part))
+                segments += self.show(record, question, next(places), pictures)
             except MattoniError as problem:
                 # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.
-                notice = Notice("gone", f"{part['name']} from earlier was left out: {problem}")
-                if notice not in self.trace.notices:
-                    self.trace.notices.append(notice)
-                segments.append(Text(f"(picture {part['name']})\n"))
+                self._tell("gone", f"{record.name} from earlier was left out: {problem}")
+                segments.append(Text(f"(picture {record.name})\n"))
         return segments
 
-    def _soft(self, part: Part, question: str) -> Soft:
-        """The soft tokens of a picture; one of an earlier message is opened again when nothing of it is kept."""
-        digest = part["picture"]
-        return self.workshop.soft_tokens(
-            self.bricks.get(part["brick"]), digest, lambda: _reopened(self.request, digest), question, self.as_words
-        )
+    def _length(self, turns: Sequence[Turn]) -> int:
+        """Positions that turns take in a prompt, their role markers estimated."""
+        total = _TEMPLATE_TOKENS
+        for segment in (segment for turn in turns for segment in turn.segments):
+            match segment:
+                case Text(text):
+                    total += self._count(text)
+                case Ids(ids):
+                    total += len(ids)
+                case soft:
+                    total += len(soft.vectors)
+        return total
 
-    def _labels(self, part: Part) -> list[Text | Soft]:
-        """What the soft tokens of a picture say of the labels that were read on it."""
-        digest, texts = part["picture"], ChartTexts(part["title"], tuple(part["labels"]))
-        brick = self.bricks.get(part["brick"])
-        return self.workshop.name_labels(brick, digest, lambda: _reopened(self.request, digest), texts)
+
+def _is_text(record: Record) -> bool:
+    return isinstance(record, Read) and bool(record.text)
 
 
-def _instruction(parts: Sequence[Part]) -> str:
+def _instruction(records: Sequence[Record]) -> str:
     """What stands between documents and a question about them."""
-    return ASK_TEXT if any(part.get("asked") for part in parts) else ""
+    return ASK_TEXT if any(isinstance(record, Read) and record.asked for record in records) else ""
 
 
 def _texts(knowledge: str, question: str) -> list[Text]:
     return [Text(text) for text in (knowledge, question) if text]
-
-
-def _length(turns: Sequence[Turn], tokenizer: Any) -> int:
-    """Positions that turns take in a prompt, their role markers estimated."""
-    total = _TEMPLATE_TOKENS
-    for segment in (segment for turn in turns for segment in turn.segments):
-        match segment:
-            case Text(text):
-                total += len(encode_untrusted(tokenizer, text))
-            case Ids(ids):
-                total += len(ids)
-            case soft:
-                total += len(soft.vectors)
-    return total
-
-
-def _reopened(request: Request, digest: str) -> Image.Image:
-    """The picture of an earlier message, decoded again because nothing made of it is cached any more."""
-    looked = look([Attachment("earlier picture", request.content(digest))])
-    pictures = [item for item in looked.items if isinstance(item, Picture)]
-    if not pictures:
-        raise MattoniError("it can no longer be opened; attach it again.")
-    return pictures[0].image

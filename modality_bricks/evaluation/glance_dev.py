@@ -7,7 +7,6 @@ fonts, with other texts, and the camera is another model (a pinhole that is turn
 import base64
 import html
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from mattoni.errors import MattoniError
+from mattoni.lines import json_rows
 from modality_bricks.evaluation.glance_dev_charts import browser_charts, report_pages
 from modality_bricks.training.charts.draw import draw_chart
 from modality_bricks.training.charts.styles import HELD_OUT
@@ -86,8 +86,7 @@ def dev_reports(data: Path, seed: int = 0, count: int = 40) -> Iterator[Image.Im
 
 def dev_texts(data: Path) -> list[str]:
     """Passages that no training picture's words are from."""
-    with (data / "text" / "reading-passages-dev.jsonl").open(encoding="utf-8") as file:
-        return [json.loads(line)["text"] for line in file]
+    return [row.value["text"] for row in json_rows(data / "text" / "reading-passages-dev.jsonl")]
 
 
 # --- web pages ---

@@ -19,13 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brick_training.pictures import PictureFolder
 from mattoni.errors import MattoniError
 from modality_bricks.training.augment import JITTER_CHANCES, chances, jitter, normalise, recolour, shift
 from modality_bricks.training.encoder_stage import MEAN, STD
 from modality_bricks.training.features import device_of, half
 from modality_bricks.training.loop import Evaluation
 from modality_bricks.training.packs import Labels, Pixels
-from modality_bricks.training.readers import BadRow, Report, json_lines, passing, picture_name, picture_of, refuse
+from modality_bricks.training.readers import BadRow, Report, passing, picture_file, picture_of, refuse, rows_of
 
 _SHIFT_CHANCES, _COLOUR_CHANCES = 4, 3
 # Marks a label that a row does not have, as F.cross_entropy knows it.
@@ -63,7 +64,7 @@ def read_labelled(
     """
     parts, rows = [], []
     for path in files:
-        of_file = json_lines(path, report)
+        of_file = rows_of(path, report)
         pixels, opened = _squares(of_file, path, size, cache, report)
         parts.append(pixels)
         rows += [of_file[i] for i in opened]
@@ -104,10 +105,11 @@ def _squares(
     if kept.exists():
         loaded: Pixels = np.load(kept)
         return loaded, list(range(len(rows)))
+    folder = PictureFolder(path.parent)
     squares, opened = [np.empty((0, size, size, 3), np.uint8)], []
     for i, (where, row) in enumerate(rows):
         with passing(report):
-            picture = picture_of(path.parent / picture_name(where, row, path.parent), where)()
+            picture = picture_of(picture_file(where, row, folder), where)()
             squares.append(np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))[None])
             opened.append(i)
     pixels = np.concatenate(squares)

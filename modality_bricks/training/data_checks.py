@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +14,7 @@ import numpy as np
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from modality_bricks.training.language import in_another_language
-from modality_bricks.training.readers import BadRow, Kind, Report, Sample
+from modality_bricks.training.readers import TOLD, BadRow, Kind, Report, Sample
 from modality_bricks.training.samples import SampleSet
 
 # Every picture of a source up to this many is opened before a run; of a larger source so many at random.
@@ -23,11 +23,32 @@ NAMED_ROWS = 3
 # What a number of bad rows have in common, and what to do about it.
 KINDS: dict[Kind, tuple[str, str]] = {
     "form": ("cannot be read as rows of their format", "correct them"),
-    "no picture": ("have no picture", "add the key 'image', or set images to the folder of the pictures"),
+    "no picture": ("have no picture", "add the key 'image'"),
+    "missing picture": ("name a picture that is not there", "set images to the folder of the pictures"),
+    "several pictures": ("name several pictures, and an image brick learns from one at a time", "split or remove them"),
     "not opened": ("have a picture that cannot be opened", "replace the pictures"),
     "duplicate id": ("have the id or name of another row's picture", "give each its own"),
     "no answer": ("have no answer, caption or name, so there is nothing to learn from them", "fill them"),
     "unknown label": ("have a label that is not in the list of classes", "correct the labels or the list"),
+}
+# The same of what is only told: one and several.
+TOLD_KINDS: dict[Kind, tuple[str, str]] = {
+    "only text": (
+        "row is a talk without a picture and was passed over",
+        "rows are talks without a picture and were passed over",
+    ),
+    "other file": (
+        "file is neither a picture nor the captions of one and was passed over",
+        "files are neither pictures nor the captions of one and were passed over",
+    ),
+    "system file": (
+        "file that belongs to an operating system was passed over",
+        "files that belong to an operating system were passed over",
+    ),
+    "older charset": (
+        "file of captions is not UTF-8 and was read as Windows-1252; save it as UTF-8 if that is wrong",
+        "files of captions are not UTF-8 and were read as Windows-1252; save them as UTF-8 if that is wrong",
+    ),
 }
 Say = Callable[[str], None]
 
@@ -43,26 +64,46 @@ class BadRows:
 
     def sentences(self) -> list[str]:
         """One sentence for each kind, with the number of rows and the first of them."""
-        by_kind: dict[Kind, list[BadRow]] = defaultdict(list)
-        for bad in self.rows:
-            by_kind[bad.kind].append(bad)
         return [
-            str(bad[0]) if len(bad) == 1 else f"data: {len(bad)} rows {says} ({places(_wheres(bad))}): {advice}."
-            for kind, bad in by_kind.items()
+            str(bad[0]) if len(bad) == 1 else f"data: {len(bad)} rows {says} ({_places(bad)}): {advice}."
+            for kind, bad in self._by_kind().items()
+            if kind not in TOLD
             for says, advice in [KINDS[kind]]
         ]
 
+    def told(self) -> list[str]:
+        """One sentence for each kind of what is no mistake."""
+        return [
+            f"data: {len(rows)} {TOLD_KINDS[kind][len(rows) > 1]} ({_places(rows)})."
+            for kind, rows in self._by_kind().items()
+            if kind in TOLD
+        ]
+
+    def _by_kind(self) -> dict[Kind, list[BadRow]]:
+        by_kind: dict[Kind, list[BadRow]] = defaultdict(list)
+        for bad in self.rows:
+            by_kind[bad.kind].append(bad)
+        return by_kind
+
     def settle(self, skip: bool, say: Say) -> None:
         """Raise MattoniError if there are bad rows, or say that they are left out."""
-        if self.rows and not skip:
+        for sentence in self.told():
+            say(sentence)
+        mistakes = self.sentences()
+        if mistakes and not skip:
             hint = "Or go on without these rows: --skip-bad-rows."
-            raise MattoniError("\n".join([*self.sentences(), hint]))
-        for sentence in self.sentences():
+            raise MattoniError("\n".join([*mistakes, hint]))
+        for sentence in mistakes:
             say(f"left out: {sentence}")
 
 
-def _wheres(rows: Sequence[BadRow]) -> list[str]:
-    return [bad.where for bad in rows]
+def _places(rows: Sequence[BadRow]) -> str:
+    """Where the first few rows are; of files also which kinds they are, of what was not found the first that was tried."""
+    found = places([bad.where for bad in rows])
+    if rows[0].kind == "other file" and len(rows) > 1:
+        endings = Counter(Path(bad.where).suffix.lower() or "without an ending" for bad in rows)
+        found = f"{', '.join(f'{n} {ending}' for ending, n in endings.most_common(4))}: {found}"
+    return f"{found}; {rows[0].tried}" if rows[0].tried else found
 
 
 def places(wheres: Sequence[str]) -> str:

@@ -9,17 +9,28 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-# Words that stand in almost every sentence of a language and hardly in the others.
-COMMON = {
-    "English": "a the and is of with are at in on to for by up her his from an near man woman two three wearing standing sitting who their",
-    "German": "der die das ein eine einen einem einer und ist auf mit in im von zu den dem am an vor während zwei trägt steht sitzt mann frau",
-    "French": "le la les un une et est dans de des du sur avec au en sont qui il elle deux homme femme pour par",
-    "Spanish": "el la los las un una y es en de del con por que está están su se al dos hombre mujer para sobre",
-    "Italian": "il lo la gli le un una uno e è di del della nel nella con che sono su al due uomo donna per mentre",
-    "Portuguese": "o os um uma e é em de da na com que está estão dois homem mulher para por uns",
-    "Dutch": "de het een en is van op met in zijn aan die dat voor naar twee man vrouw bij zit staat draagt naast",
+# Words that stand in almost every sentence of a language and hardly in the others: those that sentences are made with, ...
+_FUNCTION = {
+    "English": "a the and is of with are at in on to for by up her his from an near who their",
+    "German": "der die das ein eine einen einem einer und ist auf mit in im von zu den dem am an vor während",
+    "French": "le la les un une et est dans de des du sur avec au en sont qui il elle pour par",
+    "Spanish": "el la los las un una y es en de del con por que está están su se al para sobre",
+    "Italian": "il lo la gli le un una uno e è di del della nel nella con che sono su al per mentre",
+    "Portuguese": "o os um uma e é em de da na com que está estão para por uns",
+    "Dutch": "de het een en is van op met in zijn aan die dat voor naar bij naast",
 }
-_WORDS = {language: frozenset(words.split()) for language, words in COMMON.items()}
+# ... and those that captions hold all the time.
+_OFTEN = {
+    "English": "man woman two three wearing standing sitting",
+    "German": "zwei trägt steht sitzt mann frau",
+    "French": "deux homme femme",
+    "Spanish": "dos hombre mujer",
+    "Italian": "due uomo donna",
+    "Portuguese": "dois homem mulher",
+    "Dutch": "twee man vrouw zit staat draagt",
+}
+FUNCTION_WORDS = {language: frozenset(words.split()) for language, words in _FUNCTION.items()}
+_WORDS = {language: known | frozenset(_OFTEN[language].split()) for language, known in FUNCTION_WORDS.items()}
 _WORD = re.compile(r"[^\W\d_]+")
 _LEAST = 2  # common words that a guess rests on, and by which it must lead
 

@@ -7,13 +7,14 @@ A pack is a tar: tile sheets (`KEY.webp` + `KEY.cls`, 10 x 10 tiles of 64 x 64 p
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from brick_training.pictures import is_systems
 from mattoni.errors import MattoniError
 from modality_bricks.training.readers import BadRow, Report, passing, picture_of, refuse
 
@@ -28,7 +29,7 @@ def pack_files(path: Path) -> dict[str, bytes]:
     """The members of a .tar or .tar.gz by name."""
     try:
         with tarfile.open(path) as archive:
-            members = [m for m in archive.getmembers() if m.isfile()]
+            members = [m for m in archive.getmembers() if m.isfile() and not is_systems(PurePosixPath(m.name))]
             return {m.name: file.read() for m in members if (file := archive.extractfile(m)) is not None}
     except (OSError, tarfile.TarError) as problem:
         raise MattoniError(f"Cannot read the pack {path} ({problem}): check the path and the file.") from problem

@@ -270,6 +270,15 @@ def mixture(recipe: WordsRecipe | GenerateRecipe, sets: Sequence[SampleSet]) -> 
     return lines
 
 
+def refuse_without_words(sets: Sequence[SampleSet], spelling: Spelling) -> None:
+    """Raise MattoniError where the queries would have nothing to say of any picture."""
+    if not any(sample.spells or spelling.said_of(sample) for found in sets for sample in found.samples):
+        answer = sets[0].samples[0].turns[0][1]
+        raise MattoniError(
+            f"data: no answer holds a word that could be learned (the first is '{answer}'): give captions or names in words."
+        )
+
+
 def new_stitch(recipe: WordsRecipe, split: Split, spelling: Spelling, embedding: torch.Tensor) -> QFormerStitch:
     """A stitch with random weights that knows its words and the statistics of the features."""
     encoder, part = split.caches[0].encoder, recipe.stitch
@@ -308,6 +317,7 @@ def words_stage(
     with accelerator.main_process_first():
         split, dev = read_splits(recipe, reading, accelerator.device)
         spelling = Spelling(tokenizer, split.sources, recipe.stitch.words, recipe.stitch.skip_commonest)
+        refuse_without_words(split.sources, spelling)
         stitch = new_stitch(recipe, split, spelling, embedding)
     return WordsStage(
         stitch, spelling, split, dev, recipe.batch, recipe.steps, recipe.steps_per_evaluation, recipe.seed

@@ -10,6 +10,7 @@ from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
 from mattoni.paths import data_folder
 from modality_bricks.encoder import FOLDERS, load_encoder, split_source
+from modality_bricks.methods.qformer import QFormerParts
 from modality_bricks.stitch import load_stitch
 from modality_bricks.training.compare import compare, measure
 from modality_bricks.training.data_checks import Say
@@ -83,13 +84,13 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
     stays = f"{target} stays as it is, and the new stitch in {run}; --replace-anyway replaces it all the same"
     card = read_card(target)
     fits = card.host is not None and card.host.fingerprint == host.fingerprint
-    if not fits or card.parts.get("stitch") != "qformer":
+    if not fits or not isinstance(card.parts, QFormerParts):
         raise MattoniError(
             f"'{card.name}' is no image brick of this kind for {host.name}, so the two cannot be compared: {stays}."
         )
     device, folder = stage.host.device, Path(recipe.cache)
     new = measure(stage, load_encoder(recipe.encoder, device), load_stitch(run, host.embedding, device), folder)
-    source = str(card.parts.get("encoder"))
+    source = card.parts.encoder
     scheme, place = split_source(source)
     if scheme in FOLDERS:
         source = f"{scheme}:{target / place}"
@@ -151,8 +152,8 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
                 "routes": before.routes.model_dump() if before and before.routes else None,
                 "files": describe_files(folder),
                 "parts": {
+                    "method": "qformer",
                     "encoder": f"{scheme}:encoder" if scheme in FOLDERS else recipe.encoder,
-                    "stitch": "qformer",
                     "queries": stitch_queries,
                 }
                 | ({"reads": brick.reads} if brick.reads else {}),

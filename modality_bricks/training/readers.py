@@ -1,24 +1,28 @@
 """Reads samples from folders, LLaVA JSON, JSON lines, parquet and WebDataset shards. A bad row is named in one sentence.
 
-Training only. A row is a mapping with `conversations` (LLaVA), `question` with `answer` or `answers`, `caption` or `captions`,
-or `name` (of the thing on the picture); in files of rows also `image`, and if it likes an `id`, and `spells` beside turns.
+Training only. A row is a mapping with `conversations` (LLaVA) or `messages` (Qwen), `question` with `answer` or `answers`,
+`caption` or `captions`, or `name` (of the thing on the picture); in files of rows also `image` or `images`, and if it likes an
+`id`, and `spells` beside turns. A talk without a picture is passed over.
 """
 
-import io
 import json
+import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from brick_training.pictures import PICTURE_ENDINGS, PictureFolder, is_systems, open_picture
+from brick_training.talks import exchanges, has_talk, talk_of
 from mattoni.errors import MattoniError
+from mattoni.lines import decode, json_rows
 
-PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+CAPTION_ENDINGS = (".txt", ".caption")
 # The first of each are the wordings that a user is likeliest to write, so they come up more often. Those that
 # assistant/other_wordings.json measures with are held out.
 NAME_QUESTIONS = (
@@ -63,15 +67,31 @@ CAPTION_QUESTIONS = (
 )
 Row = dict[str, Any]
 Turns = tuple[tuple[str, str], ...]
-Kind = Literal["form", "no picture", "not opened", "duplicate id", "no answer", "unknown label"]
+Kind = Literal[
+    "form",
+    "no picture",
+    "missing picture",
+    "several pictures",
+    "not opened",
+    "duplicate id",
+    "no answer",
+    "unknown label",
+    "only text",
+    "other file",
+    "system file",
+    "older charset",
+]
+# What is no mistake of anybody's: a person hears of it, and the run goes on.
+TOLD: frozenset[Kind] = frozenset({"only text", "other file", "system file", "older charset"})
 
 
 class BadRow(MattoniError):
     """Nothing can be learned from a row; `where` names it. A caller may pass it over and go on."""
 
-    def __init__(self, kind: Kind, where: str, sentence: str) -> None:
+    def __init__(self, kind: Kind, where: str, sentence: str, tried: str = "") -> None:
+        """tried  the path where something was looked for, in words"""
         super().__init__(f"data: {where}{sentence}")
-        self.kind, self.where = kind, where
+        self.kind, self.where, self.tried = kind, where, tried
 
 
 Report = Callable[[BadRow], None]
@@ -79,7 +99,8 @@ Report = Callable[[BadRow], None]
 
 def refuse(bad: BadRow) -> None:
     """Report a bad row by raising it."""
-    raise bad
+    if bad.kind not in TOLD:
+        raise bad
 
 
 @contextmanager
@@ -140,21 +161,19 @@ def _captions(captions: Iterable[str], where: str) -> Turns:
 
 def turns_of(row: Row, where: str) -> Turns:
     """Question and answer pairs of a row without a name. Raises MattoniError where there are none."""
-    if "conversations" in row:
+    if has_talk(row):
         try:
-            said = [(str(m["from"]), str(m["value"]).replace("<image>", "").strip()) for m in row["conversations"]]
-        except (TypeError, KeyError) as problem:
-            raise BadRow("form", where, ": each message of conversations needs from and value.") from problem
-        pairs = zip(said, said[1:], strict=False)
-        turns = [(q, a) for (who, q), (whom, a) in pairs if who == "human" and whom == "gpt"]
+            turns = exchanges(talk_of(row))
+        except ValueError as problem:
+            raise BadRow("form", where, f": {problem}.") from problem
         if not turns:
-            raise BadRow("form", where, " has no message of human that gpt answers: correct its conversations.")
+            says = " has no message of human that gpt answers (or of user that assistant answers): correct its conversations."
+            raise BadRow("form", where, says)
     elif "question" in row:
-        answers = row.get("answers") or [row.get("answer")]
-        turns = [(str(row["question"]), str(answer).strip()) for answer in answers if answer is not None]
-    elif "captions" in row or "caption" in row:
-        captions = row.get("captions") or [row.get("caption") or ""]
-        return _captions(map(str, captions), where)
+        given = _listed(row.get("answers")) or _listed(row.get("answer"))
+        turns = [(str(row["question"]), str(answer).strip()) for answer in given]
+    elif row.get("captions") is not None or "caption" in row:
+        return _captions(map(str, _listed(row.get("captions")) or _listed(row.get("caption"))), where)
     else:
         raise BadRow("form", where, " has no conversations, question, captions or name: add one of them.")
     if not turns or not all(answer for _, answer in turns):
@@ -162,21 +181,22 @@ def turns_of(row: Row, where: str) -> Turns:
     return tuple(turns)
 
 
+def _listed(value: Any) -> list[Any]:
+    """One value or several, without those that are missing; of VQA's answers, which are mappings, the words."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [v.get("answer") if isinstance(v, dict) else v for v in values if v is not None]
+
+
 def picture_of(source: Path | bytes, where: str) -> Callable[[], Image.Image]:
-    """Opens a picture as the assistant does: upright, RGB, on white where it is transparent."""
+    """Opens a picture as the assistant does."""
 
     def opened() -> Image.Image:
         try:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-                picture = ImageOps.exif_transpose(file)
-                if picture.has_transparency_data:
-                    picture = picture.convert("RGBA")
-                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-                return picture.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-            raise BadRow(
-                "not opened", where, ": its picture cannot be opened: replace it or remove the row."
-            ) from problem
+            return open_picture(source, where)
+        except MattoniError as problem:
+            reason = str(problem).rstrip(".")
+            advice = f": its picture cannot be opened: replace it or remove the row ({reason})."
+            raise BadRow("not opened", where, advice) from problem
 
     return opened
 
@@ -199,83 +219,165 @@ def _samples(key: str, picture: Path | bytes, rows: Sequence[tuple[str, Row]], r
 
 
 def read_folder(path: Path, report: Report = refuse) -> list[Sample]:
-    """Pictures in sub-folders named after what they show, or beside a `.txt` of captions, one a line."""
+    """Pictures in sub-folders named after what they show, or beside their captions, one a line.
+
+    The captions of `a.jpg` are in `a.txt`, `a.jpg.txt`, `a.caption` or `a.jpg.caption`.
+    """
+    own = []
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        if is_systems(relative := file.relative_to(path)):
+            report(BadRow("system file", relative.as_posix(), " belongs to an operating system."))
+        else:
+            own.append(file)
+    pictures = [file for file in own if file.suffix.lower() in PICTURE_ENDINGS]
+    texts = {str(file).casefold(): file for file in own if file.suffix.lower() in CAPTION_ENDINGS}
+    read: set[Path] = set()
     samples = []
-    for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS):
-        text, key = file.with_suffix(".txt"), file.relative_to(path).as_posix()
-        opening = picture_of(file, key)
+    for file in pictures:
+        key = file.relative_to(path).as_posix()
+        captions = next((texts[name] for name in _caption_names(file) if name in texts), None)
         with passing(report):
-            if text.is_file():
-                turns = _captions(_text(text).splitlines(), text.relative_to(path).as_posix())
-                samples.append(Sample(key, opening, turns, where=key))
-            elif file.parent != path:
-                samples.append(named_sample(key, opening, file.parent.name.replace("_", " ")))
+            if captions is not None:
+                read.add(captions)
+                samples.append(_captioned_file(path, file, captions, report))
+            elif file.parent == path or (thing := thing_of(file.relative_to(path))) is None:
+                advice = f" has no name: put it in a folder named after what it shows, or add {file.stem}.txt."
+                raise BadRow("no answer", key, advice)
             else:
-                advice = f" has no name: put it in a folder named after what it shows, or add {text.name}."
-                raise BadRow("no answer", file.name, advice)
+                samples.append(named_sample(key, picture_of(file, key), thing))
+    for file in own:
+        if file not in read and file.suffix.lower() not in PICTURE_ENDINGS:
+            where = file.relative_to(path).as_posix()
+            report(BadRow("other file", where, " is neither a picture nor the captions of one."))
     return samples
+
+
+def _caption_names(picture: Path) -> list[str]:
+    """Where a picture's captions may be, in any case of letters."""
+    stems = (str(picture.with_suffix("")), str(picture))
+    return [f"{stem}{ending}".casefold() for ending in CAPTION_ENDINGS for stem in stems]
+
+
+def _captioned_file(path: Path, picture: Path, captions: Path, report: Report) -> Sample:
+    """A picture of a folder with the lines of a file beside it."""
+    key, where = picture.relative_to(path).as_posix(), captions.relative_to(path).as_posix()
+    turns = _captions(caption_lines(captions.read_bytes(), where, report), where)
+    return Sample(key, picture_of(picture, key), turns, where=key)
+
+
+def caption_lines(content: bytes, where: str, report: Report = refuse) -> list[str]:
+    """Lines of captions. What is not UTF-8 is read as Windows-1252, and `report` hears of it."""
+    try:
+        text = decode(content)
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+        shown = " ".join(text.split())[:60]
+        report(BadRow("older charset", f"{where}: '{shown}'", " is not UTF-8 and was read as Windows-1252."))
+    return text.splitlines()
+
+
+_DATE = re.compile(
+    r"(?:19|20)\d\d(?:[-_. ]?(?:0?[1-9]|1[0-2])(?:[-_. ]?(?:0?[1-9]|[12]\d|3[01]))?)?(?:[-_. T].*)?"
+    r"|(?:0?[1-9]|[12]\d|3[01])[-_. ](?:0?[1-9]|1[0-2])[-_. ](?:19|20)\d\d"
+)
+_PART_OF_DATE = re.compile(r"(?:0?[1-9]|[12]\d|3[01])(?:[-_. ]?[^\W\d_]+)?")
+_HOLDS_PICTURES = {"images", "image", "imgs", "img", "pictures", "pics", "photos", "jpg", "jpeg", "png"}
+
+
+def thing_of(picture: Path) -> str | None:
+    """What a picture's folders say that it shows: the nearest that is no date and does not only say that it holds pictures.
+
+    picture  path below the folder of all pictures
+
+    None where there are only dates.
+    """
+    named: list[str] = []
+    dated = False
+    for part in picture.parts[:-1]:
+        dated = _DATE.fullmatch(part) is not None or (dated and _PART_OF_DATE.fullmatch(part) is not None)
+        if not dated:
+            named.append(part)
+    things = [part for part in named if part.lower() not in _HOLDS_PICTURES] or named
+    return things[-1].replace("_", " ") if things else None
 
 
 # Files of rows: (where, row)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise MattoniError(f"data: {path.name} cannot be read as UTF-8 text: check the file.") from problem
+def rows_of(path: Path, report: Report = refuse) -> list[tuple[str, Row]]:
+    """The rows of a file with one JSON object a line, or with one list of them, as LLaVA's are; empty lines are passed over."""
 
+    def bad(number: int, why: str) -> None:
+        report(BadRow("form", f"line {number} of {path.name}", f" is not JSON ({why}): correct it."))
 
-def json_list(path: Path) -> list[tuple[str, Row]]:
-    """The conversations of a LLaVA file."""
-    try:
-        rows = json.loads(_text(path))
-    except ValueError as problem:
-        raise MattoniError(f"data: {path.name} is not JSON ({problem}): check the file.") from problem
-    if not isinstance(rows, list):
-        raise MattoniError(f"data: {path.name} must be a JSON list of conversations, as LLaVA's files are.")
-    return [(f"row {number} of {path.name}", row) for number, row in enumerate(rows, start=1)]
-
-
-def json_lines(path: Path, report: Report = refuse) -> list[tuple[str, Row]]:
-    """The rows of a file with one JSON object a line; empty lines are passed over."""
-    rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if line.strip():
-            where = f"line {number} of {path.name}"
-            with passing(report):
-                try:
-                    rows.append((where, json.loads(line)))
-                except ValueError as problem:
-                    raise BadRow("form", where, f" is not JSON ({problem}): correct it.") from problem
-    return rows
+    return [(f"{unit} {number} of {path.name}", row) for number, unit, row in json_rows(path, bad)]
 
 
 def read_rows(rows: Sequence[tuple[str, Row]], images: Path, report: Report = refuse) -> list[Sample]:
-    """Rows that name a picture file; several rows of one picture become one sample."""
-    about: dict[str, list[tuple[str, Row]]] = defaultdict(list)
-    seen: dict[str, tuple[str, str]] = {}
+    """Rows that name a picture file; several rows of one picture become one sample. Talks without a picture are passed over."""
+    folder = PictureFolder(images)
+    about: dict[Path, list[tuple[str, Row]]] = defaultdict(list)
+    seen: dict[str, tuple[Path, str]] = {}
     for where, row in rows:
         with passing(report):
-            name = picture_name(where, row, images)
+            file = picture_file(where, row, folder)
             # LLaVA's files say several things of one picture under one id; one id for two pictures is a mistake.
-            if "id" in row:
-                other, before = seen.setdefault(str(row["id"]), (name, where))
-                if other != name:
+            if row.get("id") is not None:
+                other, before = seen.setdefault(str(row["id"]), (file, where))
+                if other != file:
                     says = f" has the id '{row['id']}' of {before}, which is about another picture: give each its own."
                     raise BadRow("duplicate id", where, says)
-            about[name].append((where, row))
-    return [sample for name, said in about.items() for sample in _samples(name, images / name, said, report)]
+            about[file].append((where, row))
+    return [sample for file, said in about.items() for sample in _samples(_key(file, images), file, said, report)]
 
 
-def picture_name(where: str, row: object, images: Path) -> str:
-    """What `image` says, if there is such a file."""
-    if not isinstance(row, dict) or not row.get("image"):
+def _key(file: Path, images: Path) -> str:
+    """A picture's name within its folder, or its path where it lies elsewhere."""
+    return file.relative_to(images).as_posix() if file.is_relative_to(images) else str(file)
+
+
+def picture_file(where: str, row: object, folder: PictureFolder) -> Path:
+    """The picture that a row names. Raises MattoniError where it names none, several, or one that is not there."""
+    if not isinstance(row, dict):
+        raise BadRow("form", where, " is no JSON object: correct it.")
+    names = pictures_named(row)
+    if not names:
+        if has_talk(row) and not _shows(row):
+            raise BadRow("only text", where, " is a talk without a picture.")
         raise BadRow("no picture", where, " names no image: add the key 'image'.")
-    name = str(row["image"])
-    if not (images / name).is_file():
-        raise BadRow("no picture", where, f": there is no picture {name} in {images}: set images to their folder.")
-    return name
+    if len(names) > 1:
+        says = f" names {len(names)} pictures, and an image brick learns from one at a time: split or remove it."
+        raise BadRow("several pictures", where, says)
+    if re.match(r"https?://|data:", names[0]):
+        says = f": the picture {names[0][:80]} is not on this machine: fetch it first and name the file."
+        raise BadRow("missing picture", where, says)
+    found = folder.find(names[0])
+    if found is None:
+        tried = f"{folder.tried(names[0])} was tried"
+        says = (
+            f": there is no picture {names[0]} in {folder.folder} ({tried}): set images to the folder of the pictures."
+        )
+        raise BadRow("missing picture", where, says, tried)
+    return found
+
+
+def pictures_named(row: Row) -> list[str]:
+    """What a row calls its pictures, under `image`, `images` or among the words of its talk."""
+    given = [str(name) for key in ("image", "images") for name in _listed(row.get(key)) if str(name).strip()]
+    if given or not has_talk(row):
+        return given
+    try:
+        return [name for said in talk_of(row) for name in said.pictures]
+    except ValueError:
+        return []
+
+
+def _shows(row: Row) -> bool:
+    """Whether a picture stands among the words of a talk. A talk that cannot be read is told as such, not as one of text."""
+    try:
+        return any(said.shows for said in talk_of(row))
+    except ValueError:
+        return True
 
 
 def read_parquet(path: Path, report: Report = refuse) -> list[Sample]:
@@ -305,7 +407,9 @@ def read_shard(path: Path, report: Report = refuse) -> list[Sample]:
         with tarfile.open(path) as archive:
             for member in archive:
                 file = archive.extractfile(member) if member.isfile() else None
-                if file is not None:
+                if is_systems(PurePosixPath(member.name)):
+                    report(BadRow("system file", f"{member.name} of {path.name}", " belongs to an operating system."))
+                elif file is not None:
                     folder, _, base = member.name.rpartition("/")
                     key, _, ending = base.partition(".")
                     group = groups[f"{folder}/{key}".lstrip("/")]
@@ -323,16 +427,24 @@ def read_shard(path: Path, report: Report = refuse) -> list[Sample]:
 
 
 def _shard_samples(key: str, parts: dict[str, bytes], where: str, report: Report) -> list[Sample]:
-    picture = next((content for ending, content in parts.items() if f".{ending.lower()}" in PICTURE_ENDINGS), None)
+    picture = next(
+        (
+            content
+            for ending, content in parts.items()
+            if PurePosixPath(f"x.{ending.lower()}").suffix in PICTURE_ENDINGS
+        ),
+        None,
+    )
     if picture is None:
         raise BadRow("no picture", where, f" has no picture: add one of {', '.join(sorted(PICTURE_ENDINGS))}.")
+    text = next((content for ending, content in parts.items() if f".{ending}".endswith(CAPTION_ENDINGS)), b"")
     try:
         if "json" in parts:
             row = json.loads(parts["json"])
         elif "name" in parts:
-            row = {"name": parts["name"].decode().strip()}
+            row = {"name": decode(parts["name"]).strip()}
         else:
-            row = {"captions": parts.get("txt", b"").decode().splitlines() or [""]}
+            row = {"captions": caption_lines(text, where, report) or [""]}
     except ValueError as problem:
         raise BadRow("form", where, ": its text is not JSON or not UTF-8: correct it.") from problem
     return _samples(key, picture, [(where, row)], report)

@@ -4,11 +4,11 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from brick_training.recipe_file import checked, read_yaml
 from mattoni.errors import MattoniError
 from mattoni.paths import training_data
 from modality_bricks.training.loop import LoopSettings
@@ -167,25 +167,23 @@ class GenerateRecipe(_StitchStage):
 
 
 StageRecipe = EncoderRecipe | ColumnsRecipe | WordsRecipe | GenerateRecipe
-Recipe = Annotated[StageRecipe, Field(discriminator="stage")]
 
 
 def read_recipe(path: Path) -> StageRecipe:
-    """Read a config. Raises MattoniError with one sentence."""
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise MattoniError(
-            f"There is no config {path}: name a YAML file, such as modality_bricks/configs/tutorial-words.yaml."
-        ) from problem
-    except yaml.YAMLError as problem:
-        raise MattoniError(f"{path.name} is not valid YAML: correct it.") from problem
-    try:
-        recipe: StageRecipe = TypeAdapter(Recipe).validate_python(values)
-    except ValidationError as problem:
-        error = problem.errors()[0]
-        place = ".".join(str(p) for p in error["loc"])
-        raise MattoniError(f"{path.name}: {place or 'the file'}: {error['msg']}; correct it.") from problem
+    """Read a config. Raises MattoniError with one sentence that names every mistake."""
+    values = read_yaml(
+        path, f"There is no config {path}: name a YAML file, such as modality_bricks/configs/tutorial-words.yaml."
+    )
+    kinds: dict[str, type[_Stage]] = {
+        "encoder": EncoderRecipe,
+        "columns": ColumnsRecipe,
+        "words": WordsRecipe,
+        "generate": GenerateRecipe,
+    }
+    if not isinstance(values, dict) or values.get("stage") not in kinds:
+        raise MattoniError(f"{path.name}: the key 'stage' must be one of {', '.join(kinds)}; correct it.")
+    recipe = checked(kinds[values["stage"]], values, path.name)
+    assert isinstance(recipe, StageRecipe)
     return recipe
 
 

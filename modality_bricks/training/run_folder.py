@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,14 @@ from filelock import FileLock, Timeout
 
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
+from mattoni.lines import json_rows
 
 CHECKPOINT, BEST, LOG, STATE, LOCK = "checkpoint.pt", "best.pt", "log.jsonl", "state.json", ".lock"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a run's log, also of one that is being written; a line that a kill or a full disk cut off is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with suppress(ValueError):
-            records.append(json.loads(line))
-    return records
+    return [row.value for row in json_rows(path, lambda number, why: None)] if path.exists() else []
 
 
 class Log:

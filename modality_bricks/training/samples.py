@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from mattoni.errors import MattoniError
+from mattoni.lines import read_text
 from modality_bricks.training.instructions import with_instructions
 from modality_bricks.training.packs import captioned_pictures, sheet_tiles
 from modality_bricks.training.readers import (
@@ -20,8 +21,6 @@ from modality_bricks.training.readers import (
     Report,
     Sample,
     captioned_sample,
-    json_lines,
-    json_list,
     named_sample,
     passing,
     read_folder,
@@ -29,6 +28,7 @@ from modality_bricks.training.readers import (
     read_rows,
     read_shard,
     refuse,
+    rows_of,
 )
 from modality_bricks.training.words import words_of
 
@@ -69,11 +69,11 @@ class ThingClass:
 def read_classes(path: Path) -> list[ThingClass]:
     """A JSON list of names, or of {names, short}, in the order of the labels' numbers."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path))
         if not isinstance(entries, list):
             raise TypeError("not a list")
         return [_class_of(entry) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError) as problem:
+    except (ValueError, TypeError, KeyError) as problem:
         raise MattoniError(
             f"data: {path.name} is no list of classes: it must be a JSON list of names, or of objects with names and short."
         ) from problem
@@ -101,10 +101,8 @@ def read_source(source: Source, find: Callable[[str], Path], seed: int = 0, repo
             samples = list(_captioned(paths, source.captions, report))
         case "folder":
             samples = [s for path in paths for s in read_folder(path, report)]
-        case "llava":
-            samples = [s for path in paths for s in read_rows(json_list(path), images or path.parent, report)]
-        case "jsonl":
-            samples = [s for path in paths for s in read_rows(json_lines(path, report), images or path.parent, report)]
+        case "llava" | "jsonl":
+            samples = [s for path in paths for s in read_rows(rows_of(path, report), images or path.parent, report)]
         case "parquet":
             samples = [s for path in paths for s in read_parquet(path, report)]
         case "webdataset":

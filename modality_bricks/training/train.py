@@ -87,8 +87,9 @@ def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, f
 
 def chat_frame(host: "Host") -> ChatFrame:
     """The prompt exactly as `assistant` builds it for one picture and one question."""
-    from assistant.host.prompt import Turn, build_prompt, encode_untrusted
+    from assistant.host.prompt import Turn, build_prompt
     from mattoni.injections import Soft, Text
+    from mattoni.untrusted import encode_untrusted
 
     picture = Soft("", torch.zeros(0))
 

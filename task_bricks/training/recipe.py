@@ -1,10 +1,8 @@
 """What a training recipe says: a YAML file, read once and strictly. Knows nothing of how it is carried out."""
 
-import difflib
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -12,10 +10,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
+from brick_training.recipe_file import checked, read_yaml
+from mattoni.card import BrickName
 from mattoni.errors import MattoniError
 
 
@@ -70,7 +69,7 @@ class DataSource(_Part):
 class Recipe(_Part):
     """All that a run depends on; `data` and `dev` are relative to the working folder, or to MATTONI_DATA, as all else is."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    name: BrickName
     title: str
     summary: str
     licence: str
@@ -112,28 +111,8 @@ class Recipe(_Part):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe. Raises MattoniError with one sentence that names the file and the key."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as problem:
-        raise MattoniError(f"There is no recipe {path}: name a YAML file.") from problem
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise MattoniError(f"{path.name} cannot be read as YAML: correct it.") from problem
+    """Read a recipe. Raises MattoniError with one sentence that names the file and every mistake."""
+    values = read_yaml(path, f"There is no recipe {path}: name a YAML file.")
     if not isinstance(values, dict):
         raise MattoniError(f"{path.name} holds no settings: see task_bricks/recipes for an example.")
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as problem:
-        raise MattoniError(f"{path.name}: {_sentence(problem)}") from problem
-
-
-def _sentence(problem: ValidationError) -> str:
-    """The first mistake in words."""
-    error = problem.errors()[0]
-    place = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), Recipe.model_fields, n=1)
-        return f"unknown key '{place}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it.")
-    if error["type"] == "missing":
-        return f"the key '{place}' is missing; add it."
-    return f"{place + ': ' if place else ''}{error['msg'].removeprefix('Value error, ')}; correct it."
+    return checked(Recipe, values, path.name)

@@ -1,16 +1,21 @@
 """Rows of a task: read, checked, worded as messages, and cut into batches. Knows nothing of models or of what is on pictures."""
 
-import gzip
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from brick_training.pictures import PictureFolder
+from brick_training.talks import exchanges, has_talk, talk_of
 from mattoni.errors import MattoniError
+from mattoni.lines import json_rows, read_text
 
 # How an instruction and its text are joined: mostly a blank line, as at run time, now and then as people type.
 JOINERS = ("\n\n", "\n\n", "\n\n", "\n\n", "\n", " ")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,59 +44,112 @@ class Example:
     images: tuple[Path, ...] = ()
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read rows from a JSONL file (or `.gz`): `id`, `answers`, and `instruction` with `input`, or `question`.
+def read_rows(path: Path, say: Say | None = None) -> list[Row]:
+    """Read rows from a file of JSON lines, or of one JSON list (or `.gz` of either). A bad row is named by its number.
 
-    `images` are paths from the file's folder. A bad row is named by its number.
+    A row has `answers`, and `instruction` with `input`, or `question`; `instruction`, `input` and `output` as Alpaca's;
+    `prompt` and `completion`; or a talk, ShareGPT's `conversations` or OpenAI's `messages`, of which the first exchange is
+    taken. `id` may be anything, or missing; `images` are paths from the file's folder.
+
+    say  hears what was left out
     """
     if not path.is_file():
         raise MattoniError(f"{path.name}: there is no such file in {path.parent}; check the recipe and MATTONI_DATA.")
-    opener = gzip.open if path.suffix == ".gz" else open
+    pictures = PictureFolder(path.parent)
     rows: list[Row] = []
     seen: dict[str, int] = {}
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                row = _parse_row(line, path.parent, f"{path.name}, row {number}")
-                if row.id in seen:
-                    raise MattoniError(f"{path.name}, row {number}: id {row.id!r} was used in row {seen[row.id]}.")
-                seen[row.id] = number
-                rows.append(row)
-    except (OSError, EOFError, UnicodeDecodeError) as problem:
-        raise MattoniError(f"{path.name} cannot be read ({problem}): write it again as JSONL.") from problem
+    left_out: Counter[str] = Counter()
+    for number, _, value in json_rows(path, advice="write it again as JSONL."):
+        row = _parse_row(value, pictures, number, f"{path.name}, row {number}", left_out)
+        if row.id in seen:
+            raise MattoniError(f"{path.name}, row {number}: id {row.id!r} was used in row {seen[row.id]}.")
+        seen[row.id] = number
+        rows.append(row)
     if not rows:
         raise MattoniError(f"{path.name} holds no rows.")
+    for what, count in left_out.items():
+        if say is not None and count:
+            say(f"{path.name}: {count} of {len(rows)} rows have {what}.")
     return rows
 
 
-def _parse_row(line: str, folder: Path, where: str) -> Row:
-    """One line of JSON as a `Row`."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as problem:
-        raise MattoniError(f"{where}: this is not JSON ({problem.msg}).") from problem
+def _parse_row(value: object, pictures: PictureFolder, number: int, where: str, left_out: Counter[str]) -> Row:
+    """One value of a file as a `Row`; what of it is not learned from is counted."""
     if not isinstance(value, dict):
         raise MattoniError(f"{where}: a row is a JSON object, this is a {type(value).__name__}.")
-    asked = ("question",) if "question" in value else ("instruction", "input")
-    for key in ("id", *asked):
-        if not isinstance(value.get(key), str) or not value[key].strip():
-            raise MattoniError(f"{where}: {key!r} is missing or empty.")
-    answers = value.get("answers")
-    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+    instruction, said, answers = _talked(value, where, left_out) if has_talk(value) else _asked(value, where)
+    if not answers or not all(answers):
         raise MattoniError(f"{where}: 'answers' must be a list of at least one text that is not empty.")
-    names = value.get("images", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) and (folder / name).is_file() for name in names):
-        raise MattoniError(f"{where}: 'images' must be a list of pictures that lie beside the file.")
-    instruction, said = ("", value["question"]) if "question" in value else (value["instruction"], value["input"])
-    return Row(value["id"], instruction, said, tuple(answers), tuple(folder / name for name in names))
+    images = []
+    for name in _texts(value, "images") or _texts(value, "image"):
+        found = pictures.find(name)
+        if found is None:
+            raise MattoniError(f"{where}: there is no picture {name} ({pictures.tried(name)} was tried).")
+        images.append(found)
+    # Beside numbers that other rows have as their id, that of a row without one must not be one of them.
+    name = _text(value, "id") or f"row {number}"
+    return Row(name, instruction, said, tuple(answers), tuple(images))
+
+
+def _talked(value: dict[str, Any], where: str, left_out: Counter[str]) -> tuple[str, str, list[str]]:
+    """Instruction (none), message and answer of the first exchange of a talk."""
+    try:
+        talk = talk_of(value)
+    except ValueError as problem:
+        raise MattoniError(f"{where}: {problem}.") from problem
+    pairs = exchanges(talk)
+    if not pairs or not pairs[0][0]:
+        raise MattoniError(f"{where}: this talk has no message of a user that an assistant answers.")
+    left_out["a message of the system, which is left out: a skill is asked without one"] += any(
+        said.role == "system" for said in talk
+    )
+    left_out["more than one exchange, of which the first is learned from"] += len(pairs) > 1
+    question, answer = pairs[0]
+    return "", question, [answer]
+
+
+def _asked(value: dict[str, Any], where: str) -> tuple[str, str, list[str]]:
+    """Instruction (empty where the input is the whole message), input and answers of a row that is no talk."""
+    answers = next((found for key in _ANSWERS if (found := _texts(value, key))), [])
+    for key in ("question", "prompt"):
+        if key in value:
+            return "", _needed(value, key, where), answers
+    instruction = _needed(value, "instruction", where)
+    if "answers" not in value and not _text(value, "input"):
+        return "", instruction, answers  # Alpaca's, where nothing is to be worked on
+    return instruction, _needed(value, "input", where), answers
+
+
+_ANSWERS = ("answers", "answer", "output", "completion", "response")
+
+
+def _needed(value: dict[str, Any], key: str, where: str) -> str:
+    if not (text := _text(value, key)):
+        raise MattoniError(f"{where}: {key!r} is missing or empty.")
+    return text
+
+
+def _text(value: dict[str, Any], key: str) -> str:
+    """A text or a number as text, as it stands; empty where there is none or it is blank."""
+    found = value.get(key)
+    text = str(found) if isinstance(found, str | int | float) else ""
+    return text if text.strip() else ""
+
+
+def _texts(value: dict[str, Any], key: str) -> list[str]:
+    """One text or several; what is no text is empty."""
+    found = value.get(key)
+    if isinstance(found, list):
+        return [_text({key: entry}, key) for entry in found]
+    return [_text(value, key)] if found is not None else []
 
 
 def read_wordings(path: Path, task: str) -> list[str]:
     """The wordings of a task's instruction whose split is `train`; those of other splits are never returned."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))[task]
+        entries = json.loads(read_text(path))[task]
         wordings = [entry["text"] for entry in entries if entry["split"] == "train"]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as problem:
+    except (KeyError, TypeError, json.JSONDecodeError) as problem:
         raise MattoniError(f"{path.name}: no list of wordings for {task!r} could be read ({problem}).") from problem
     if not wordings:
         raise MattoniError(f"{path.name}: {task!r} has no wording with split 'train'.")

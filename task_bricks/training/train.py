@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import mattoni.torchvision_ops  # noqa: F401
 
 import torch
-import yaml
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from brick_training.pictures import open_picture
+from mattoni.card import BrickCard, describe_files, write_card
 from mattoni.errors import MattoniError
-from mattoni.files import replace_folder, sha256_of, write_text
-from mattoni.keys import KEYS
+from mattoni.files import replace_folder, sha256_of
+from mattoni.injections import check_low_rank
 from mattoni.paths import brick_folders, cache_folder, data_folder, training_data
-from task_bricks.lora import CONFIG, WEIGHTS, check_fits, read_lora
+from task_bricks.lora import WEIGHTS, card_parts, read_lora
 from task_bricks.training.readme import write_readme
 from task_bricks.training.recipe import Recipe, read_recipe
 from task_bricks.training.report import format_samples
@@ -67,7 +67,7 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     card = _card(recipe, recipe_path, task, host.device, identity, trained, metric)
     samples = format_samples(card["training"]["best_step"], task.dev, answers)
     replace_folder(target, lambda folder: _write_brick(folder, recipe, card, keys, trained.learner, samples))
-    check_fits(read_lora(target), shapes)
+    check_low_rank(read_lora(target), shapes, host.name)
     return target
 
 
@@ -86,7 +86,7 @@ def _read_task(recipe: Recipe, data: Path) -> Task:
     def scored(answers: Sequence[str], rows: Sequence[Row]) -> float:
         return score(metric, [Scored(a, row.answers) for a, row in zip(answers, rows, strict=True)]).value
 
-    rows, dev = (read_rows(_found(name, data)) for name in (recipe.data, recipe.dev))
+    rows, dev = (read_rows(_found(name, data), _say) for name in (recipe.data, recipe.dev))
     _check_pictures(recipe, [*rows, *dev])
     trained_on = {(row.input.casefold(), row.images) for row in rows}
     for number, row in enumerate(dev, 1):
@@ -120,30 +120,31 @@ def _eyes(name: str | None, host: "Host", as_words: bool) -> Eyes | None:
     Raises MattoniError where there is no such brick, or it sees by reading alone.
     """
     from assistant.registry import Registry
-    from assistant.turn.inject import Workshop
+    from assistant.turn.loaded import LoadedBricks
+    from mattoni.injections import Soft
+    from mattoni.runtime import Asked, GivenPicture
 
     if name is None:
         return None
     brick = Registry(brick_folders()).scan().get(name)
-    if brick.card.kind != "modality" or "stitch" not in brick.card.parts:
+    if not brick.accepts("picture") or brick.accepts("page"):
         raise MattoniError(f"vision: '{name}' makes no soft tokens: name an image brick such as photo.")
-    workshop = Workshop(host)
+    eyes = LoadedBricks(host).get(brick)
 
     @cache
     def soft_tokens(path: Path) -> Tensor:
-        def opened() -> Image.Image:
-            with Image.open(path) as picture:
-                return picture.convert("RGB")
-
-        return workshop.soft_tokens(brick, sha256_of(path), opened, as_words=as_words).vectors.to(host.dtype)
+        asked = Asked("", GivenPicture(path.name, sha256_of(path), lambda: open_picture(path)), as_words=as_words)
+        (soft,) = (segment for segment in eyes.inject(asked).segments if isinstance(segment, Soft))
+        return soft.vectors.to(host.dtype)
 
     return soft_tokens
 
 
 def _coder(host: "Host", eyes: Eyes | None = None) -> Coder:
     """Text and pictures to ids and soft tokens exactly as the assistant does it at run time."""
-    from assistant.host.prompt import Turn, build_prompt, encode_untrusted, picture_label
-    from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text
+    from assistant.host.prompt import Turn, build_prompt
+    from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text, picture_label
+    from mattoni.untrusted import encode_untrusted
 
     tokenizer = host.tokenizer
 
@@ -219,7 +220,7 @@ def _card(
         "summary": recipe.summary,
         "host": identity.model_dump(),
         "injects": ["low-rank"],
-        "parts": {"low-rank": "peft-lora", "rank": recipe.lora.rank, **_needs(recipe, task)},
+        "parts": {**card_parts(recipe.lora.rank), **_needs(recipe, task)},
         "training": {
             "command": f"python -m task_bricks.train {recipe_path.name if recipe_path.is_absolute() else recipe_path}",
             "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),
@@ -260,11 +261,7 @@ def _write_brick(
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     if keys is not None:
         card = {**card, "routes": keys.save(folder)}
-    files = [folder / name for name in (CONFIG, WEIGHTS, KEYS) if (folder / name).is_file()]
-    listed = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}
-    write_text(
-        folder / "brick.yaml", yaml.safe_dump({**card, "files": listed}, sort_keys=False, allow_unicode=True, width=100)
-    )
+    write_card(BrickCard.model_validate({**card, "files": describe_files(folder)}), folder)
     write_readme(folder, card, samples)
 
 

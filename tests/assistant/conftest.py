@@ -20,11 +20,11 @@ from transformers import PreTrainedTokenizerBase
 
 from assistant.assistant import Assistant
 from assistant.host.embedder import Embedder
-from assistant.host.engine import Ticket
 from assistant.host.host import Host, load_host
 from assistant.host.prompt import Prompt, Turn, build_prompt
 from assistant.turn.recogniser import Recogniser, unit_depths
-from assistant.turn.turn import Runner
+from assistant.turn.spaces import Spaces
+from assistant.turn.ticket import Ticket
 from mattoni.card import describe_files
 from mattoni.injections import Soft
 from mattoni.inputs import Attachment
@@ -49,9 +49,11 @@ def assistant(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.M
     """
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
-    monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
-    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "embedder", embedder)
+    monkeypatch.setattr(Spaces, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
     opened = Assistant.open(str(tiny_host), device="cpu", dtype="float32")
     write_eyes(data_folder() / "bricks" / "eyes", opened.host)
     yield opened
@@ -60,7 +62,7 @@ def assistant(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.M
 
 def recogniser_of(message: str) -> Recogniser:
     """Recognises this message and no other."""
-    depths = Runner.embedder.depths(message)
+    depths = Spaces.embedder.depths(message)
     mean = torch.zeros_like(depths)
     return Recogniser(mean, unit_depths(depths, mean), threshold=len(depths) - 1e-4)
 
@@ -70,7 +72,10 @@ def add_bare_brick(name: str, **changes: object) -> Path:
     folder = data_folder() / "bricks" / name
     folder.mkdir(parents=True)
     card = {"schema": 1, "title": "Test", "summary": "A test.", "licence": "none"}
-    card |= {"name": name, "kind": "modality", "injects": ["sequence"], **changes}
+    parts = (
+        {"method": "lora"} if changes.get("kind") == "task" else {"method": "qformer", "encoder": "local-dir:encoder"}
+    )
+    card |= {"name": name, "kind": "modality", "injects": ["sequence"], "parts": parts, **changes}
     (folder / "brick.yaml").write_text(yaml.safe_dump(card))
     return folder
 

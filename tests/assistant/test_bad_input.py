@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,8 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore
-from assistant.host.generation import Sampling
 from assistant.host.host import load_host
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
@@ -57,6 +58,9 @@ def send(assistant, prompts):
     return send
 
 
+NOT_READ = "So there is no document to read, and the question was not answered."
+
+
 def gif() -> bytes:
     return encoded(red(), "GIF", save_all=True, append_images=[Image.new("RGB", (40, 20), "blue")])
 
@@ -82,13 +86,15 @@ def bomb() -> bytes:
         ("cut.jpg", encoded(Image.effect_noise((300, 300), 90), "JPEG")[:2000], "cut.jpg is damaged and cannot be opened: save it again or send another copy."),
         ("empty.png", b"", "empty.png is empty: send it again."),
         ("bomb.png", bomb(), "bomb.png has more than 64 million pixels: send a smaller version."),
-        ("word.png", b"PK\x03\x04" + bytes(40), "word.png is an office file or a zip, which is not read: save it as PDF or send the files in it."),
-        ("film.png", b"\0\0\0\x18ftypmp42" + bytes(40), "film.png is of an unknown kind: send a picture, a PDF or a text file."),
+        ("word.png", b"PK\x03\x04" + bytes(40), "word.png is damaged and cannot be opened: save it again or send another copy."),
+        ("film.png", b"\0\0\0\x18ftypmp42" + bytes(40), "film.png is a film, which is not looked at: send pictures of it."),
     ],
 )  # fmt: skip
 def test_a_picture_that_cannot_be_used_is_named_with_the_reason(send, name, content, said):
     texts, prompt = send(Attachment(name, content))
-    assert texts == [said] and "■" not in prompt
+    assert (
+        texts == [said, "So there is no picture to look at, and the question was not answered."] and "■" not in prompt
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ def test_of_thirty_pictures_ten_are_looked_at_and_the_rest_is_counted(send):
 
 def test_a_locked_pdf_is_named_and_of_500_pages_the_first_50_are_read(send):
     texts, _ = send(Attachment("locked.pdf", LOCKED_PDF))
-    assert texts == ["locked.pdf is locked with a password: save it without one."]
+    assert texts == ["locked.pdf is locked with a password: save it without one.", NOT_READ]
     texts, prompt = send(Attachment("long.pdf", pdf_of([f"page number {n}" for n in range(1, 52)])))
     assert texts == ["long.pdf has 51 pages; only the first 50 are read: send the part that matters."]
     assert "page number 50" in prompt and "page number 51" not in prompt
@@ -135,8 +141,8 @@ def test_a_message_longer_than_the_host_can_read_keeps_its_beginning_and_end(sen
 
 def test_a_file_too_large_is_named_and_not_read(send):
     texts, prompt = send(Attachment("film.txt", b"a" * 60_000_000))
-    assert texts == ["film.txt is 60 MB large, and at most 50 MB are read: send a smaller version or a part of it."]
-    assert "aaa" not in prompt
+    sentence = "film.txt is 60 MB large, and at most 50 MB are read: send a smaller version or a part of it."
+    assert texts == [sentence, NOT_READ] and "aaa" not in prompt
 
 
 @pytest.mark.slow
@@ -166,7 +172,7 @@ def bad_skills(source: Path, folder: Path) -> dict[str, tuple[Path, str]]:
     weights = "adapter_model.safetensors"
     pickled = changed("pickled")
     (pickled / weights).unlink()
-    torch.save({"w": torch.ones(2)}, pickled / "adapter_model.bin")
+    torch.save({"w": torch.ones(2), "code": Path("x")}, pickled / "adapter_model.bin")
     cut = changed("cut")
     (cut / weights).write_bytes((source / weights).read_bytes()[:500])
     nan = changed("nan")
@@ -179,7 +185,7 @@ def bad_skills(source: Path, folder: Path) -> dict[str, tuple[Path, str]]:
             archive.write(file, file.name)
         archive.writestr("../evil.txt", "evil")
     return {
-        "pickled": (pickled, "pickle"),
+        "pickled": (pickled, "is a pickle with more than weights in it"),
         "cut": (cut, "damaged"),
         "nan": (nan, "NaN"),
         "out": (out, "leads out of the folder"),
@@ -199,8 +205,26 @@ def test_a_bad_lora_is_refused_in_one_sentence_and_nothing_of_it_stays(assistant
         assert str(refusal.value).endswith((".", ")")) and "\n" not in str(refusal.value)
         assert sorted(path.name for path in (data_folder() / "bricks").iterdir()) == before
         assert done(assistant.ask("still there?", (), None, SHORT, talk)).error is None
-    with pytest.raises(MattoniError, match="neither a folder nor a zip"):
+    with pytest.raises(MattoniError, match="neither a folder nor a zip or tar"):
         assistant.add_skill_file(Attachment("skill.zip", b"no zip"))
+
+
+def test_an_uploaded_skill_is_an_archive_or_weights_with_their_configuration(assistant, tmp_path):
+    source = write_adapter(tmp_path / "short", assistant.host, 1)
+    with tarfile.open(tmp_path / "short.tar.gz", "w:gz") as archive:
+        archive.add(source, "out/lora")
+    with zipfile.ZipFile(tmp_path / "short.zip", "w") as archive:
+        for file in source.iterdir():
+            archive.write(file, f"a/b/{file.name}")
+    for name, called in [("Short answers.tar.gz", "short-answers"), ("../Short Two.zip", "short-two")]:
+        content = (tmp_path / ("short.zip" if name.endswith("zip") else "short.tar.gz")).read_bytes()
+        assert assistant.add_skill_file(Attachment(name, content)).name == called
+    config, weights = (
+        Attachment(n, (source / n).read_bytes()) for n in ("adapter_config.json", "adapter_model.safetensors")
+    )
+    assert assistant.add_skill_file(weights, "by-hand", [config]).name == "by-hand"
+    with pytest.raises(MattoniError, match="comes without adapter_config.json"):
+        assistant.add_skill_file(weights, "alone")
 
 
 def test_on_a_full_disk_the_talk_goes_on_in_memory_and_loses_nothing(assistant):
@@ -251,7 +275,7 @@ import os, signal
 import mattoni.torchvision_ops
 from assistant import assistant as module
 from assistant.assistant import Assistant
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.inputs import Attachment
 module._SAVE_EVERY_S = 0.0

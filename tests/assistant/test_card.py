@@ -22,6 +22,7 @@ def values(**changes) -> dict:
         "host": HOST,
         "injects": ["sequence"],
         "routes": {"space": "glance", "keys": "keys.safetensors", "threshold": 0.31},
+        "parts": {"method": "qformer", "encoder": "local-dir:encoder"},
         "licence": "research use",
     }
     return {**card, **changes}
@@ -55,6 +56,16 @@ def test_a_card_comes_back_as_it_was_written(tmp_path):
         ({"licence": None}, "photo/brick.yaml: licence: Input should be a valid string; correct it"),
         ({"kind": "colour"}, "photo/brick.yaml: kind: Input should be 'modality', 'task', 'knowledge' or 'emergent'"),
         ({"injects": []}, "photo/brick.yaml: injects"),
+        (
+            {"parts": {"method": "qfromer"}},
+            "photo/brick.yaml: parts.method is 'qfromer'; a method is one of .*, qformer,",
+        ),
+        ({"parts": {"encoder": "x"}}, "photo/brick.yaml: parts.method is missing; a method is one of "),
+        ({"parts": {"method": "qformer"}}, "photo/brick.yaml: the key 'encoder' is missing in parts; add it"),
+        (
+            {"parts": {"method": "qformer", "encoder": "x", "querys": 4}},
+            r"photo/brick.yaml: unknown key 'querys' in parts; did you mean 'queries'\?",
+        ),
         ({"name": "Photo Brick"}, "photo/brick.yaml: name: String should match pattern"),
         (
             {"files": {"../host.bin": {"bytes": 1, "sha256": "0" * 64}}},
@@ -112,3 +123,31 @@ def test_the_digest_changes_with_any_content(tmp_path):
     one = brick_digest(parse_card(yaml.safe_dump(values()), "x"))
     assert one == brick_digest(parse_card(yaml.safe_dump(values()), "x"))
     assert one != brick_digest(parse_card(yaml.safe_dump(values(version=4)), "x"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "older", "today"),
+    [
+        (
+            "modality",
+            {"encoder": "local-dir:encoder", "stitch": "qformer", "queries": 16, "reads": "labels"},
+            {"method": "qformer", "encoder": "local-dir:encoder", "queries": 16, "reads": "labels"},
+        ),
+        (
+            "modality",
+            {"encoder": "transformers-dir:encoder", "stitch": "mlp", "soft_tokens": 576},
+            {"method": "mlp", "encoder": "transformers-dir:encoder", "soft_tokens": 576},
+        ),
+        ("modality", {"reader": "rapidocr"}, {"method": "reader", "models": "rapidocr"}),
+        ("task", {"low-rank": "peft-lora", "rank": 16}, {"method": "lora", "rank": 16}),
+        ("task", {}, {"method": "lora"}),
+        (
+            "knowledge",
+            {"search": "documents", "documents": 2, "passages": 9, "embedder": "sha256:x"},
+            {"method": "documents", "documents": 2, "passages": 9, "embedder": "sha256:x"},
+        ),
+    ],
+)
+def test_a_card_that_was_written_before_there_were_methods_is_read(kind, older, today):
+    card = parse_card(yaml.safe_dump(values(kind=kind, parts=older)), "photo/brick.yaml")
+    assert card.parts.model_dump(exclude_defaults=True) == today

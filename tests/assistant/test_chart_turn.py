@@ -7,12 +7,13 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
-from assistant.host.generation import Sampling
-from assistant.turn.inject import Workshop
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.injections import Soft
 from mattoni.inputs import Attachment
+from mattoni.methods import method_of
 from mattoni.paths import data_folder
+from mattoni.runtime import GivenPicture
 from modality_bricks.chart_labels import ChartTexts, Named
 from tests.assistant.conftest import QUERIES, done, png, write_eyes
 
@@ -47,7 +48,7 @@ def chart():
 def pointing(monkeypatch):
     """Soft tokens that say: the second is the highest, and the first or, hardly, the second the lowest."""
     said = [Named("highest", (0.0, 1.0, 0.0)), Named("lowest", (0.8, 0.2, 0.0))]
-    monkeypatch.setattr("assistant.turn.inject.named", lambda shares, words, labels: said)
+    monkeypatch.setattr("modality_bricks.methods.qformer.named", lambda shares, words, labels: said)
 
 
 def test_the_labels_that_soft_tokens_point_at_stand_in_their_own_words(bars, prompts, chart, pointing):
@@ -67,7 +68,8 @@ def test_the_labels_that_soft_tokens_point_at_stand_in_their_own_words(bars, pro
 def test_a_label_that_is_surely_meant_is_its_own_words_and_a_doubtful_one_a_mixture(bars, pointing):
     texts = ChartTexts("", ("Apples", "Bananas", "Cherries"))
     picture = Image.new("RGB", (40, 30))
-    segments = Workshop(bars.host).name_labels(bars.bricks().get("bars"), "digest", lambda: picture, texts)
+    brick = method_of(bars.bricks().get("bars").parts).load(bars.bricks().get("bars"), bars.host)
+    segments = brick.name_labels(GivenPicture("chart.png", "digest", lambda: picture), texts)
     highest, lowest = (segment.vectors for segment in segments if isinstance(segment, Soft))
     first, second = (
         bars.host.embedding[bars.host.tokenizer.encode(f" {label}", add_special_tokens=False)].detach().float()

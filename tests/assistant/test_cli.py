@@ -1,4 +1,6 @@
+import contextlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -9,12 +11,15 @@ from PIL import Image
 
 from assistant.cli.options import choices_of
 from assistant.cli.terminal import printable
+from assistant.conversations.store import open_store
 from assistant.host.embedder import Embedder
 from assistant.host.host import load_host
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choice
-from assistant.turn.turn import Runner
+from assistant.turn.spaces import Spaces
+from knowledge_bricks.documents import load_documents
 from mattoni.errors import MattoniError
+from mattoni.paths import data_folder
 from tests.assistant.conftest import add_bare_brick, write_eyes
 from tests.assistant.test_examples import stripes
 from ui import command as cli
@@ -140,9 +145,11 @@ def test_a_picture_without_bricks_is_announced_and_not_looked_at(mattoni, tiny_h
 def test_explain_writes_where_the_stitch_looked(mattoni, tiny_host, tiny_embedder_folder, home, tmp_path, monkeypatch):
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
-    monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
-    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "embedder", embedder)
+    monkeypatch.setattr(Spaces, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
     write_eyes(home / "data" / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     call = ["ask", "What is it?", "--image", tmp_path / "a.png", "--host", tiny_host, "--max-tokens", 2, "--explain"]
@@ -162,6 +169,85 @@ def test_chat_goes_on_after_a_mistake_and_remembers(mattoni, tiny_host):
     assert status == 0 and "nowhere.png cannot be read" in err
     trace = json.loads(out[out.index("{") :])
     assert trace["tokens"]["reused"] > 0  # the second question stands on the first one's keys and values
+
+
+def test_what_a_terminal_writes_for_a_dropped_file_goes_with_the_question(mattoni, tiny_host, tmp_path):
+    (tmp_path / "it's mine (1).txt").write_text("The kiln was built in 1487.")
+    Image.new("RGB", (40, 30), "orange").save(tmp_path / "my photo.png")
+    note, photo = shlex.quote(str(tmp_path / "it's mine (1).txt")), str(tmp_path / "my photo.png").replace(" ", "\\ ")
+    lines = [
+        f"/image {photo}",
+        note,
+        f"{(tmp_path / 'my photo.png').as_uri()} {note}",
+        f"What is in this picture? {photo}",
+        "/file",
+        "/no/such/photo.jpg",
+        "/image https://example.com/x.png",
+        f"/file {tmp_path}",
+        "/help",
+    ]
+    status, out, err = mattoni("chat", "--host", tiny_host, "--no-bricks", "--max-tokens", 3, stdin=lines)
+    assert status == 0
+    told = [line for line in out.splitlines() if line.endswith("with the next question.")]
+    assert told == [
+        "my photo.png goes with the next question.",
+        "it's mine (1).txt goes with the next question.",
+        "my photo.png, it's mine (1).txt go with the next question.",
+        "my photo.png goes with the next question.",
+    ]
+    (talk,) = open_store().conversations()
+    question = open_store().messages(talk.id)[0]
+    assert question.text == "What is in this picture?"
+    names = [attached.name for attached in question.attachments]
+    assert names == ["my photo.png", "it's mine (1).txt"] * 2 + ["my photo.png"]
+    errors = [line for line in err.splitlines() if line.endswith(("terminal.", "path.", "`."))]
+    assert [error.split(":")[0] for error in errors] == [
+        "/file needs a file",
+        "/no/such/photo.jpg cannot be read (No such file or directory)",
+        "https",
+        f"{tmp_path} is a folder",
+    ]
+    assert out.count("or a file dropped here") == 2  # at the beginning, and for a command that is none
+
+
+def test_knowledge_is_made_of_a_folder_and_what_was_passed_over_is_told(mattoni, assistant, monkeypatch, tmp_path):
+    """The tiny host in the place of the builtin one."""
+    monkeypatch.setattr("assistant.cli.knowledge.opened", lambda: contextlib.nullcontext(assistant))
+    book = tmp_path / "hand book"
+    for name in ("kilns.txt", "chapter one/notes.txt", "chapter two/notes.txt", ".git/config", "chapter one/.DS_Store"):
+        (book / name).parent.mkdir(parents=True, exist_ok=True)
+        (book / name).write_text(f"What {name} says of kilns and bricks.")
+    (book / "program.bin").write_bytes(bytes(range(256)) * 10)
+    (book / "empty.txt").write_bytes(b"")
+    with (book / "film.mp4").open("wb") as film:
+        film.truncate(3_000_000_000)
+    status, out, err = mattoni("knowledge", "add", "handbook", book)
+    assert status == 0 and out.startswith("handbook, version 1: Answers from 3 documents: ")
+    assert err.splitlines() == [
+        "! 3 passed over:",
+        "  empty.txt is empty: send it again.",
+        f"  {book / 'film.mp4'} is 3000 MB large, and at most 50 MB are read: send a smaller version or a part of it.",
+        "  program.bin is of an unknown kind: send a picture, a PDF or a text file.",
+        "! 2 hidden files and folders were not looked into.",
+    ]
+    documents = load_documents(data_folder() / "bricks" / "handbook")
+    assert {p.document for p in documents.passages} == {"kilns.txt", "chapter one/notes.txt", "chapter two/notes.txt"}
+
+    (book / "chapter one" / "notes.txt").write_text("Now it says something else of kilns.")
+    status, out, _ = mattoni("knowledge", "add", "handbook", book, "--update")
+    assert status == 0 and out.startswith("handbook, version 2: Answers from 3 documents: ")
+
+
+def test_a_folder_without_anything_to_read_is_one_sentence_and_a_bad_file_alone_is_refused(
+    mattoni, assistant, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("assistant.cli.knowledge.opened", lambda: contextlib.nullcontext(assistant))
+    (tmp_path / "none").mkdir()
+    status, _, err = mattoni("knowledge", "add", "handbook", tmp_path / "none")
+    assert (status, err) == (1, "There are no files to add: choose some documents.\n")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    status, _, err = mattoni("knowledge", "add", "handbook", tmp_path / "empty.txt")
+    assert (status, err) == (1, "empty.txt is empty: send it again.\n")
 
 
 def test_eval_prints_scores_and_keeps_a_line_per_row(mattoni, tiny_host, tmp_path):

@@ -134,7 +134,10 @@ def test_a_gate_acts_before_a_delta_on_the_same_layer(host):
 
 def test_a_lora_for_another_host_is_refused_by_name(host, make_host, tmp_path):
     other = load_host(str(make_host(tmp_path / "wide", hidden_size=48)), device="cpu", dtype="float32")
-    with pytest.raises(MattoniError, match=r"stranger changes '.*q_proj' as 48 x 48 but in .* it is 32 x 32: it was"):
+    with pytest.raises(
+        MattoniError,
+        match=r"stranger was made for another host than .*: '.*q_proj' is 48 x 48 in it and 32 x 32 in the host",
+    ):
         compose(host, [lora(other, 1, name="stranger")])
 
 

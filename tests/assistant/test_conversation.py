@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from assistant.conversations.store import ConversationStore, open_store, title_from
+from assistant.conversations.records import Attached, title_from
+from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"drawn by hand"
@@ -207,8 +208,8 @@ def test_a_home_that_cannot_be_written_costs_one_sentence_and_no_word(tmp_path):
 def test_a_disk_that_fills_up_moves_the_conversation_into_memory(store):
     talk = store.new()
     turn(store, talk, "before", "said")
-    pages = store._database.execute("PRAGMA page_count").fetchone()[0]
-    store._database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own "database or disk is full"
+    pages = store._database._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._database._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own "database or disk is full"
     asked = store.add_question(talk, "x" * 100_000, [Sent("a.png", PNG)])
     answer = store.begin_answer(talk)
     store.finish_answer(answer, "y" * 100_000, "done")
@@ -226,7 +227,82 @@ def test_a_damaged_database_is_set_aside_not_overwritten(tmp_path):
     assert aside.read_bytes().startswith(b"this is no database")
 
 
-def test_the_log_is_write_ahead_and_one_store_serves_a_folder(tmp_path):
-    store = open_store(tmp_path)
-    assert open_store(tmp_path) is store
+def test_the_log_is_write_ahead(tmp_path):
+    ConversationStore(tmp_path)
     assert sqlite3.connect(tmp_path / "conversations.sqlite3").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_database_of_an_earlier_version_opens_with_everything_said_in_it(tmp_path):
+    """Written statement by statement as the first release wrote it: what that kept must be readable for good."""
+    old = sqlite3.connect(tmp_path / "conversations.sqlite3")
+    old.executescript(
+        """
+        CREATE TABLE conversations (id TEXT PRIMARY KEY, title TEXT NOT NULL, named INTEGER NOT NULL DEFAULT 0,
+                                    created REAL NOT NULL, updated REAL NOT NULL);
+        CREATE TABLE messages (id INTEGER PRIMARY KEY AUTOINCREMENT,
+            conversation TEXT NOT NULL REFERENCES conversations(id) ON DELETE CASCADE, role TEXT NOT NULL,
+            text TEXT NOT NULL, status TEXT NOT NULL, writer TEXT, error TEXT, segments TEXT, token_ids TEXT, trace TEXT,
+            created REAL NOT NULL);
+        CREATE TABLE attachments (message INTEGER NOT NULL REFERENCES messages(id) ON DELETE CASCADE,
+            place INTEGER NOT NULL, digest TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, bytes INTEGER NOT NULL,
+            PRIMARY KEY (message, place));
+        INSERT INTO conversations VALUES ('talk', 'A receipt', 0, 1.0, 2.0);
+        INSERT INTO messages VALUES (1, 'talk', 'user', 'Total?', 'done', NULL, NULL,
+            '[{"name": "a.png", "picture": "ab", "brick": "document", "text": "9.50"}]', NULL, NULL, 1.0);
+        INSERT INTO messages VALUES (2, 'talk', 'assistant', '9.50', 'done', '1 0.0', NULL, '{"vocabulary": "v"}', '[5]',
+            '{"seed": 1}', 2.0);
+        INSERT INTO attachments VALUES (1, 0, 'ab', 'a.png', 'picture', 3);
+        """
+    )
+    old.close()
+    store = ConversationStore(tmp_path)
+    assert [c.title for c in store.conversations("RECEIPT")] == ["A receipt"] and store.problem is None
+    question, answer = store.messages("talk")
+    assert question.segments == [{"name": "a.png", "picture": "ab", "brick": "document", "text": "9.50"}]
+    assert question.attachments == (Attached("ab", "a.png", "picture", 3),)
+    assert (answer.segments, answer.token_ids, answer.trace) == ({"vocabulary": "v"}, [5], {"seed": 1})
+    store.add_question("talk", "And the date?")
+    assert len(store.messages("talk")) == 3
+
+
+def test_deleting_says_which_attachments_are_gone_for_good(store):
+    kept, gone = store.new(), store.new()
+    store.add_question(kept, "shared?", [Sent("a.png", PNG)])
+    store.add_question(gone, "both", [Sent("b.png", PNG), Sent("only-here.txt", b"bytes")])
+    shared, own = (attached.digest for attached in store.messages(gone)[0].attachments)
+    assert store.delete(gone) == {own}
+    assert store.delete(gone) == set()
+    assert store.delete(kept) == {shared}
+
+
+def test_editing_says_which_later_attachments_are_gone(store):
+    talk = store.new()
+    first = store.add_question(talk, "one", [Sent("a.png", PNG)])
+    store.add_question(talk, "two", [Sent("a.txt", b"later")])
+    (later,) = store.messages(talk)[1].attachments
+    assert store.edit_question(first, "one, but better") == {later.digest}
+
+
+def test_a_file_that_is_deleted_in_one_process_while_another_sends_it_again_is_kept(tmp_path):
+    """Each process is a store of its own on the same folder; whoever holds the file last must find its bytes."""
+    stores = [ConversationStore(tmp_path), ConversationStore(tmp_path)]
+    problems = []
+
+    def send_and_delete(store: ConversationStore) -> None:
+        for _ in range(25):
+            talk = store.new()
+            store.add_question(talk, "same file", [Sent("a.png", PNG)])
+            (attached,) = store.messages(talk)[0].attachments
+            try:
+                store.content(attached.digest)
+            except MattoniError as problem:
+                problems.append(str(problem))
+            store.delete(talk)
+
+    threads = [threading.Thread(target=send_and_delete, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == [] and all(store.problem is None for store in stores)
+    assert PNG not in everything_in(tmp_path)

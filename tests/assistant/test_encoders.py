@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.errors import MattoniError
-from mattoni.paths import data_folder
+from mattoni.paths import data_folder, model_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, OpenClipEncoder, load_encoder, stack
 from tests.assistant.conftest import QUERIES, TINY_VIT, done, png, write_encoder, write_eyes
 
@@ -139,6 +139,17 @@ def test_a_hub_id_and_an_open_clip_tag_are_fetched_and_answer(source, repository
     assert set(hub) == {repository}
 
 
+def test_an_encoder_of_the_catalogue_answers_once_it_is_here(assistant):
+    name = "efficientnet-lite2"
+    with pytest.raises(
+        MattoniError, match=f"The encoder '{name}' is not on this machine yet: run `mattoni models pull {name}`"
+    ):
+        load_encoder(f"catalogue:{name}")
+    write_encoder(model_folder(name), TINY_VIT)
+    write_eyes(data_folder() / "bricks" / "odd", assistant.host, source=f"catalogue:{name}")
+    assert ask(assistant).startswith(f"sequence: {QUERIES} soft tokens")
+
+
 def test_an_unknown_source_says_what_there_is(hub):
     with pytest.raises(MattoniError, match="open_clip has no weights 'mine' of RN50: choose one of openai"):
         load_encoder("RN50/mine")
@@ -189,9 +200,10 @@ def test_an_encoder_that_does_not_fit_its_stitch_is_named(assistant):
     write_eyes(folder, assistant.host)
     shutil.rmtree(folder / "encoder")
     write_encoder(folder / "encoder", {**TINY_VIT, "image_size": 64})
+    from modality_bricks.methods.qformer import QFormerParts
     from modality_bricks.modality import load_modality
 
-    parts = {"encoder": "local-dir:encoder", "stitch": "qformer"}
+    parts = QFormerParts(method="qformer", encoder="local-dir:encoder")
     with pytest.raises(
         MattoniError, match="the stitch expects 17 features of width 64 and the encoder gives 65 of width 64"
     ):

@@ -31,7 +31,8 @@ def rows_file(folder, *rows):
         ("[1]", "rows.jsonl, row 2: this is not a JSON object"),
         ({"id": "r2", "answers": ["x"], "metric": "f1"}, "row 2: give either 'question', or 'instruction' and 'input'"),
         ({**GOOD, "id": "r2", "metric": "bleu"}, "row 2: no metric is called 'bleu' (known: contains, named"),
-        ({**GOOD, "id": "r2", "answers": []}, "row 2: answers: "),
+        ({**GOOD, "id": "r2", "answers": []}, "row 2: 'answers' and 'metric' need each other."),
+        ({"id": "r2", "question": "?", "metric": "f1"}, "row 2: 'answers' and 'metric' need each other."),
         ({**GOOD, "id": "r2", "answers": [" "]}, "row 2: an answer is empty."),
         ({"question": "?", "answers": ["x"], "metric": "f1"}, "row 2: 'id' is missing; add it."),
         (GOOD, "row 2: the id 'r1' is that of row 1; make it unique."),
@@ -138,7 +139,37 @@ def test_an_earlier_message_of_the_conversation_is_sent_first(tmp_path):
     assert (text, picture.name, own) == ("What is in the picture?", "picture.png", ("What is it?", ()))
 
 
+def test_several_earlier_messages_are_sent_in_their_order_with_what_they_brought(tmp_path):
+    (tmp_path / "beehive.png").write_bytes(b"1")
+    (tmp_path / "honey.txt").write_bytes(b"2")
+    before = [{"question": "What is it?", "image": "beehive.png"}, {"question": "Thanks."}]
+    row = Row(**GOOD, before=[*before, {"question": "And this?", "file": "honey.txt"}])
+    sent = [(text, [a.name for a in attachments]) for text, attachments in messages_of(row, tmp_path)]
+    assert sent == [
+        ("What is it?", ["picture.png"]),
+        ("Thanks.", []),
+        ("And this?", ["document.txt"]),
+        ("What is it?", []),
+    ]
+
+
+def test_a_row_without_a_metric_is_asked_and_not_scored(tmp_path):
+    rows = [Row(**GOOD), Row(id="r2", question="Tell me a joke.")]
+    round_and_round = Reply("A dog. " + "I am here to help you. " * 4, {})
+    summary, lines = report(list(replies(rows, tmp_path, lambda messages: round_and_round)))
+    assert (summary["n"], summary["looping"], summary["scores"]["contains"]["n"]) == (2, 2, 1)
+    assert [line["score"] for line in lines] == [1.0, None]
+
+
 def test_a_row_that_failed_is_counted_and_keeps_its_reason(tmp_path):
     summary, (line,) = report([(Row(**GOOD), Reply("", {}, error="The picture is damaged."))])
     assert summary["failed"] == 1 and summary["scores"]["contains"]["score"] == 0
     assert line["error"] == "The picture is damaged."
+
+
+def test_a_line_separator_inside_a_string_ends_no_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {**GOOD, "question": "a\u2028b\u0085c"}
+    path.write_text("\ufeff" + json.dumps(row, ensure_ascii=False) + "\r\n\r\n", encoding="utf-8", newline="")
+    (read,) = read_rows(path)
+    assert read.question == row["question"]

@@ -5,11 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assistant.host.answer_text import TextStream
 from assistant.host.composition import compose
-from assistant.host.generation import Generation, KeyValues, Sampling, TextStream, common_prefix
 from assistant.host.host import Host, load_host
 from assistant.host.prompt import Prompt, Turn, build_prompt
+from assistant.host.sampling import Sampling
 from mattoni.injections import Ids, Soft, Text
+from tests.assistant.plain_generation import Generation, KeyValues, common_prefix
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 

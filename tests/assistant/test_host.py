@@ -9,11 +9,14 @@ import pytest
 import torch
 from gguf import GGUFWriter, TokenType
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from assistant.host import host as host_module
+from assistant.host.catalogue import HostSampling, catalogue
 from assistant.host.composition import compose
-from assistant.host.generation import Sampling
-from assistant.host.gguf import convert_gguf
+from assistant.host.gguf import convert_gguf, tie_embeddings
 from assistant.host.host import Host, load_host, pick_device, pick_dtype
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Prefix
@@ -163,6 +166,53 @@ def test_a_pickled_host_is_refused_and_not_run(tiny_host, tmp_path):
     torch.save(load_file(tiny_host / "model.safetensors"), tmp_path / "pickled" / "pytorch_model.bin")
     with pytest.raises(MattoniError, match=r"pickled: this host cannot be loaded \(.*safetensors"):
         load_host(str(tmp_path / "pickled"))
+
+
+def test_one_matrix_stays_where_a_file_holds_the_embeddings_twice_rounded_in_two_ways(tiny_host, tmp_path):
+    """As in Qwen2.5-Coder-0.5B: a quarter of its memory, and the finer rounding is the output's."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_host, dtype=torch.float32)
+    shared = model.get_input_embeddings().weight.detach()
+    for difference, is_one in ((0.04, True), (0.5, False)):
+        model.lm_head.weight = torch.nn.Parameter(shared.clone())
+        rough = shared + difference * shared.std() * torch.randn_like(shared)
+        model.get_input_embeddings().weight = torch.nn.Parameter(rough)
+        model.config.tie_word_embeddings = False
+        tie_embeddings(model)
+        model.save_pretrained(tmp_path / str(difference))
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / str(difference), dtype=torch.float32)
+        expected = shared if is_one else rough
+        torch.testing.assert_close(loaded.get_input_embeddings().weight.detach(), expected, rtol=0, atol=0)
+        torch.testing.assert_close(loaded.lm_head.weight.detach(), shared, rtol=0, atol=0)
+        assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == is_one
+
+
+# How it speaks
+
+
+def write_generation_config(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(config | values))
+
+
+def test_a_hosts_own_generation_config_wins_and_the_catalogue_fills_what_it_leaves_out(tiny_host, home, monkeypatch):
+    entry = catalogue()["smollm2-135m-instruct"].model_copy(
+        update={"sampling": HostSampling(temperature=0.5, top_k=20), "stop": ("<|endoftext|>",), "system": "You are M."}
+    )
+    monkeypatch.setattr(host_module, "catalogue", lambda: {"smollm2-135m-instruct": entry})
+    target = home / "cache" / "models" / "smollm2-135m-instruct"
+    shutil.copytree(tiny_host, target)
+    write_generation_config(target, temperature=0.7, top_p=0.8, repetition_penalty=1.1, do_sample=True)
+    host = load_host("builtin", "cpu", "float32")
+    assert host.sampling == HostSampling(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.1)
+    assert host.stop_ids == {0, 2}, "its own and the catalogue's"
+    assert host.system == "You are M."
+
+
+def test_a_host_that_says_nothing_and_one_that_says_nonsense_leave_it_to_others(tiny_host, tmp_path, host):
+    assert host.sampling == HostSampling() and host.system is None and host.stop_ids == {2}
+    shutil.copytree(tiny_host, tmp_path / "odd")
+    write_generation_config(tmp_path / "odd", repetition_penalty=-3.0)
+    assert load_host(str(tmp_path / "odd"), "cpu").sampling == HostSampling()
 
 
 # Device and dtype

@@ -37,22 +37,25 @@ from assistant.cli import bricks
 from assistant.cli.models import models_list
 from assistant.host.catalogue import catalogue
 from assistant.host.embedder import Embedder
-from assistant.host.generation import Generation, Sampling
 from assistant.host.host import load_host
 from assistant.host.prompt import Prompt, Turn, build_prompt
+from assistant.host.sampling import Sampling
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choices, Question, SeenPicture, route
-from assistant.turn.turn import Runner
+from assistant.turn.spaces import Spaces
 from mattoni.errors import MattoniError
 from mattoni.injections import AFTER_PICTURE, Soft, Text
 from mattoni.inputs import Attachment
 from mattoni.keys import load_keys
+from mattoni.methods import method_of
 from mattoni.paths import brick_folders, data_folder, hosts_folder
+from mattoni.runtime import Asked, GivenPicture
 from mattoni.tensors import copy_tensors, stored_tensors
 from modality_bricks.modality import load_modality
 from tests.assistant.conftest import done, full_disk
+from tests.assistant.plain_generation import Generation
 
 SIZE, QUESTION = 32, "What is in the picture?"
 WORDS = [
@@ -232,9 +235,11 @@ def opened(tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """Open the assistant on an imported host, in fp32 unless told otherwise."""
     embedder = Embedder(tiny_embedder_folder)
     depths = torch.zeros_like(embedder.depths("text"))
-    monkeypatch.setattr(Runner, "embedder", embedder)
-    monkeypatch.setattr(Runner, "picture_questions", Recogniser(depths, depths, threshold=1.0))
-    monkeypatch.setattr(Runner, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "embedder", embedder)
+    monkeypatch.setattr(Spaces, "picture_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
+    monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
     assistants: list[Assistant] = []
 
     def open_it(host: str, dtype: str = "float32") -> Assistant:
@@ -321,7 +326,7 @@ def test_a_projector_reads_the_layers_and_tokens_that_its_checkpoint_says(change
     brick = data_folder() / "bricks" / card.name
     loaded = load_modality(brick, card.parts, torch.zeros(1, 32))
     torch.testing.assert_close(loaded.soft_tokens([photo()])[0], wanted, rtol=0, atol=1e-5)
-    assert card.parts["soft_tokens"] == len(wanted)
+    assert card.parts.soft_tokens == len(wanted)
 
 
 @pytest.mark.slow
@@ -364,8 +369,9 @@ def test_the_weights_may_have_the_names_of_other_versions(renames, checkpoints, 
 def test_soft_tokens_of_instructblip_follow_the_question_and_are_kept_by_it(checkpoints, opened):
     card = bring_in(checkpoints["instructblip"]).card
     assistant = opened(card.name)
-    brick, workshop, picture = assistant.bricks().get(card.name), assistant._workshop, photo()
-    asked = [workshop.soft_tokens(brick, "a digest", lambda: picture, q) for q in ("What?", "Where?", "What?")]
+    brick, picture = assistant.bricks().get(card.name), GivenPicture("a", "a digest", photo)
+    eyes = method_of(brick.parts).load(brick, assistant.host)
+    asked = [eyes.inject(Asked(q, picture)).segments[0] for q in ("What?", "Where?", "What?")]
     assert asked[0] is asked[2] and asked[0].digest != asked[1].digest
     assert (asked[0].vectors - asked[1].vectors).abs().max() > 1e-3
 

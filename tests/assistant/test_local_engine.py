@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from assistant.host.composition import compose
-from assistant.host.generation import Generation
 from assistant.host.host import Host, load_host
 from assistant.host.job import Job
 from assistant.host.local import LocalEngine, LocalStream
@@ -16,6 +15,7 @@ from assistant.host.prompt import Prompt, Turn, build_prompt
 from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
 from mattoni.injections import LowRank, Prefix, Soft, Text
+from tests.assistant.plain_generation import Generation
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 WORDS = "What is in the picture of the dog on the grass and the man on a couch?".split()

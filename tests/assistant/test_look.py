@@ -147,8 +147,24 @@ def test_one_pixel_is_a_picture() -> None:
 
 
 def test_the_content_decides_and_not_the_name() -> None:
-    assert one_picture(encoded(red(), "JPEG"), name="letter.pdf").mode == "RGB"
-    assert one_text(b"plain words", name="photo.jpg") == "plain words"
+    assert one_picture(encoded(red(), "JPEG"), name="letter.png").mode == "RGB"
+    looked = look([Attachment("photo.jpg", b"plain words")])
+    assert isinstance(looked.items[0], Document) and looked.items[0].pages[0].text == "plain words"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "what"),
+    [
+        (b"plain words", "photo.png", "a text file"),
+        (b"plain words", "a.pdf", "a text file"),
+        (b"jpeg", "a.pdf", "a picture"),
+    ],
+)
+def test_a_name_that_promises_something_else_is_told(content: bytes, name: str, what: str) -> None:
+    looked = look([Attachment(name, encoded(red(), "JPEG") if content == b"jpeg" else content)])
+    (notice,) = looked.notices
+    assert notice.code == "misnamed"
+    assert notice.text == f"{name} is {what}, whatever its name says, and was opened as one."
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])
@@ -192,11 +208,9 @@ def test_a_long_screenshot_keeps_a_width_that_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (b"<?xml version='1.0'?><!-- x --><svg/>", "SVG"),
-        (b"PK\x03\x04" + bytes(100), "office file or a zip"),
-        (b"\0\0\0\x20ftypheic" + bytes(100), "HEIC"),
-        (b"{\\rtf1 hello}", "RTF"),
+        (b"PK\x03\x04" + bytes(100), "is damaged"),
+        (b"\0\0\0\x20ftypheic" + bytes(100), "is damaged"),
+        (b"\0\0\0\x18ftypisom" + bytes(30) + b"vide", "is a film"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
         (b"\x7fELF" + bytes(100), "unknown kind"),
         (bytes(range(256)) * 8, "unknown kind"),
@@ -370,7 +384,7 @@ def test_html_becomes_what_a_reader_sees() -> None:
     )
     seen = ["Menu & prices", "Lunch", "Soup", "of the day", "- bread", "- salty butter", "Tea\t2.50", "end"]
     assert html_text(page).split("\n") == seen
-    assert one_text(page.encode(), "page.jpg") == html_text(page)
+    assert one_text(page.encode(), "page.htm") == html_text(page)
 
 
 def test_text_that_only_mentions_html_and_pdf_stays_as_it_is() -> None:

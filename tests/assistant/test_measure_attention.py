@@ -36,7 +36,7 @@ def test_a_stitch_is_compared_with_one_of_random_weights_on_the_same_canvases(ti
     write_eyes(home / "data" / "bricks" / "eyes", host)
     brick = Registry([home / "data" / "bricks"]).scan(host).get("eyes")
     pictures = canvases(np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8), "grey")
-    trained = found_in(load_modality(brick.folder, dict(brick.card.parts), host.embedding), pictures)
+    trained = found_in(load_modality(brick.folder, brick.parts, host.embedding), pictures)
     random = found_in(at_random(brick, host), pictures)
     assert 0 <= trained["low"] <= trained["share"] <= trained["high"] <= 1
     assert random["share"] != trained["share"]

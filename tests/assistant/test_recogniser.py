@@ -5,8 +5,8 @@ import pytest
 from assistant.evaluation.bench import SECOND_QUESTION
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
+from assistant.turn.question import goes_on, message_pieces
 from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, Recogniser
-from assistant.turn.turn import goes_on, message_pieces
 from mattoni.errors import MattoniError
 
 PASSAGE = "The kiln was built in 1820. It burns at 900 degrees, and bricks stay in it for two days. " * 5

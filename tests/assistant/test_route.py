@@ -7,13 +7,23 @@ import torch
 
 from assistant.turn.route import Choice, Choices, KeyedBrick, Keyring, Question, SeenPicture, route
 from mattoni.errors import MattoniError
+from mattoni.methods import Needs
 
 E = torch.eye(4)
-PHOTO = KeyedBrick("photo", "modality", "glance", E[:1], 0.6)
-DOCUMENT = KeyedBrick("document", "modality", "glance", E[1:2], 0.6)
-GERMAN = KeyedBrick("english-german", "task", "text", E[:1], 0.5)
-SQL = KeyedBrick("sql", "task", "text", E[1:2], 0.5)
-MANUAL = KeyedBrick("manual", "knowledge")
+ACCEPTS = {"modality": {"picture"}, "task": {"text"}, "knowledge": {"text"}}
+
+
+def keyed(name, kind, *rest, **more):
+    """A brick as the router sees it, made by a method that is usual for its kind."""
+    more = {"accepts": frozenset(ACCEPTS[kind]), "chosen_by": "itself" if kind == "knowledge" else "keys", **more}
+    return KeyedBrick(name, kind, *rest, **more)
+
+
+PHOTO = keyed("photo", "modality", "glance", E[:1], 0.6)
+DOCUMENT = keyed("document", "modality", "glance", E[1:2], 0.6)
+GERMAN = keyed("english-german", "task", "text", E[:1], 0.5)
+SQL = keyed("sql", "task", "text", E[1:2], 0.5)
+MANUAL = keyed("manual", "knowledge")
 KEYRING = Keyring((PHOTO, DOCUMENT, GERMAN, SQL, MANUAL))
 
 
@@ -49,38 +59,42 @@ def test_every_score_is_kept_for_the_trace():
 
 
 def test_a_brick_added_later_is_found_by_its_keys_alone():
-    chart = KeyedBrick("chart", "modality", "glance", E[2:3], 0.6)
+    chart = keyed("chart", "modality", "glance", E[2:3], 0.6)
     assert names(route(Question((picture(0, 0.1, 1, 0),)), Keyring((*KEYRING.bricks, chart)), Choices())) == ["chart"]
 
 
 def test_a_brick_added_later_takes_no_picture_that_is_nearer_to_another_brick():
-    lenient = KeyedBrick("stickers", "modality", "glance", E[2:3], 0.1)
+    lenient = keyed("stickers", "modality", "glance", E[2:3], 0.1)
     plan = route(Question((picture(0.5, 0, 0.4, 0.77),)), Keyring((*KEYRING.bricks, lenient)), Choices())
     assert names(plan) == ["photo"]
     assert [notice.code for notice in plan.notices] == ["fallback"]  # it is near to neither
 
 
 def test_a_skill_is_not_chosen_for_a_message_that_its_counter_keys_are_nearer_to():
-    german = KeyedBrick("english-german", "task", "text", E[:1], 0.5, counter=E[2:3])
+    german = keyed("english-german", "task", "text", E[:1], 0.5, counter=E[2:3])
     for_french, for_german = torch.tensor([[0.6, 0.0, 0.8, 0.0]]), torch.tensor([[0.8, 0.0, 0.6, 0.0]])
     assert route(Question(texts=for_french), Keyring((german,)), Choices()).skills == ()
     assert [s.name for s in route(Question(texts=for_german), Keyring((german,)), Choices()).skills] == [german.name]
 
 
 @pytest.mark.parametrize(
-    ("sent", "earlier", "chosen"),
+    ("sent", "earlier", "several", "chosen"),
     [
-        (0, (), []),
-        (1, (), []),
-        (2, (), ["compare"]),
-        (1, ("photo",), ["compare"]),
-        (1, ("document",), []),
-        (0, ("photo", "photo"), ["compare"]),
+        (0, (), True, []),
+        (1, (), True, []),
+        (2, (), False, ["compare"]),
+        (1, ("photo",), True, ["compare"]),
+        (1, ("photo",), False, []),
+        (1, ("document",), True, []),
+        (0, ("photo", "photo"), True, ["compare"]),
+        (0, ("photo", "photo"), False, []),
     ],
 )
-def test_a_skill_that_needs_two_pictures_is_chosen_only_where_its_image_brick_saw_two(sent, earlier, chosen):
-    compare = KeyedBrick("compare", "task", "text", E[:1], 0.5, pictures=2, vision="photo")
-    question = Question((picture(1, 0, 0, 0),) * sent, texts=E[:1], earlier_pictures=earlier)
+def test_a_skill_for_two_pictures_is_chosen_where_its_image_brick_saw_two_and_the_message_is_about_them(
+    sent, earlier, several, chosen
+):
+    compare = keyed("compare", "task", "text", E[:1], 0.5, needs=Needs(2, "photo"))
+    question = Question((picture(1, 0, 0, 0),) * sent, E[:1], about_several=several, earlier_pictures=earlier)
     keyring = Keyring((PHOTO, compare))
     assert [skill.name for skill in route(question, keyring, Choices()).skills] == chosen
     by_hand = Choices(bricks={"compare": Choice("on")})
@@ -97,7 +111,7 @@ def test_a_picture_that_is_like_nothing_known_is_looked_at_all_the_same_and_a_no
 
 
 def test_an_image_brick_without_keys_is_the_fallback_when_there_is_no_other():
-    plan = route(Question((picture(1, 0, 0, 0),)), Keyring((KeyedBrick("own", "modality"),)), Choices())
+    plan = route(Question((picture(1, 0, 0, 0),)), Keyring((keyed("own", "modality"),)), Choices())
     assert names(plan) == ["own"]
     assert plan.notices[0].code == "fallback"
 
@@ -188,13 +202,51 @@ def test_there_is_no_such_notice_when_there_is_something_to_look_at(question):
 def test_pictures_of_earlier_messages_matter_unless_the_message_stands_alone():
     alone = Question(texts=E[2:3], goes_on=False, earlier_pictures=("photo",))
     assert not route(alone, KEYRING, Choices()).needs_seen
-    for changes in ({"goes_on": True}, {"asks_about_picture": True}, {"pictures": (picture(1, 0, 0, 0),)}):
+    for changes in ({"goes_on": True}, {"asks_about_picture": True}, {"about_several": True}):
         assert route(replace(alone, **changes), KEYRING, Choices()).needs_seen
+    own = replace(alone, goes_on=True, asks_about_picture=True, pictures=(picture(1, 0, 0, 0),))
+    assert not route(own, KEYRING, Choices()).needs_seen, "a message is about the picture that it brings"
+    assert route(replace(own, about_several=True), KEYRING, Choices()).needs_seen
+    page = replace(alone, goes_on=True, asks_about_picture=True, has_documents=True)
+    assert not route(page, KEYRING, Choices()).needs_seen, "and about its document"
     assert route(Question(), KEYRING, Choices()).needs_seen, "nothing is known of a message without text"
 
 
 def test_a_skill_that_compares_pictures_gets_the_earlier_ones():
-    alone = Question(texts=E[:1], goes_on=False, earlier_pictures=("photo", "photo"))
-    compare = KeyedBrick("compare", "task", "text", E[:1], 0.5, pictures=2)
+    alone = Question(texts=E[:1], goes_on=False, about_several=True, earlier_pictures=("photo", "photo"))
+    compare = keyed("compare", "task", "text", E[:1], 0.5, needs=Needs(2))
     assert route(alone, Keyring((compare,)), Choices()).needs_seen
-    assert not route(alone, Keyring((GERMAN,)), Choices()).needs_seen
+    assert not route(replace(alone, about_several=False), Keyring((GERMAN,)), Choices()).needs_seen
+
+
+def test_a_message_that_is_clearly_for_a_skill_misses_no_picture_and_a_doubtful_one_is_left_to_the_picture():
+    asks = {"asks_about_picture": True}
+    clear = route(Question(texts=E[:1], **asks), KEYRING, Choices())
+    assert ([skill.name for skill in clear.skills], clear.notices) == (["english-german"], ())
+    doubtful = 0.55 * E[:1] + 0.83 * E[3:4]
+    assert route(Question(texts=doubtful, **asks), KEYRING, Choices()).skills == ()
+    assert [s.name for s in route(Question(texts=doubtful), KEYRING, Choices()).skills] == ["english-german"]
+
+
+def test_a_message_that_goes_on_with_what_was_said_misses_no_picture():
+    assert route(Question(asks_about_picture=True, has_past=True), KEYRING, Choices()).notices == ()
+
+
+def test_what_came_with_the_message_goes_before_knowledge_unless_the_user_says_otherwise():
+    def plan(choices=None, **changes):
+        found = route(Question(texts=E[2:3], **changes), KEYRING, choices or Choices())
+        return found.knowledge, found.waiting
+
+    assert plan() == (("manual",), ())
+    assert plan(has_documents=True) == plan(pictures=(picture(1, 0, 0, 0),)) == ((), ("manual",))
+    assert plan(history_has_pictures=True, goes_on=True) == ((), ("manual",))
+    assert plan(history_has_pictures=True, goes_on=False) == (("manual",), ())
+    by_hand = Choices(bricks={"manual": Choice("on")})
+    assert plan(by_hand, has_documents=True) == (("manual",), ())
+    assert plan(Choices(bricks={"manual": Choice("off")}), has_documents=True) == ((), ())
+
+
+def test_a_skill_that_reads_the_message_alone_is_shown_no_past():
+    skill = keyed("german", "task", "text", E[:1], 0.5, needs=Needs(reads="message"))
+    assert not route(Question(texts=E[:1]), Keyring((skill,)), Choices()).needs_past
+    assert route(Question(texts=E[1:2]), Keyring((skill,)), Choices()).needs_past

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 from PIL import Image
 
@@ -63,3 +65,25 @@ def test_the_true_lines_of_a_receipt_are_a_file_with_the_same_question(tmp_path,
     rows = read_rows(path)
     assert [(row.id, row.message, row.answers) for row in rows] == [(r.id, r.message, r.answers) for r in pictures]
     assert all(not row.pictures and row.file and (path.parent / row.file).read_text() for row in rows)
+
+
+@pytest.mark.slow  # packs of a thousand pictures are unpacked
+def test_a_second_photograph_comes_after_another_one(tmp_path, training_data):
+    rows = read_rows(write_rows("second-photo", tmp_path / "second", training_data), limit=50)
+    assert all(len(row.before) == 1 and (row.before[0].image,) != row.pictures for row in rows)
+    assert {row.metric for row in rows} == {"cider"}
+
+
+def test_receipts_are_asked_a_second_and_a_third_question(tmp_path, training_data):
+    rows = read_rows(write_rows("receipt-followups", tmp_path / "receipts", training_data))
+    assert [len(row.before) for row in rows] == [1, 2] * 30
+    assert all(row.before[0].image and not row.pictures for row in rows)
+    dated = [row for row in rows if row.metric is not None]
+    assert len(dated) > 5 and {row.question for row in dated} == {"What is the date?"}
+
+
+@pytest.mark.slow  # charts are drawn
+def test_mixed_rows_are_of_all_kinds(tmp_path, training_data):
+    rows = read_rows(write_rows("mixed", tmp_path / "mixed", training_data))
+    kinds = Counter(row.metric for row in rows)
+    assert kinds == {"named": 30, "cider": 30, "accuracy": 50, "contains": 100, "chrf": 50, None: 40}

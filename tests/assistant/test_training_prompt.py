@@ -3,8 +3,8 @@
 import torch
 
 import assistant.turn.writing as writing
-from assistant.host.generation import Sampling
 from assistant.host.prompt import Prompt, build_prompt
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.card import describe_files, read_card, write_card
 from mattoni.files import write_bytes

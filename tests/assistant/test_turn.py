@@ -10,16 +10,19 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from assistant.host.engine import Ticket
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.training.make_router import write_keys
+from assistant.turn.earlier_documents import EarlierDocuments
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choices
-from assistant.turn.turn import Runner
-from assistant.turn.writing import Archive, Stopped
+from assistant.turn.spaces import Spaces
+from assistant.turn.ticket import Ticket
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder, shipped_models
+from mattoni.records import Read
+from mattoni.runtime import Stopped
 from modality_bricks.glance import Glance
+from modality_bricks.methods.reader import ReaderRuntime
 from tests.assistant.conftest import QUERIES, done, png, recogniser_of
 
 SHORT = Sampling(temperature=0, max_tokens=6)
@@ -65,7 +68,10 @@ def test_a_picture_on_which_no_text_is_found_goes_to_the_next_brick_unless_the_u
         assert ticket.trace.bricks[1].reason.startswith("next best; nearest key")
 
 
-def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_the_trace_says_so(assistant, prompts):
+def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_the_trace_says_so(
+    assistant, prompts, monkeypatch
+):
+    monkeypatch.setattr(Spaces, "several_pictures", Spaces.follow_ups)  # every message is about all pictures
     talk = assistant.store.new()
     notices = []
     for turn in range(12):
@@ -167,8 +173,8 @@ def test_a_document_of_a_turn_that_was_left_out_is_still_asked(assistant, prompt
 def test_an_exchange_about_a_picture_stays_out_of_a_question_that_stands_alone_and_comes_back(
     assistant, prompts, monkeypatch
 ):
-    monkeypatch.setattr(Runner, "follow_ups", recogniser_of("Are you sure?"))
-    monkeypatch.setattr(Runner, "picture_questions", recogniser_of("What colour is it?"))
+    monkeypatch.setattr(Spaces, "follow_ups", recogniser_of("Are you sure?"))
+    monkeypatch.setattr(Spaces, "picture_questions", recogniser_of("What colour is it?"))
     talk = assistant.store.new()
     turns = [("What is it?", [png()]), ("What is mortar made of?", ()), ("Are you sure?", ())]
     turns += [("Who built Rome?", ()), ("What colour is it?", ())]
@@ -183,7 +189,7 @@ def test_an_exchange_about_a_picture_stays_out_of_a_question_that_stands_alone_a
 
 
 def test_without_the_exchange_about_a_picture_the_prompt_is_that_of_the_question_alone(assistant, prompts, monkeypatch):
-    monkeypatch.setattr(Runner, "follow_ups", recogniser_of("Are you sure?"))
+    monkeypatch.setattr(Spaces, "follow_ups", recogniser_of("Are you sure?"))
     talk = assistant.store.new()
     for text, files, conversation in [("What is it?", [png()], talk), ("Who built Rome?", (), talk)]:
         done(assistant.ask(text, files, EYES, SHORT, conversation))
@@ -194,7 +200,8 @@ def test_without_the_exchange_about_a_picture_the_prompt_is_that_of_the_question
 def test_texts_and_pictures_beside_a_new_picture_stay_with_a_question_that_stands_alone(
     assistant, prompts, monkeypatch
 ):
-    monkeypatch.setattr(Runner, "follow_ups", recogniser_of("Are you sure?"))
+    monkeypatch.setattr(Spaces, "follow_ups", recogniser_of("Are you sure?"))
+    monkeypatch.setattr(Spaces, "several_pictures", recogniser_of("Which is larger?"))
     note = Attachment("note.txt", b"The kiln burns at 900 degrees.")
     talk = assistant.store.new()
     turns = [("Read this.", [note]), ("And both.", [note, png()]), ("What is it?", [png()])]
@@ -208,8 +215,8 @@ def test_texts_and_pictures_beside_a_new_picture_stay_with_a_question_that_stand
 
 
 def test_beside_a_long_text_one_line_may_ask_about_the_picture_and_is_no_follow_up(assistant, prompts, monkeypatch):
-    monkeypatch.setattr(Runner, "follow_ups", recogniser_of("What does it mean?"))
-    monkeypatch.setattr(Runner, "picture_questions", recogniser_of("Is it that?"))
+    monkeypatch.setattr(Spaces, "follow_ups", recogniser_of("What does it mean?"))
+    monkeypatch.setattr(Spaces, "picture_questions", recogniser_of("Is it that?"))
     talk = assistant.store.new()
     done(assistant.ask("What is it?", [png()], EYES, SHORT, talk))
     for line in ("What does it mean?", "Is it that?"):
@@ -220,7 +227,7 @@ def test_beside_a_long_text_one_line_may_ask_about_the_picture_and_is_no_follow_
 def test_a_picture_sent_with_a_stopped_question_goes_with_the_next_one(assistant, prompts):
     """chat-ui #459: a stop loses nothing, also not what nobody had looked at yet."""
     talk, go = assistant.store.new(), threading.Event()
-    holding = assistant._engine.submit("somebody else", lambda ticket: (go.wait(10), "done")[1])
+    holding = assistant._queue.submit(talk, lambda ticket: (go.wait(10), "done")[1])
     stopped = assistant.ask("What is this?", [png()], EYES, SHORT, talk)
     stopped.stop()
     go.set()
@@ -236,27 +243,28 @@ def test_a_stop_is_heard_between_the_pages_of_a_scan(assistant, monkeypatch):
     read: list[str] = []
     tickets: list[Ticket] = []
 
-    def slow(brick, image):
+    asked = threading.Event()
+
+    def slow(self, picture):
+        assert asked.wait(10)
         read.append(tickets[0].stage)
         if len(read) == 2:
             tickets[0].stop()
-        return "a page"
+        return []
 
-    monkeypatch.setattr(assistant._workshop, "read_page", slow)
-    ready = threading.Event()
-    assistant._engine.submit("holder", lambda ticket: (ready.wait(10), "done")[1])
+    monkeypatch.setattr(ReaderRuntime, "lines", slow)
     scan = io.BytesIO()
     page = Image.new("RGB", (100, 100), "white")
     page.save(scan, "PDF", save_all=True, append_images=[page] * 7)
     tickets.append(assistant.ask("What does it say?", [Attachment("scan.pdf", scan.getvalue())], None, SHORT, talk))
-    ready.set()
+    asked.set()
     assert done(tickets[0]).status == "stopped"
     assert read == ["reading scan.pdf", "reading scan.pdf, page 2 of 8"]
 
 
 def test_a_stop_is_heard_while_a_long_document_is_searched(assistant):
-    archive, looks = Archive(lambda: assistant._runner.embedder), []
-    part = {"name": "long.txt", "text": long_document().content.decode()}
+    archive, looks = EarlierDocuments(lambda: Spaces.embedder), []
+    part = Read("long.txt", "digest", "document", long_document().content.decode())
     with pytest.raises(Stopped):
         archive.search(part, "Is mortar lime?", lambda: bool(looks.append(1) or len(looks) > 2))
     assert len(looks) == 3

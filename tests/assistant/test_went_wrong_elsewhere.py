@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from assistant.host.generation import Sampling
+from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment

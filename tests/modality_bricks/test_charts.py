@@ -229,12 +229,12 @@ class TestEncoder:
         rows.write_text("\n".join(map(json.dumps, lines)))
         config = columns_config(tmp_path / "run")
         (tmp_path / "columns.yaml").write_text(yaml.safe_dump(config))
-        with pytest.raises(
-            MattoniError, match=r"lines 2 and 2 of rows\.jsonl[^$]*lines 5 and 5 of[^$]*--skip-bad-rows"
-        ):
+        with pytest.raises(MattoniError, match=r"lines 5 and 5 of rows\.jsonl[^$]*--skip-bad-rows"):
             train([str(tmp_path / "columns.yaml")])
+        talks = "data: 2 rows are talks without a picture and were passed over (lines 2 and 2 of rows.jsonl)."
+        assert talks in capsys.readouterr().out
         train([str(tmp_path / "columns.yaml"), "--skip-bad-rows"])
-        assert "left out: data: 2 rows have no picture" in capsys.readouterr().out
+        assert "left out: data: 2 rows have a picture that cannot be opened" in capsys.readouterr().out
 
     def test_a_label_that_was_never_trained_on_names_its_row(self, tmp_path: Path) -> None:
         write_charts(tmp_path / "charts", "train", count=2, side=64)
@@ -274,5 +274,5 @@ class TestStitch:
         assert "spelled" in json.loads((tmp_path / "words" / "result.json").read_text())["best"]
         assert json.loads((tmp_path / "speech" / "result.json").read_text())["best"]["answered n"] == 3
         card = read_card(tmp_path / "bricks" / "bars")
-        assert card.parts["reads"] == "labels"
+        assert card.parts.reads == "labels"
         assert [metric.name for metric in card.metrics] == ["answers as its row"]

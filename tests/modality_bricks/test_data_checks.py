@@ -12,6 +12,7 @@ from modality_bricks.training.data_checks import places
 from modality_bricks.training.language import in_another_language, language_of
 from modality_bricks.training.prepare import Reading, mixture, read_splits
 from modality_bricks.training.recipe import finder, read_recipe
+from modality_bricks.training.run_folder import read_log
 from modality_bricks.training.samples import Source, read_source
 
 CAPTIONS = (
@@ -69,8 +70,9 @@ def test_bad_rows_are_told_by_kind_with_their_numbers_and_may_be_left_out(rows):
     assert str(refused.value).splitlines() == [
         "data: line 18 of rows.jsonl is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 "
         "(char 1)): correct it.",
-        "data: 6 rows have no picture (lines 7, 8 and 9 of rows.jsonl and 3 more): add the key 'image', or set images to the "
-        "folder of the pictures.",
+        "data: 5 rows name a picture that is not there (lines 7, 8 and 9 of rows.jsonl and 2 more; "
+        f"{Path('images').absolute() / 'gone0.png'} was tried): set images to the folder of the pictures.",
+        "data: line 12 of rows.jsonl names no image: add the key 'image'.",
         "data: line 16 of rows.jsonl has the id 'row0' of line 1 of rows.jsonl, which is about another picture: give each "
         "its own.",
         "data: line 17 of rows.jsonl has no caption, so there is nothing to learn from it: add one or remove it.",
@@ -79,7 +81,47 @@ def test_bad_rows_are_told_by_kind_with_their_numbers_and_may_be_left_out(rows):
     ]
     said, left = read(path, skip=True)
     assert left == len(CAPTIONS)
-    assert sum(line.startswith("left out: data: ") for line in said) == 5
+    assert sum(line.startswith("left out: data: ") for line in said) == 6
+
+
+def test_a_small_set_of_captions_is_trained_on_with_its_own_words(make_configs):
+    Path("images").mkdir()
+    rows = []
+    for i, colour in enumerate(("red", "green", "blue", "white", "black") * 6):
+        Image.new("RGB", (8, 8), colour).save(f"images/{i}.png")
+        rows.append({"image": rf"data\images\{i}.png", "caption": f"A {colour} {('ball', 'box')[i % 2]}."})
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
+    data = {"format": "jsonl", "files": ["rows.jsonl"], "images": "images"}
+    encoder, words, _ = make_configs(words={"data": [data], "dev": [data]})
+    entry.main([str(encoder), str(words)])
+    losses = [row["loss"] for row in read_log(Path("runs/words/log.jsonl")) if "loss" in row]
+    assert losses[0] > 0.1 and losses[-1] < losses[0]
+
+
+def test_answers_without_a_word_are_refused(rows):
+    Path("images").mkdir()
+    for i in range(2):
+        Image.new("RGB", (8, 8), (40 * i, 0, 90)).save(f"images/{i}.png")
+    path = rows(*({"image": f"{i}.png", "question": "?", "answer": "!" * (i + 1)} for i in range(2)), good=0)
+    encoder = path.with_name("encoder.yaml")
+    with pytest.raises(MattoniError, match=r"data: no answer holds a word that could be learned \(the first is '!'\)"):
+        entry.main([str(encoder), str(path)])
+
+
+def test_every_key_that_is_missing_is_told_at_once(make_configs):
+    path = make_configs()[1]
+    Path("words.yaml").write_text("stage: words\nrun: runs/words\nstep: 3\noptimise: {}\n", encoding="utf-8-sig")
+    with pytest.raises(MattoniError) as refused:
+        read_recipe(path)
+    assert str(refused.value) == (
+        "words.yaml: the keys 'batch', 'optimise.learning_rate', 'encoder', 'data', 'dev', 'steps' and "
+        "'steps_per_evaluation' are missing; add them; unknown key 'step'; did you mean 'steps'?"
+    )
+    Path("words.yaml").write_text("run: runs/words\n")
+    with pytest.raises(
+        MattoniError, match="words.yaml: the key 'stage' must be one of encoder, columns, words, generate"
+    ):
+        read_recipe(path)
 
 
 def test_pictures_that_were_opened_once_are_not_opened_again(rows, monkeypatch):
@@ -186,7 +228,7 @@ def test_the_real_mixture_is_told_and_a_source_that_is_never_drawn_is_refused(ma
         MattoniError, match="data: the share of train is too small for a batch of 8, so it would never be"
     ):
         mixture(recipe, sets)
-    with pytest.raises(MattoniError, match=r"words.yaml: words.data.0.share: Input should be greater than 0"):
+    with pytest.raises(MattoniError, match=r"words.yaml: data.0.share: Input should be greater than 0"):
         read_recipe(make_configs(words={"data": [source | {"share": 0}]})[1])
 
 

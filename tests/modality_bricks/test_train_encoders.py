@@ -49,6 +49,6 @@ def test_a_stitch_is_trained_on_an_encoder_from_elsewhere(
     entry.main([str(words), str(generate)])
     folder: Path = data_folder() / "bricks" / "shapes"
     card = read_card(folder)
-    assert card.parts["encoder"] == named and (folder / "encoder").is_dir() == inside
+    assert card.parts.encoder == named and (folder / "encoder").is_dir() == inside
     loaded = load_modality(folder, card.parts, load_host(str(tiny_host), "cpu", "float32").embedding)
     assert loaded.stitch(torch.randn(1, 101, 192)).shape[0] == 1

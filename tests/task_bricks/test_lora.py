@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mattoni.errors import MattoniError
-from task_bricks.lora import check_fits, read_lora
+from mattoni.injections import check_low_rank
+from task_bricks.lora import read_lora
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.1.mlp.down_proj"
@@ -29,7 +30,7 @@ def test_factors_carry_the_hosts_module_names_and_their_shapes(make_adapter, sha
     for name, (a, b) in lora.factors.items():
         assert (b.shape[0], a.shape[1]) == shapes[name]
         assert a.shape[0] == b.shape[1] == 4
-    check_fits(lora, shapes)
+    check_low_rank(lora, shapes, "tiny")
 
 
 def test_the_scale_is_alpha_by_rank_or_by_its_root(make_adapter):
@@ -50,14 +51,6 @@ def test_a_lora_on_some_layers_only_changes_those(make_adapter):
     assert set(lora.factors) == {"model.layers.1.self_attn.q_proj"}
 
 
-def test_it_says_what_it_was_trained_on(make_adapter, edit_config):
-    folder = make_adapter()
-    edit_config(folder, base_model_name_or_path="someone/their-host")
-    assert read_lora(folder).base_model == "someone/their-host"
-    edit_config(folder, base_model_name_or_path=None)
-    assert read_lora(folder).base_model is None
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -66,7 +59,6 @@ def test_it_says_what_it_was_trained_on(make_adapter, edit_config):
         ({"use_dora": True}, "uses DoRA"),
         ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
         ({"trainable_token_indices": [3]}, "uses trainable_token_indices"),
-        ({"bias": "lora_only"}, "trains biases"),
         ({"init_lora_weights": "pissa"}, "started from 'pissa'"),
         ({"r": 8}, "rank 8 but its factors have rank 4"),
         ({"r": "four"}, "must be finite numbers, not 'four'"),
@@ -180,7 +172,7 @@ def test_half_a_pair_integers_and_strange_tensors(make_adapter):
 def test_a_lora_for_another_host_does_not_fit(make_adapter, make_host, shapes, tmp_path):
     wider = make_adapter("wider", host=make_host(tmp_path / "wider-host", hidden_size=64))
     with pytest.raises(MattoniError, match="made for another host .*64 x 128 in it and 32 x 64 in the host"):
-        check_fits(read_lora(wider), shapes)
+        check_low_rank(read_lora(wider), shapes, "tiny")
     deeper = make_adapter("deeper", host=make_host(tmp_path / "deeper-host", layers=3))
     with pytest.raises(MattoniError, match="'model.layers.2.* the host lacks"):
-        check_fits(read_lora(deeper), shapes)
+        check_low_rank(read_lora(deeper), shapes, "tiny")

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from assistant.host.composition import compose, composed
 from assistant.host.host import load_host
-from mattoni.injections import LowRank
 from task_bricks.lora import read_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -21,8 +20,7 @@ IDS = torch.arange(3, 40).unsqueeze(0)
 
 def ours(host_folder: Path, folders: list[Path]) -> Tensor:
     host = load_host(str(host_folder), device="cpu", dtype="float32")
-    read = [(folder.name, read_lora(folder)) for folder in folders]
-    loras = [LowRank(name, name, lora.factors, lora.scales) for name, lora in read]
+    loras = [read_lora(folder) for folder in folders]
     with torch.no_grad(), composed(host, compose(host, loras)):
         return host.model(IDS).logits
 

@@ -10,8 +10,8 @@ from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
+from assistant.turn.question import message_pieces
 from assistant.turn.route import Choices, Question, route
-from assistant.turn.turn import message_pieces
 from mattoni.errors import MattoniError
 from mattoni.paths import shipped_models
 from task_bricks.training.recipe import Recipe, read_recipe

@@ -67,7 +67,8 @@ def make_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRecipe:
 
     def make(**changes: object) -> Path:
         path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump({**SETTINGS, **changes}))
+        values = {key: value for key, value in {**SETTINGS, **changes}.items() if value is not None}
+        path.write_text(yaml.safe_dump(values), encoding="utf-8-sig")
         return path
 
     return make
@@ -257,7 +258,7 @@ def test_every_row_is_seen_once_an_epoch_and_batches_resume_anywhere(make_recipe
         ('{"id": "first", "instruction": "Shout.", "input": "x", "answers": ["X"]}', "was used in row 1"),
         (
             '{"id": "x", "question": "x?", "images": ["none.png"], "answers": ["X"]}',
-            "row 2: 'images' must be a list of pict",
+            r"row 2: there is no picture none\.png \(.+none\.png was tried\)",
         ),
     ],
 )
@@ -267,6 +268,48 @@ def test_a_bad_row_is_named_by_its_number(tmp_path, line, sentence):
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(MattoniError, match=sentence):
         read_rows(path)
+
+
+ASKED = ("Shout.", "a dog", ("A DOG",))
+TALK = [("human", "Shout: a dog"), ("gpt", "A DOG"), ("human", "two"), ("gpt", "TWO")]
+
+
+@pytest.mark.parametrize(
+    ("row", "read"),
+    [
+        ({"id": 7, "instruction": "Shout.", "input": "a dog", "answers": ["A DOG"]}, ASKED),
+        ({"instruction": "Shout.", "input": "a dog", "output": "A DOG"}, ASKED),
+        ({"instruction": "Shout a dog.", "input": "", "output": "A DOG"}, ("", "Shout a dog.", ("A DOG",))),
+        ({"instruction": "Count to.", "input": 3, "output": 3}, ("Count to.", "3", ("3",))),
+        ({"prompt": "Shout: a dog", "completion": "A DOG"}, ("", "Shout: a dog", ("A DOG",))),
+        ({"conversations": [{"from": w, "value": t} for w, t in TALK[:2]]}, ("", "Shout: a dog", ("A DOG",))),
+        (
+            {"messages": [{"role": w, "content": t} for w, t in [("user", "Shout: a dog"), ("assistant", "A DOG")]]},
+            ("", "Shout: a dog", ("A DOG",)),
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_list", [False, True])
+def test_rows_are_read_as_people_have_them(tmp_path, row, read, as_list):
+    path = tmp_path / "rows.json"
+    other = {**row, "id": 8}
+    text = json.dumps([row, other], indent=1) if as_list else f"{json.dumps(row)}\r\n{json.dumps(other)}\r\n\r\n"
+    path.write_text(text, encoding="utf-8-sig", newline="")
+    first, second = read_rows(path)
+    assert (first.instruction, first.input, first.answers) == (second.instruction, second.input, second.answers) == read
+    assert second.id == "8"
+
+
+def test_what_of_a_talk_is_not_learned_from_is_counted(tmp_path):
+    talks = [[("system", "Be brief."), *TALK], TALK, TALK[:2]]
+    rows = [{"conversations": [{"from": w, "value": t} for w, t in talk]} for talk in talks]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    told: list[str] = []
+    assert {row.input for row in read_rows(tmp_path / "rows.json", told.append)} == {"Shout: a dog"}
+    assert told == [
+        "rows.json: 1 of 3 rows have a message of the system, which is left out: a skill is asked without one.",
+        "rows.json: 2 of 3 rows have more than one exchange, of which the first is learned from.",
+    ]
 
 
 def test_a_dev_row_that_is_trained_on_stops_the_run(make_recipe, tmp_path):
@@ -279,7 +322,11 @@ def test_a_dev_row_that_is_trained_on_stops_the_run(make_recipe, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'"),
+        ({"stepz": 3}, "recipe.yaml: unknown key 'stepz'; did you mean 'steps'?"),
+        (
+            {"steps": None, "lora": {"rank": 2}, "stepz": 3},
+            "recipe.yaml: the keys 'lora.alpha' and 'steps' are missing; add them; unknown key 'stepz'; did you mean 'steps'?",
+        ),
         ({"steps": 5}, "warmup and decay together are longer than steps"),
         ({"lora": {"rank": 0, "alpha": 4}}, "lora.rank"),
     ],

@@ -1,20 +1,22 @@
 """The chat page, driven as a user drives it: asks, switches, edits, reloads; on a tiny real assistant."""
 
 import io
+import sys
 
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from assistant.conversations.store import open_store
-from assistant.host.generation import Sampling
 from assistant.host.host import load_host
+from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
 from tests.assistant.conftest import write_eyes
 from tests.assistant.test_examples import sent, stripes
-from tests.ui.conftest import PAGE
-from ui.backend import backend
-from ui.sidebar import OTHER_ANSWER, anew
+from tests.ui.conftest import PAGE, page_backend
+from ui.backend import HostChoice, backend
+from ui.examples import OFFERS
+from ui.sidebar import OTHER_ANSWER, Asking
 from ui.text import plain
 
 
@@ -90,6 +92,20 @@ def test_an_upload_is_kept_by_content_and_its_bytes_leave_the_session(open_page)
     assert open_store().content(attached.digest) == png()
 
 
+def test_a_picture_can_be_sent_without_a_word_and_the_page_offers_what_to_ask(open_page):
+    page = open_page()
+    page.chat_input[0].upload("photo.png", png(), "image/png").set_value("")
+    page.run()
+    assert no_errors(page)
+    talk = conversation_of(page)
+    assert [(m.role, m.text, len(m.attachments)) for m in open_store().messages(talk)][0] == ("user", "", 1)
+    offers = [button for button in page.button if button.key.startswith("offer-")]
+    assert [button.label for button in offers] == list(OFFERS["picture"])
+    assert no_errors(offers[1].click().run())
+    assert [m.text for m in open_store().messages(talk) if m.role == "user"] == ["", OFFERS["picture"][1]]
+    assert [button for button in page.button if button.key.startswith("offer-")] == []
+
+
 def test_a_broken_picture_is_named_and_the_conversation_goes_on(open_page):
     page = open_page()
     page.chat_input[0].upload("broken.png", png()[:40], "image/png").set_value("look")
@@ -126,10 +142,9 @@ def test_answer_again_replaces_the_answer_only(open_page):
 
 
 def test_another_answer_is_not_the_likeliest_one_again():
-    page = {"choices": None, "sampling": Sampling(temperature=0.0)}
-    assert anew(page)["sampling"].temperature == OTHER_ANSWER
-    page["sampling"] = Sampling(temperature=1.0)
-    assert anew(page) == page
+    assert Asking(sampling=Sampling(temperature=0.0)).anew().sampling.temperature == OTHER_ANSWER
+    asking = Asking(sampling=Sampling(temperature=1.0))
+    assert asking.anew() == asking
 
 
 def test_an_edited_question_drops_what_followed(open_page):
@@ -167,7 +182,7 @@ def test_a_click_elsewhere_does_not_end_a_running_answer(open_page):
     """streamlit #11746: a rerun aborts the script, and must not abort the turn."""
     page = open_page()
     talk = open_store().new()
-    ticket = backend().assistant.ask("long story", conversation=talk)
+    ticket = page_backend().assistant.ask("long story", conversation=talk)
     page.query_params["c"] = talk
     page.slider(key="top-p").set_value(0.5).run()
     assert ticket.wait(30) and ticket.status == "done"
@@ -177,7 +192,7 @@ def test_a_click_elsewhere_does_not_end_a_running_answer(open_page):
 
 def test_a_question_that_is_refused_stands_in_the_box_again(open_page, monkeypatch):
     page = open_page()
-    assistant = backend().assistant
+    assistant = page_backend().assistant
 
     def refuse(*_, **__):
         raise MattoniError("The last question is still being answered: wait for it or stop it.")
@@ -194,11 +209,11 @@ def test_a_host_that_cannot_start_is_one_sentence_and_what_was_said_can_be_read(
     talk = store.new()
     store.add_question(talk, "said before")
     backend.clear()
-    monkeypatch.setattr("ui.backend.HOST", str(tmp_path / "no-such-host"))
+    monkeypatch.setattr(sys, "argv", [str(PAGE), *HostChoice(str(tmp_path / "no-such-host")).to_arguments()])
     page = AppTest.from_file(str(PAGE), default_timeout=30)
     page.query_params["c"] = talk
     page.run()
-    assert backend().wait(30)
+    assert page_backend().wait(30)
     page.run()
     backend.clear()
     assert not page.exception and "no-such-host" in page.error[0].value.replace("\\", "")
@@ -211,7 +226,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence_and_the_conversation_goes
     page = ask(open_page(), "still there?")
     assert any("goes on in memory" in warning.value.replace("\\", "") for warning in page.warning)
     assert questions(page) == ["still there?"]
-    assert [m.status for m in backend().store.messages(conversation_of(page))] == ["done", "done"]
+    assert [m.status for m in page_backend().store.messages(conversation_of(page))] == ["done", "done"]
 
 
 def test_a_skill_that_is_no_zip_is_one_sentence(open_page):

@@ -1,7 +1,9 @@
-"""The pictures and questions that an empty conversation offers. Knows nothing of the page."""
+"""The pictures and questions that the page offers to click. Knows nothing of the page."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from assistant.conversations.records import AttachmentKind
 
 FOLDER = Path(__file__).parent
 
@@ -27,3 +29,9 @@ EXAMPLES = (
     Example("text", "Explain in two sentences why the sky is blue."),
     Example("list", "Name three things that one can build from bricks."),
 )
+
+# What one can ask about a file that was sent without a question, by what it shows as.
+OFFERS: dict[AttachmentKind, tuple[str, ...]] = {
+    "picture": ("What is in the picture?", "What does it say?", "What is the total?"),
+    "document": ("What is this about?", "Sum it up in two sentences.", "Which dates are in it?"),
+}

@@ -18,6 +18,7 @@ from PIL import Image
 
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
+from mattoni.lines import json_rows
 from modality_bricks.training.charts.draw import Facts, draw_chart
 from modality_bricks.training.charts.questions import conversation, evaluation_rows, labels, spelled, turns
 from modality_bricks.training.charts.styles import SPACES
@@ -63,8 +64,7 @@ def write_charts(folder: Path, split: str, count: int, seed: int = 0, side: int 
 def write_rows(folder: Path) -> None:
     """Write all rows from what is known of the charts of a folder."""
     rows, asked = [], defaultdict[str, list[dict[str, Any]]](list)
-    for line in (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines():
-        facts = json.loads(line)
+    for _, _, facts in json_rows(folder / "facts.jsonl"):
         name = facts.pop("image")
         texts = tuple((text, tuple(box)) for text, box in facts.pop("texts"))
         chart = Facts(labels=tuple(facts.pop("labels")), values=tuple(facts.pop("values")), texts=texts, **facts)

@@ -1,4 +1,4 @@
-"""From a prompt and a composition to tokens: prefill, cache reuse, sampling, stopping. Knows nothing of bricks."""
+"""One answer at a time through transformers: what the engine that batches is compared with."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from assistant.host.answer_text import TextStream as TextStream
 from assistant.host.composition import Composition, composed
 from assistant.host.host import Host
 from assistant.host.prompt import Prompt
-from assistant.host.sampling import Sampling as Sampling
-from assistant.host.sampling import sampler
+from assistant.host.sampling import Sampling, sampler
 
 # A prompt is read in pieces of this many positions, so that a stop is heard while a long one is read.
 _CHUNK = 1024

@@ -1,0 +1,66 @@
+"""The bytes of attachments: a file each, named by their sha256, so that the same file is kept once.
+
+Knows nothing of messages; who holds which file is told by the database (`Database.rows`).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from assistant.conversations.database import Database, Transaction
+from assistant.conversations.records import Attached, Sent
+from mattoni.errors import MattoniError
+from mattoni.files import write_bytes
+from mattoni.kinds import kind_of
+
+
+class AttachmentFiles:
+    """The files of attachments in a folder, or their bytes in memory once the database has gone there."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self._folder, self._database = folder, database
+        self._in_memory: dict[str, bytes] = {}
+
+    def keep(self, sent: Sent, transaction: Transaction) -> Attached:
+        """Write an attachment's bytes once, under their sha256.
+
+        transaction   says which message holds them: until it does, no deletion may take them for nobody's
+        """
+        content = bytes(sent.content)
+        digest = hashlib.sha256(content).hexdigest()
+        with self._database.lock:
+            if self._database.on_disk and not self._path(digest).is_file():
+                try:
+                    write_bytes(self._path(digest), content)
+                except MattoniError as problem:
+                    transaction.go_on_in_memory(str(problem.__cause__ or problem))
+            if not self._database.on_disk and not self._path(digest).is_file():
+                self._in_memory[digest] = content
+        return Attached(digest, sent.name, "picture" if kind_of(content) == "picture" else "document", len(content))
+
+    def content(self, digest: str) -> bytes:
+        """The bytes of an attachment. Raises MattoniError when they are gone."""
+        with self._database.lock:
+            if digest in self._in_memory:
+                return self._in_memory[digest]
+        try:
+            return self._path(digest).read_bytes()
+        except OSError as problem:
+            raise MattoniError(
+                f"The attachment {digest[:12]}… is no longer in {self._folder}: attach the file again."
+            ) from problem
+
+    def remove_unheld(self, digests: Iterable[str]) -> set[str]:
+        """Remove those of these files that no message holds any more; returns their digests."""
+        gone = set()
+        with self._database.writing():  # a writer, lest another process begins to hold one of them meanwhile
+            for digest in digests:
+                if not self._database.rows("SELECT 1 FROM attachments WHERE digest = ? LIMIT 1", (digest,)):
+                    gone.add(digest)
+                    self._in_memory.pop(digest, None)
+                    if self._database.on_disk:
+                        self._path(digest).unlink(missing_ok=True)
+        return gone
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest[:2] / digest

@@ -1,0 +1,76 @@
+"""A whole turn: prepared, decoded and told, token by token, to whoever waits. Knows nothing of where conversations are kept.
+
+answer ─▶ Preparation.prepare ─▶ Engine.generate ─▶ the ticket, and the trace
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from assistant.host.job import Engine, Job
+from assistant.registry import Bricks
+from assistant.turn.prepare import Preparation, Prepared, Watcher
+from assistant.turn.request import Request
+from assistant.turn.ticket import Status, Ticket
+from mattoni.records import Record
+from mattoni.trace import Notice, Trace
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a turn ended, and what must be kept to rebuild its prompt later."""
+
+    status: Status
+    records: tuple[Record, ...]
+    token_ids: tuple[int, ...] = ()
+
+
+def answer(
+    preparation: Preparation, engine: Engine, request: Request, bricks: Bricks, ticket: Ticket, told: Callable[[], None]
+) -> Outcome:
+    """Answer one message into the ticket. `told` is called after each piece, on this thread: the engine waits for nobody.
+
+    Raises Stopped when the ticket is stopped before the host is asked, and MattoniError.
+    """
+    trace = ticket.trace = Trace()
+    prepared = preparation.prepare(request, bricks, trace, Watcher(ticket.enter, lambda: ticket.is_stopping))
+    if prepared.written is None:
+        return Outcome("done", prepared.records)
+    outcome = _decode(prepared, engine, ticket, trace, told)
+    # After the answer: nobody waits for it.
+    with trace.stage("attention"):
+        trace.attention.extend(prepared.explain())
+    return outcome
+
+
+def job_of(prepared: Prepared) -> Job:
+    """What an engine decodes."""
+    assert prepared.written is not None
+    request = prepared.request
+    return Job(prepared.written.prompt, prepared.injections, request.sampling, prepared.seed, request.conversation)
+
+
+def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, told: Callable[[], None]) -> Outcome:
+    ticket.enter("answering")
+    stream = engine.generate(job_of(prepared))
+    ticket.stops(stream.stop)
+    pieces = iter(stream)
+    with trace.stage("first token"):
+        piece = next(pieces, None)
+    with trace.stage("generate"):
+        while piece is not None:
+            ticket.say(piece.text)
+            told()
+            piece = next(pieces, None)
+    trace.tokens.update(prompt=stream.usage.prompt, reused=stream.usage.reused, new=stream.usage.new)
+    trace.notices.extend(stream.notices)
+    notice = _NOTICES.get(stream.finished)
+    if notice is not None:
+        trace.notices.append(notice)
+    status: Status = "stopped" if stream.finished == "stopped" else "done"
+    return Outcome(status, prepared.records, tuple(stream.ids))
+
+
+_NOTICES = {
+    "length": Notice("length", "The answer reached its longest allowed length: raise max tokens, or say 'go on'."),
+    "repeats": Notice("repeats", "The answer began to go round in circles and was ended: ask again in other words."),
+}

@@ -1,0 +1,45 @@
+"""Searches the documents of conversations: what a question asks of one that does not stand whole in the prompt."""
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+
+from knowledge_bricks.documents import Documents, Hit, searched_text
+from knowledge_bricks.passages import DocumentText, PageText, split_document
+from mattoni.cache import RecentlyUsed
+from mattoni.records import Read
+from mattoni.runtime import Stopped, TextEmbedder
+
+# Passages that are embedded between two looks at whether the user has stopped the turn: about a second's work.
+_EMBEDDED_AT_ONCE = 16
+
+
+class EarlierDocuments:
+    """Passages of documents with their vectors, kept by content for later questions."""
+
+    def __init__(self, embedder: Callable[[], TextEmbedder]) -> None:
+        self._embedder = embedder
+        self._passages: RecentlyUsed[Documents] = RecentlyUsed(32)
+
+    def search(self, document: Read, question: str, stopping: Callable[[], bool]) -> list[Hit]:
+        """All passages of a document, those that the question asks for first. Raises Stopped."""
+        embed = self._embedder().embed
+
+        def make() -> Documents:
+            passages = split_document(DocumentText(document.name, (PageText(1, document.text),)))
+            vectors = []
+            for start in range(0, len(passages), _EMBEDDED_AT_ONCE):
+                if stopping():
+                    raise Stopped
+                vectors.append(embed([searched_text(p) for p in passages[start : start + _EMBEDDED_AT_ONCE]]))
+            return Documents(passages, torch.cat(vectors))
+
+        content = hashlib.sha256(f"{document.name}\n{document.text}".encode()).hexdigest()
+        documents = self._passages.get((document.digest, content), make)
+        wanted = question or documents.passages[0].text
+        return documents.search(embed([wanted])[0], wanted, len(documents.passages))
+
+    def forget(self, contents: frozenset[str]) -> None:
+        """Drop the passages of these documents."""
+        self._passages.drop(lambda key: isinstance(key, tuple) and key[0] in contents)

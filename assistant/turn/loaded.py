@@ -1,0 +1,52 @@
+"""The bricks that are loaded, by the digest of their contents. Knows no kind of brick."""
+
+import threading
+from collections.abc import Callable
+
+from assistant.host.catalogue import fetch_source
+from assistant.registry import Brick
+from mattoni.cache import RecentlyUsed
+from mattoni.card import brick_digest, read_card
+from mattoni.errors import MattoniError
+from mattoni.methods import method_of
+from mattoni.runtime import BrickRuntime, HostView
+
+# The largest shipped brick takes 60 MB in memory with what it keeps.
+_MOST = 16
+
+
+class LoadedBricks:
+    """Loads bricks when they are first asked. May be used by several threads."""
+
+    def __init__(self, host: HostView) -> None:
+        self._host = host
+        self._loaded: RecentlyUsed[BrickRuntime] = RecentlyUsed(_MOST)
+        self._loading = threading.RLock()
+
+    def get(self, brick: Brick) -> BrickRuntime:
+        """The brick, loaded. Raises MattoniError when it is damaged, does not fit the host, or has changed since it was found."""
+
+        def load() -> BrickRuntime:
+            with self._loading:
+                # Under its digest nothing else may ever be kept: the folder may have been replaced since it was scanned.
+                if not brick.folder.is_dir() or brick_digest(read_card(brick.folder)) != brick.digest:
+                    raise MattoniError(f"'{brick.name}' was changed or removed while this message waited: ask again.")
+                for source in brick.parts.sources:
+                    fetch_source(source)
+                return method_of(brick.parts).load(brick, self._host)
+
+        return self._loaded.get(brick.digest, load)
+
+    def between_loads(self, change: Callable[[], None]) -> None:
+        """Change brick folders while none of them is being read."""
+        with self._loading:
+            change()
+
+    def unload(self, digests: frozenset[str]) -> None:
+        """Drop these bricks and everything that they made."""
+        self._loaded.drop(lambda digest: digest in digests)
+
+    def forget(self, contents: frozenset[str]) -> None:
+        """Let every brick drop what it made of these contents."""
+        for runtime in self._loaded.values():
+            runtime.forget(contents)

@@ -1,0 +1,424 @@
+"""From a message to a job: look, route, inject, write. Knows no kind of brick, and nothing of how tokens are made.
+
+May run on several threads at once: reading fifty pages of a scan holds up nobody's tokens. Each step takes a value and returns a
+value, top to bottom:
+
+    prepare ─▶ look ─▶ route ─▶ inject (each planned brick in order) ─▶ write ─▶ Prepared
+"""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from PIL import Image
+
+from assistant.host.host import Host
+from assistant.host.prompt import opening
+from assistant.registry import Brick, Bricks
+from assistant.turn.earlier_documents import EarlierDocuments
+from assistant.turn.keyring import Keyrings
+from assistant.turn.loaded import LoadedBricks
+from assistant.turn.look import look
+from assistant.turn.passages import best_passages, found_reason, knowledge_block
+from assistant.turn.question import goes_on, is_in_known_script, message_pieces
+from assistant.turn.request import Request
+from assistant.turn.route import Chosen, Plan, Question, SeenPicture, route
+from assistant.turn.spaces import Spaces
+from assistant.turn.writing import Writer, Written
+from knowledge_bricks.documents import answer_threshold
+from mattoni.errors import MattoniError
+from mattoni.injections import Gate, LowRank, Prefix, Segment
+from mattoni.inputs import Attachment, Document, Looked, Picture
+from mattoni.kinds import kind_of
+from mattoni.records import Read, Record, Seen
+from mattoni.runtime import Asked, Given, GivenDocument, GivenPicture, Injected, Stopped
+from mattoni.trace import Attention, Notice, Trace, UsedBrick
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Whoever waits for a turn: is told what is being done, and may stop it."""
+
+    progress: Callable[[str], None] = lambda stage: None
+    stopping: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A turn that is ready to be decoded, or that needs no decoding: then `written` is None and the notices say why."""
+
+    request: Request
+    seed: int
+    records: tuple[Record, ...]
+    injections: tuple[LowRank | Prefix | Gate, ...] = ()
+    written: Written | None = None
+    explain: Callable[[], Iterator[Attention]] = lambda: iter(())  # where bricks looked; after the answer
+
+
+class Preparation:
+    """Prepares turns for a host. Holds loaded models and caches, and no state of a turn."""
+
+    def __init__(self, host: Host, spaces: Spaces | None = None) -> None:
+        self.host, self.spaces = host, spaces or Spaces()
+        self.loaded = LoadedBricks(host)
+        self.earlier = EarlierDocuments(lambda: self.spaces.embedder)
+        self._keyrings = Keyrings()
+
+    def forget(self, contents: frozenset[str]) -> None:
+        """Drop everything that was made of these attachments."""
+        self.loaded.forget(contents)
+        self.earlier.forget(contents)
+
+    def prepare(self, request: Request, bricks: Bricks, trace: Trace, watcher: Watcher) -> Prepared:
+        """One message made ready. Raises Stopped when the watcher stops it, and MattoniError."""
+        sampling = request.sampling
+        seed = sampling.seed if sampling.seed is not None else secrets.randbelow(2**31)
+        trace.host, trace.device, trace.seed = self.host.name, str(self.host.device), seed
+        watcher.progress("looking")
+        with trace.stage("look"):
+            looked = look(request.attachments)
+        trace.notices.extend(looked.notices)
+        with trace.stage("route"):
+            plan = self.route(request, looked, bricks)
+        trace.notices.extend(
+            _nothing_left(request.attachments) if _was_refused(looked) and notice.code == "no-picture" else notice
+            for notice in plan.notices
+        )
+        trace.candidates.extend(plan.candidates)
+        if not plan.needs_past:
+            request = _message_alone(request, plan, trace)
+        elif not plan.needs_seen:
+            request = _without_sights(request, trace)
+        return _Planned(self, request, bricks, trace, watcher, looked, plan).prepare(seed)
+
+    def route(self, request: Request, looked: Looked, bricks: Bricks) -> Plan:
+        """Which bricks the message is for, and why."""
+        return route(self._question(request, looked), self._keyrings.of(bricks), request.choices)
+
+    def _question(self, request: Request, looked: Looked) -> Question:
+        """The message as the router sees it."""
+        pictures = [item for item in looked.items if isinstance(item, Picture)]
+        glances = self.spaces.glance.embed([p.image for p in pictures]) if pictures else ()
+        texts, asks, follows, several, words = None, False, True, False, False
+        if request.text.strip() and not request.choices.no_bricks and is_in_known_script(request.text):
+            pieces = message_pieces(request.text)
+            spaces = self.spaces
+            texts = spaces.embedder.embed(pieces)
+            depths = spaces.embedder.depths(request.text)
+            asks = spaces.picture_questions.recognises(depths)
+            several = spaces.several_pictures.recognises(depths)
+            words = spaces.reading_questions.recognises(depths)
+            if request.past:
+                all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
+                follows = goes_on(all_depths, spaces.follow_ups, spaces.picture_questions)
+        return Question(
+            pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
+            texts=texts,
+            asks_about_picture=asks,
+            goes_on=follows,
+            about_several=several,
+            wants_words=words,
+            has_past=bool(request.past),
+            has_documents=any(isinstance(item, Document) for item in looked.items),
+            # A question that came with a file is about that file, not about an earlier one, also where it was refused.
+            history_has_pictures=any(exchange.records for exchange in request.past) and not _was_refused(looked),
+            earlier_pictures=tuple(record.brick for e in request.past for record in e.records if _is_picture(record)),
+        )
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A turn from its plan on: its arguments, so that the steps need not hand them to one another."""
+
+    home: Preparation
+    request: Request
+    bricks: Bricks
+    trace: Trace
+    watcher: Watcher
+    looked: Looked
+    plan: Plan
+
+    def prepare(self, seed: int) -> Prepared:
+        """Inject and write."""
+        given = [*self._inject_given(), *self._inject_words_of_earlier()]
+        records = tuple(found.record for found in given if found.record is not None)
+        says_nothing = all(found.is_empty for found in given) and not self._goes_on_with_text()
+        knowledge = self._inject_knowledge((*self.plan.knowledge, *(self.plan.waiting if says_nothing else ())))
+        if self.trace.citations:
+            # Passages that answer the message outweigh its sounding like a question about a picture.
+            self.trace.notices = [notice for notice in self.trace.notices if notice.code != "no-picture"]
+        elif self._misses_its_picture():
+            return Prepared(self.request, seed, records)
+        elif self._is_about_nothing_opened():
+            return Prepared(self.request, seed, records)
+        with self.trace.stage("compose"):
+            skills = [self._ask(chosen, None) for chosen in self.plan.skills]
+        others = tuple(injection for skill in skills for injection in skill.others)
+        with self.trace.stage("prompt"):
+            written = self._write(records, knowledge, others)
+        self._name_earlier(written)
+        return Prepared(
+            self.request, seed, written.records, others, written, explain=lambda: self._explain(written.records)
+        )
+
+    def _misses_its_picture(self) -> bool:
+        """Whether to leave the question to the notice: an answer about a picture that is not there would be made up."""
+        missing = any(notice.code == "no-picture" for notice in self.plan.notices)
+        return missing and not self.request.answer_anyway and not self.plan.skills
+
+    def _is_about_nothing_opened(self) -> bool:
+        """Whether all that the message brought was refused: an answer about it would be made up."""
+        asked = self.request.text.strip() and not self.request.answer_anyway and not self.plan.skills
+        nothing = not self.looked.items and _was_refused(self.looked)
+        if asked and nothing:
+            self.trace.notices = [notice for notice in self.trace.notices if notice.code != "no-picture"]
+            self.trace.notices.append(_nothing_left(self.request.attachments))
+        return bool(asked and nothing)
+
+    def _goes_on_with_text(self) -> bool:
+        """Whether the message goes on with a text of the conversation that holds what it asks for."""
+        texts = [r for e in self.request.past for r in e.records if isinstance(r, Read) and r.text and not r.recalled]
+        for text in texts[-1:]:
+            hits = self.home.earlier.search(text, self.request.text, self.watcher.stopping)
+            if hits and hits[0].score >= answer_threshold(len(hits)):
+                return True
+        return False
+
+    # Inject
+
+    def _inject_given(self) -> list[Injected]:
+        """What each attachment becomes, in the order sent; the trace says by which brick."""
+        found: list[Injected] = []
+        pictures = iter(zip(self.plan.pictures, self.plan.runners_up, strict=True))
+        for item in self.looked.items:
+            if self.watcher.stopping():
+                raise Stopped
+            self.watcher.progress(f"reading {item.name}")
+            candidates: tuple[Chosen, ...]
+            if isinstance(item, Picture):
+                first, runners_up = next(pictures)
+                candidates = (first, *runners_up) if first is not None else ()
+            else:
+                candidates = (self.plan.reader,) if self.plan.reader is not None else ()
+                if not candidates:
+                    self.trace.notices.append(_not_read(item.name, self.request.choices.no_bricks))
+            if candidates:
+                found.append(self._first_to_find(_given(item), candidates))
+                if isinstance(item, Picture) and self.plan.reads_words:
+                    found += self._inject_words(_given(item), candidates[0])
+        return found
+
+    def _inject_words(self, given: Given, looking: Chosen) -> list[Injected]:
+        """What is written on a picture that another brick sees, where the message asks for it."""
+        reader = self.plan.reader
+        if reader is None or self.bricks.get(looking.name).accepts("page"):
+            return []
+        reason = f"the message asks for the words on {given.name}"
+        read = self.home.loaded.get(self.bricks.get(reader.name)).inject(self._asked(given))
+        if read.is_empty:
+            self.trace.notices.append(Notice("no-text", f"No text was found on {given.name}."))
+            return []
+        _use(self.trace, self.bricks.get(reader.name), replace(reader, reason=reason))
+        self.trace.injections.extend(read.described)
+        return [read]
+
+    def _inject_words_of_earlier(self) -> list[Injected]:
+        """What is written on the latest picture of the conversation, where the message asks for it and brings none."""
+        if not self.plan.reads_words or self.looked.items or _was_refused(self.looked):
+            return []
+        records = [record for exchange in self.request.past for record in exchange.records]
+        if not records or not isinstance(records[-1], Seen):
+            return []
+        seen = records[-1]
+        given = GivenPicture(seen.name, seen.digest, partial(self._picture, seen.digest))
+        try:
+            return self._inject_words(given, Chosen(seen.brick, 1.0, None, None, ""))
+        except MattoniError:
+            # Its brick or its file is gone: the writer says so where the picture stood.
+            return []
+
+    def _first_to_find(self, given: Given, candidates: Sequence[Chosen]) -> Injected:
+        """What the first of these bricks makes of it; where that one finds nothing, the next that goes about it otherwise."""
+        first, *others = candidates
+        injected = self._ask(first, given)
+        if not injected.is_empty:
+            return injected
+        tried = self.bricks.get(first.name).parts.method
+        other = next((c for c in others if self.bricks.get(c.name).parts.method != tried), None)
+        found = f"No text was found on {given.name}"
+        looked_at = f"{found}, so '{other.name}' looked at it." if other else f"{found}."
+        self.trace.notices.append(Notice("no-text", looked_at))
+        return self._ask(other, given) if other is not None else injected
+
+    def _ask(self, chosen: Chosen, given: Given | None) -> Injected:
+        """Ask a planned brick, and put on the trace what it did."""
+        brick = self.bricks.get(chosen.name)
+        injected = self.home.loaded.get(brick).inject(self._asked(given, chosen.weight))
+        _use(self.trace, brick, chosen if injected.reason is None else replace(chosen, reason=injected.reason))
+        for helper in injected.helpers:
+            name = helper.brick.name
+            _use(self.trace, self.bricks.get(name), Chosen(name, 1.0, None, None, helper.reason))
+        self.trace.notices.extend(injected.notices)
+        self.trace.injections.extend(injected.described)
+        return injected
+
+    def _asked(self, given: Given | None, strength: float = 1.0) -> Asked:
+        reader = self.plan.reader if isinstance(given, GivenPicture) else None
+        return Asked(
+            self.request.text,
+            given,
+            strength,
+            as_words=self._as_words,
+            reader=self.home.loaded.get(self.bricks.get(reader.name)) if reader is not None else None,
+            embedder=lambda: self.home.spaces.embedder,
+            stage=self.trace.stage,
+            progress=self.watcher.progress,
+            stopping=self.watcher.stopping,
+        )
+
+    @property
+    def _as_words(self) -> bool:
+        """Whether a skill of the plan was trained on pictures as words."""
+        return any(self.bricks.get(chosen.name).parts.needs.as_words for chosen in self.plan.skills)
+
+    def _inject_knowledge(self, names: Sequence[str]) -> str:
+        """The passages that answer the message, as text for the prompt; on every message, cited in this very turn."""
+        if not names or not self.request.text.strip():
+            return ""
+        found: list[Injected] = []
+        with self.trace.stage("knowledge"):
+            for name in names:
+                try:
+                    found.append(self.home.loaded.get(self.bricks.get(name)).inject(self._asked(None)))
+                except MattoniError as problem:
+                    # One that cannot be searched is a notice, and the others go on.
+                    self.trace.notices.append(Notice("refused", str(problem)))
+        citations = best_passages(found)
+        self.trace.citations.extend(citations)
+        self.trace.candidates.extend(injected.score for injected in found if injected.score is not None)
+        for injected in found:
+            self.trace.notices.extend(injected.notices)
+        for name in names:
+            own = [citation for citation in citations if citation.brick == name]
+            if own:
+                brick = self.bricks.get(name)
+                _use(self.trace, brick, Chosen(name, 1.0, own[0].score, brick.threshold, found_reason(own)))
+            elif self.request.choices.of(name).state == "on" and not citations:
+                text = f"Nothing in '{name}' answers this, so the answer does not come from there."
+                self.trace.notices.append(Notice("nothing-found", text))
+        self.trace.injections.extend(f"sequence: passage of {c.document} ({c.place}) by {c.brick}" for c in citations)
+        return knowledge_block(citations)
+
+    # Write
+
+    def _write(self, records: Sequence[Record], knowledge: str, others: Sequence[LowRank | Prefix | Gate]) -> Written:
+        host = self.home.host
+        writer = Writer(
+            host.tokenizer,
+            opening(host),
+            host.context - sum(p.length for p in others if isinstance(p, Prefix)),
+            any(isinstance(injection, LowRank) for injection in others),
+            self.request,
+            self.trace,
+            show=self._show,
+            search=lambda read, question: self.home.earlier.search(read, question, self.watcher.stopping),
+        )
+        return writer.write(records, knowledge)
+
+    def _show(self, seen: Seen, question: str, place: int, of: int) -> Sequence[Segment]:
+        """A picture's soft tokens where it stands: what is kept of it, else made again from the same bytes."""
+        given = GivenPicture(seen.name, seen.digest, lambda: self._picture(seen.digest), place, of, known=seen)
+        asked = Asked(question, given, as_words=self._as_words, embedder=lambda: self.home.spaces.embedder)
+        return self.home.loaded.get(self.bricks.get(seen.brick)).inject(asked).segments
+
+    def _picture(self, digest: str) -> Image.Image:
+        """A picture of this message, or one of an earlier message, decoded again."""
+        found = [i for i in self.looked.items if isinstance(i, Picture) and i.digest == digest]
+        if not found:
+            again = look([Attachment("earlier picture", self.request.content(digest))])
+            found = [item for item in again.items if isinstance(item, Picture)]
+        if not found:
+            raise MattoniError("it can no longer be opened; attach it again.")
+        return found[0].image
+
+    def _name_earlier(self, written: Written) -> None:
+        """Bricks whose injections of an earlier message stand in the prompt took part in this turn too."""
+        named = {used.name for used in self.trace.bricks}
+        for record in written.earlier:
+            brick = next((b for b in self.bricks.usable if b.name == record.brick), None)
+            if brick is None or (isinstance(record, Read) and not record.in_prompt):
+                continue
+            what = "text" if isinstance(record, Read) else "soft tokens"
+            self.trace.injections.append(f"sequence: {what} of {record.name}, sent earlier, by {brick.name}")
+            if brick.name not in named:
+                named.add(brick.name)
+                _use(self.trace, brick, Chosen(brick.name, 1.0, None, None, f"{record.name} was sent earlier"))
+
+    def _explain(self, records: Sequence[Record]) -> Iterator[Attention]:
+        """Where bricks looked on the pictures of this message."""
+        for seen in records:
+            if isinstance(seen, Seen):
+                given = GivenPicture(seen.name, seen.digest, partial(self._picture, seen.digest), known=seen)
+                brick = self.bricks.get(seen.brick)
+                yield from self.home.loaded.get(brick).explain(Asked(self.request.text, given))
+
+
+def _given(item: Picture | Document) -> Given:
+    if isinstance(item, Picture):
+        return GivenPicture(item.name, item.digest, lambda: item.image)
+    return GivenDocument(item)
+
+
+def _not_read(name: str, no_bricks: bool) -> Notice:
+    why = "bricks are off" if no_bricks else "no brick that reads documents is installed and switched on"
+    return Notice("refused", f"{name} was not read: {why}.")
+
+
+def _is_picture(record: Record) -> bool:
+    return isinstance(record, Seen) or record.source == "picture"
+
+
+def _without_sights(request: Request, trace: Trace) -> Request:
+    """The request without earlier exchanges about pictures.
+
+    The builtin host answers a question that stands alone worse after them, with the picture or without it
+    (`docs/experiments.md`). They are back as soon as a message asks about a picture or goes on.
+    """
+    kept = tuple(exchange for exchange in request.past if not exchange.is_about_sights)
+    left_out = len(request.past) - len(kept)
+    if left_out:
+        exchanges = "exchange" if left_out == 1 else "exchanges"
+        trace.left_out.append(f"{left_out} earlier {exchanges} about a picture, not asked about")
+    return replace(request, past=kept)
+
+
+def _message_alone(request: Request, plan: Plan, trace: Trace) -> Request:
+    """The request without everything before it: a skill that was trained on single messages reads no other."""
+    if request.past:
+        exchanges = "exchange" if len(request.past) == 1 else "exchanges"
+        readers = " and ".join(chosen.name for chosen in plan.skills)
+        trace.left_out.append(f"{len(request.past)} earlier {exchanges}, as {readers} reads the message alone")
+    return replace(request, past=())
+
+
+def _nothing_left(attachments: Sequence[Attachment]) -> Notice:
+    """What is said where nothing that was sent could be opened; "none is attached" would be wrong."""
+    endings = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+    pictures = all(kind_of(a.content) == "picture" or a.name.lower().endswith(endings) for a in attachments)
+    what = "picture to look at" if pictures else "document to read"
+    return Notice("no-picture", f"So there is no {what}, and the question was not answered.")
+
+
+def _was_refused(looked: Looked) -> bool:
+    """Whether something that came with the message could not be opened."""
+    return any(notice.code == "refused" for notice in looked.notices)
+
+
+def _use(trace: Trace, brick: Brick, chosen: Chosen) -> None:
+    card = brick.card
+    trace.bricks.append(
+        UsedBrick(brick.name, card.version, card.kind, chosen.weight, chosen.score, chosen.threshold, chosen.reason)
+    )
+    if brick.warning is not None:
+        trace.notices.append(Notice("other-host", brick.warning))

@@ -1,0 +1,29 @@
+"""What of a message is compared with what, and whether it goes on with the one before. Pure."""
+
+import unicodedata
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from assistant.turn.recogniser import Recogniser
+
+
+def message_pieces(text: str) -> list[str]:
+    """What of a message is compared with the skills' keys: all of it, then its paragraphs' first and last."""
+    paragraphs = [p for p in (p.strip() for p in text.split("\n")) if p]
+    return list(dict.fromkeys([text, *paragraphs[:1], *paragraphs[-1:]]))
+
+
+def is_in_known_script(text: str) -> bool:
+    """Whether most letters are Latin: the embedder was trained on English, and of others it knows nothing but noise."""
+    letters = [c for c in text if c.isalpha()]
+    return 2 * sum(unicodedata.name(c, "").startswith("LATIN") for c in letters) >= len(letters)
+
+
+def goes_on(pieces: Sequence[Tensor], follow_ups: Recogniser, picture_questions: Recogniser) -> bool:
+    """Whether a message goes on with what was said or shown, by the depths of its `message_pieces`.
+
+    Beside a long text one line may ask about a picture. A line beside a text goes on with that text, so only the whole
+    message tells whether it is a follow-up.
+    """
+    return follow_ups.recognises(pieces[0]) or any(picture_questions.recognises(piece) for piece in pieces)

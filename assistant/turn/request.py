@@ -1,0 +1,50 @@
+"""Everything that a turn depends on, as one value. Knows nothing of what is made of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from assistant.host.sampling import Sampling
+from assistant.turn.route import Choices
+from mattoni.inputs import Attachment
+from mattoni.records import Read, Record, Seen
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An earlier question and its answer; `records` is what its attachments became."""
+
+    question: str
+    records: tuple[Record, ...]
+    answer: str
+    token_ids: tuple[int, ...] | None
+
+    @property
+    def asked(self) -> str:
+        """The question, or what stands for one that was left out."""
+        return self.question if self.question.strip() else unspoken_question(self.records)
+
+    @property
+    def is_about_sights(self) -> bool:
+        """Whether it is about pictures alone that were seen, not read: a text stays with what was said of it."""
+        return bool(self.records) and not any(isinstance(record, Read) for record in self.records)
+
+
+def unspoken_question(records: Sequence[Record]) -> str:
+    """What somebody who sends something without a word wants to know."""
+    if any(isinstance(record, Seen) for record in records):
+        return "Describe the picture."
+    return "What is this text about? Answer in one sentence." if records else ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One message, and the conversation that it belongs to."""
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    choices: Choices = Choices()
+    sampling: Sampling = Sampling()
+    past: tuple[Exchange, ...] = ()
+    conversation: str = ""  # under which keys and values are kept; empty: they are not
+    content: Callable[[str], bytes] = lambda digest: b""  # bytes of an earlier attachment
+    answer_anyway: bool = False  # also where the message seems to miss its picture

@@ -1,0 +1,1 @@
+"""The methods of knowledge bricks, each a module with `METHODS`."""

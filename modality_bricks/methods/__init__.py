@@ -1,0 +1,1 @@
+"""The methods of modality bricks, each a module with `METHODS`."""

@@ -1,0 +1,100 @@
+"""Bricks that turn a picture into soft tokens, whatever their stitch. Knows nothing of prompts, routing or conversations."""
+
+import hashlib
+from dataclasses import replace
+
+from torch import Tensor
+
+from mattoni.cache import RecentlyUsed
+from mattoni.errors import MattoniError
+from mattoni.injections import AFTER_PICTURE, Segment, Soft, picture_label
+from mattoni.records import Seen
+from mattoni.runtime import Asked, BrickFiles, BrickRuntime, GivenPicture, HostView, Injected
+from mattoni.trace import Attention
+from modality_bricks.modality import ModalityBrick
+
+
+class SeeingRuntime(BrickRuntime):
+    """An encoder and its stitch, with what they made of the pictures seen last."""
+
+    # Whether a picture of several is called "First picture:" in the prompt; some checkpoints place pictures themselves.
+    labels_pictures = True
+
+    def __init__(self, brick: BrickFiles, host: HostView, modality: ModalityBrick) -> None:
+        super().__init__(brick)
+        self._host, self._modality = host, modality
+        # By picture, and where the stitch depends on more, by that too.
+        self._features: RecentlyUsed[Tensor] = RecentlyUsed(256)
+        self._soft_tokens: RecentlyUsed[Soft] = RecentlyUsed(512)
+        self._attention: RecentlyUsed[Attention] = RecentlyUsed(256)
+
+    def inject(self, asked: Asked) -> Injected:
+        """The picture's soft tokens."""
+        picture = picture_of(asked)
+        with asked.stage("encode"):
+            self.features(picture)
+        with asked.stage("stitch"):
+            soft = self._soft(picture, asked.question, asked.as_words)
+        label: list[Segment] = [*picture_label(picture.place, picture.of)] if self.labels_pictures else []
+        return Injected(
+            segments=(*label, soft, AFTER_PICTURE),
+            record=picture.known or Seen(picture.name, picture.digest, self.brick.name),
+            described=(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {self.brick.name}",),
+        )
+
+    def explain(self, asked: Asked) -> tuple[Attention, ...]:
+        """What of the picture the stitch attended to."""
+        picture = picture_of(asked)
+        key = (picture.digest, self._question(asked.question))
+        found = self._attention.get(key, lambda: self._attended(picture, asked.question))
+        # The same picture may come again under another name.
+        return (replace(found, name=picture.name),)
+
+    def forget(self, digests: frozenset[str]) -> None:
+        """Drop what was made of these pictures."""
+        self._features.drop(lambda key: key in digests)
+        for kept in (self._soft_tokens, self._attention):
+            kept.drop(lambda key: isinstance(key, tuple) and key[0] in digests)
+
+    def features(self, picture: GivenPicture) -> Tensor:
+        """The encoder's features of one picture, (tokens, width)."""
+        return self._features.get(picture.digest, lambda: self._modality.encode([picture.open()])[0])
+
+    def _soft(self, picture: GivenPicture, question: str, as_words: bool) -> Soft:
+        asked = self._question(question) + (":words" if as_words else "")
+
+        def make() -> Soft:
+            vectors = self._modality.stitch(self.features(picture).unsqueeze(0), question, as_words)[0]
+            if vectors.shape[1] != self._host.width:
+                raise MattoniError(
+                    f"{self.brick.name}: its soft tokens have width {vectors.shape[1]} and {self._host.name} takes "
+                    f"{self._host.width}: train the brick for this host."
+                )
+            return Soft(f"{self.brick.digest}:{picture.digest}:{asked}", vectors)
+
+        return self._soft_tokens.get((picture.digest, asked), make)
+
+    def _question(self, question: str) -> str:
+        """What stands for the question where soft tokens are made from it too."""
+        return hashlib.sha256(question.encode()).hexdigest() if self._modality.reads_question else ""
+
+    def _attended(self, picture: GivenPicture, question: str) -> Attention:
+        attended = self._modality.attended(self.features(picture), question)
+        name = self.brick.name
+        if attended is None:
+            sentence = f"{name}'s stitch has no cross-attention, so it cannot be told where it looked."
+            return Attention(picture.digest, picture.name, name, sentence=sentence)
+        return Attention(
+            picture.digest,
+            picture.name,
+            name,
+            tuple(tuple(round(share, 4) for share in row) for row in attended.grid),
+            self._modality.seen(*picture.open().size),
+            round(attended.elsewhere, 4),
+        )
+
+
+def picture_of(asked: Asked) -> GivenPicture:
+    """The picture that is asked about: a brick that sees is planned for nothing else."""
+    assert isinstance(asked.given, GivenPicture)
+    return asked.given

@@ -1,0 +1,1 @@
+"""The methods of task bricks, each a module with `METHODS`."""

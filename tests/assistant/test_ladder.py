@@ -1,0 +1,172 @@
+"""Which host answers on which machine, and what it gives way to."""
+
+import pytest
+
+from assistant.bricks import settle as module
+from assistant.bricks.settle import ladder, lost_bricks, settle
+from assistant.host import catalogue as catalogue_module
+from assistant.host import speed as speed_module
+from assistant.host.catalogue import BUILTIN_HOST, catalogue, check_host_memory, model_folder
+from assistant.host.host import load_host
+from assistant.host.ladder import Choice, Rung, choose
+from assistant.host.speed import Speed, measured, remember
+from assistant.host.wheels import Unavailable
+from assistant.registry import Registry
+from mattoni.errors import MattoniError
+from mattoni.paths import shipped_models
+
+GB = 10**9
+MIDDLE, LARGE = "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"
+
+
+def rungs(middle: dict = {}, large: dict = {}, turn_s: tuple[float, float, float] = (2, 5, 20)) -> list[Rung]:  # noqa: B006
+    return [
+        Rung("small", 1 * GB, turn_s[0]),
+        Rung("middle", **{"memory_bytes": 2 * GB, "turn_s": turn_s[1], **middle}),
+        Rung("large", **{"memory_bytes": 4 * GB, "turn_s": turn_s[2], **large}),
+    ]
+
+
+# The choice, pure
+
+
+@pytest.mark.parametrize(
+    ("device", "memory_gb", "given", "name"),
+    [
+        ("cpu", 16, rungs(), "middle"),
+        ("cpu", 16, rungs(turn_s=(2, 3, 7.9)), "large"),
+        ("cpu", 16, rungs(turn_s=(6, 12, 40)), "small"),
+        ("cpu", 16, rungs(turn_s=(20, 40, 90)), "small"),  # the smallest answers, however slow
+        ("mps", 16, rungs(), "middle"),
+        ("cuda", 16, rungs(), "large"),
+        ("cuda", 3, rungs(), "middle"),
+        ("cpu", 1.5, rungs(), "small"),
+        ("cpu", 16, rungs(middle={"lost": ("photo",)}), "small"),
+        ("cpu", 16, rungs(middle={"lost": ("photo",)}, turn_s=(1, 2, 3)), "large"),
+        ("cpu", 16, rungs(middle={"is_here": False}), "small"),
+        ("cuda", 16, rungs(large={"is_here": False}), "middle"),
+        ("cpu", 16, rungs(middle={"turn_s": None}), "middle"),
+    ],
+)
+def test_the_largest_host_that_loses_nothing_fits_and_is_fast_enough(device, memory_gb, given, name):
+    assert choose(device, int(memory_gb * GB), given).name == name
+
+
+def test_the_reason_says_what_stood_against_each_larger_host():
+    lost = rungs(middle={"lost": ("chart", "photo")})
+    assert choose("cpu", 16 * GB, lost) == Choice(
+        "small",
+        "small: the smallest, 2.0 s a turn on this CPU; middle has no chart, photo yet (--host middle takes it all the "
+        "same); large would take 20 s a turn",
+    )
+    assert choose("cpu", 3 * GB, rungs()).reason == (
+        "middle: the largest that fits, 5.0 s a turn on this CPU; large needs 4.0 GB of memory and 3.0 GB are free"
+    )
+    absent = choose("cuda", 16 * GB, rungs(large={"is_here": False}))
+    assert absent.better == "large"
+    assert absent.reason == "middle: the largest that fits; `mattoni models pull large` fetches a better one"
+
+
+# Settling on a host of this machine
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A CPU with 16 GB, and no network: what is asked for is not there."""
+
+    def no_network(name: str) -> None:
+        raise Unavailable(f"Cannot download {name}: connect to the network once.")
+
+    monkeypatch.setattr(module, "free_memory", lambda: 16 * GB)
+    monkeypatch.setattr(module, "fetch", no_network)
+
+
+SHIPPED = [shipped_models() / "bricks"]
+
+
+def test_auto_stays_with_the_host_that_the_shipped_bricks_are_for_and_says_so(machine):
+    choice = settle("auto", "cpu", Registry(SHIPPED))
+    assert choice.name == BUILTIN_HOST
+    assert (
+        f"{MIDDLE} has no chart, compare-pictures, english-german, photo yet (--host {MIDDLE} takes it" in choice.reason
+    )
+
+
+def test_without_bricks_auto_takes_the_larger_host_that_is_here_and_fast_and_measures_it_once(
+    machine, monkeypatch, tiny_host, capsys
+):
+    model_folder(MIDDLE).parent.mkdir(parents=True)
+    model_folder(MIDDLE).symlink_to(tiny_host, target_is_directory=True)
+    for _ in range(2):
+        assert settle("auto", "cpu", Registry([])).name == MIDDLE
+    assert capsys.readouterr().err.count(f"Measuring {MIDDLE} on this machine (once)") == 1
+    assert measured(MIDDLE, "cpu") is not None and measured(MIDDLE, "cuda") is None
+    monkeypatch.setattr(module, "measured", lambda name, device: Speed(prefill=100, decode=5))
+    slow = settle("auto", "cpu", Registry([]))
+    assert slow.name == BUILTIN_HOST and f"{MIDDLE} would take 15 s a turn" in slow.reason
+
+
+def test_auto_fetches_nothing_and_says_what_would_be_better(machine, monkeypatch):
+    fast = {BUILTIN_HOST: Speed(prefill=1000, decode=60)}
+    monkeypatch.setattr(module, "measured", lambda name, device: fast.get(name))
+    choice = settle("auto", "cpu", Registry([]))
+    assert (choice.name, choice.better) == (BUILTIN_HOST, MIDDLE)
+    assert f"`mattoni models pull {MIDDLE}` fetches a better one" in choice.reason
+    assert f"{LARGE} would take" in choice.reason, "guessed from the smallest's speed"
+
+
+def test_a_named_host_that_cannot_be_had_gives_way_to_the_smallest_and_says_why(machine):
+    choice = settle(LARGE, "cpu", Registry([]))
+    assert choice.name == BUILTIN_HOST
+    assert choice.reason == (
+        f"{BUILTIN_HOST} answers, as {LARGE} cannot be had: Cannot download {LARGE}: connect to the network once."
+    )
+
+
+@pytest.mark.parametrize("named", ["builtin", BUILTIN_HOST, "owner/name", "/some/folder"])
+def test_what_needs_no_decision_is_taken_as_it_is(machine, named):
+    assert settle(named, "cpu", Registry([])) == Choice(named, "")
+
+
+def test_every_rung_says_what_it_needs_and_which_bricks_are_made_for_it():
+    rows = ladder()
+    assert list(rows) == [BUILTIN_HOST, MIDDLE, LARGE]
+    assert all(entry.identity and entry.memory_mb for entry in rows.values())
+    sizes = [entry.memory_bytes for entry in rows.values()]
+    assert sizes == sorted(sizes)
+    assert lost_bricks(rows[BUILTIN_HOST], Registry(SHIPPED)) == ()
+
+
+# Speed and memory
+
+
+def test_a_speed_is_kept_for_this_machine_and_a_damaged_file_costs_a_measurement(tiny_host, home, monkeypatch):
+    host = load_host(str(tiny_host), "cpu", "float32")
+    speed = remember(host)
+    assert measured(host.name, "cpu") == speed and speed.turn_s > 0
+    monkeypatch.setattr(speed_module.platform, "node", lambda: "another-machine")
+    assert measured(host.name, "cpu") is None
+    (home / "cache" / "speeds.json").write_text("{")
+    assert measured(host.name, "cpu") is None
+    assert remember(host) == measured(host.name, "cpu")
+
+
+def test_too_little_memory_is_said_with_what_would_fit(monkeypatch):
+    monkeypatch.setattr(catalogue_module, "free_memory", lambda: int(1.95 * GB))
+    with pytest.raises(
+        MattoniError,
+        match=rf"{LARGE} needs about \d\.\d GB of memory and 1\.9 GB are free: end other programs, or choose",
+    ):
+        check_host_memory(LARGE)
+    check_host_memory(BUILTIN_HOST)
+    check_host_memory("a-folder-of-the-users")
+    monkeypatch.setattr(catalogue_module, "free_memory", lambda: GB // 10)
+    with pytest.raises(MattoniError, match=r"0\.1 GB are free: end other programs\.$"):
+        check_host_memory(LARGE)
+
+
+def test_the_built_in_hosts_identity_is_the_one_that_shipped_bricks_name():
+    """The built-in host's card, as shipped bricks were made for it."""
+    from mattoni.card import read_card
+
+    assert catalogue()[BUILTIN_HOST].identity == read_card(shipped_models() / "bricks" / "photo").host
