@@ -1,6 +1,9 @@
 """From the token ids of an answer to its text, piece by piece. Knows nothing of how they were drawn."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
+
+from assistant.host.repetition import Repetition
 
 
 class TextStream:
@@ -36,6 +39,7 @@ class StopStrings:
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = [string for string in strings if string]
         self._held = ""
+        self.passed = 0  # characters that were let through
         self.hit = False
 
     def push(self, text: str) -> str:
@@ -53,6 +57,7 @@ class StopStrings:
 
     def _release(self, count: int) -> str:
         text, self._held = self._held[:count], self._held[count:]
+        self.passed += count
         return text
 
     def _open(self) -> int:
@@ -60,3 +65,47 @@ class StopStrings:
         longest = max(map(len, self._strings), default=1) - 1
         ends = range(min(longest, len(self._held)), 0, -1)
         return next((n for n in ends if any(s.startswith(self._held[-n:]) for s in self._strings)), 0)
+
+
+class Answer:
+    """An answer as it grows: its text, where a stop string or going round in circles ends it, and what of it is kept."""
+
+    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
+        self._stream, self._stops, self._repetition = TextStream(decode), StopStrings(stop), Repetition()
+        self._text = ""
+        self._lengths: list[int] = []  # of the text after each token
+        self._keep: int | None = None  # characters, where not all is kept
+        self.ended: Literal["stop-string", "repeats"] | None = None
+
+    @property
+    def said(self) -> list[int]:
+        """All token ids so far, whatever is kept of them in the end."""
+        return self._stream.ids
+
+    def push(self, token: int) -> str:
+        """The text that this token completes and that may be shown; sets `ended`."""
+        return self._show(self._stream.push(token))
+
+    def rest(self) -> str:
+        """What was held back at the end."""
+        return self._show(self._stream.rest()) + self._stops.rest()
+
+    def kept(self) -> tuple[str, list[int]]:
+        """Text and token ids without a stop string or surplus repetitions: what the next prompt holds of it."""
+        if self._keep is None:
+            return self._text, list(self.said)
+        count = sum(length <= self._keep for length in self._lengths)
+        # A token that shows nothing begins a character which is left out.
+        while count and self._lengths[count - 1] == (self._lengths[count - 2] if count > 1 else 0):
+            count -= 1
+        return self._text[: self._lengths[count - 1]] if count else "", self.said[:count]
+
+    def _show(self, text: str) -> str:
+        self._text += text
+        self._lengths.append(len(self._text))
+        shown = self._stops.push(text)
+        if self._stops.hit:
+            self.ended, self._keep = "stop-string", self._stops.passed
+        elif self.ended is None and (keep := self._repetition.push(text)) is not None:
+            self.ended, self._keep = "repeats", keep
+        return shown

@@ -161,8 +161,12 @@ class Stream(Protocol):
         """What it took."""
 
     @property
+    def text(self) -> str:
+        """The answer. Where it went round in circles, it is shorter than its pieces were: the surplus is left out."""
+
+    @property
     def ids(self) -> list[int]:
-        """The token ids of the answer."""
+        """Its token ids, as the next prompt repeats them."""
 
     @property
     def notices(self) -> list[Notice]:

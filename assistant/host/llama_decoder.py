@@ -6,9 +6,9 @@ al. 2022, "selective batching"). Each row's own composition acts on its slice al
 modelling code, operation by operation; `tests/assistant/test_decoder.py` holds it to the same bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.nn import functional
 from assistant.host.composition import Composition
 from assistant.host.decoder import KeyValues, Read
 from assistant.host.host import Host
+from assistant.host.matrices import Matrices, PackedMatrices, PlainMatrices
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 _ROTARY = frozenset(
@@ -125,10 +126,14 @@ class _Mix:
 class LlamaDecoder:
     """Runs a host for which `is_like_llama` holds."""
 
-    def __init__(self, host: Host) -> None:
-        self._host, self.dtype = host, host.dtype
+    def __init__(self, host: Host, weights: Literal["bf16", "fp16", "int8", "int4"] = "bf16") -> None:
+        self._host = host
         model: Any = host.model
         self._inner, self._head = model.model, model.lm_head
+        self._matrices: Matrices = (
+            PlainMatrices(host) if weights == "bf16" else PackedMatrices(weights, [*self._groups(), (self._head,)])
+        )
+        self.dtype = self._matrices.dtype
         config = model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_width = int(getattr(config, "head_dim", None) or config.hidden_size // self._heads)
@@ -157,16 +162,24 @@ class LlamaDecoder:
         rotary = self._inner.rotary_emb(hidden, position_ids=torch.cat(places).unsqueeze(0).to(hidden.device))
         masks = [self._mask(r.length, s.end - s.begin) for r, s in zip(rows, spans, strict=True)]
         for index, layer in enumerate(self._inner.layers):
-            attended = self._attend(
-                index, layer.self_attn, layer.input_layernorm(hidden), rotary, rows, spans, masks, mix
-            )
-            hidden = hidden + attended
-            hidden = hidden + self._feed_forward(layer.mlp, layer.post_attention_layernorm(hidden), mix)
-        last = self._inner.norm(hidden[:, [span.end - 1 for span in spans]])
-        logits: Tensor = self._head(last)[0]
+            normed = self._matrices.norm(layer.input_layernorm, hidden)
+            hidden = hidden + self._attend(index, layer.self_attn, normed, rotary, rows, spans, masks, mix)
+            normed = self._matrices.norm(layer.post_attention_layernorm, hidden)
+            hidden = hidden + self._feed_forward(layer.mlp, normed, mix)
+        last = self._matrices.norm(self._inner.norm, hidden[:, [span.end - 1 for span in spans]])
+        logits = self._matrices.project((self._head,), last)[0][0]
         for row, span in zip(rows, spans, strict=True):
             row.length += span.end - span.begin
         return logits
+
+    def _groups(self) -> Iterator[tuple[torch.nn.Linear, ...]]:
+        """The linear layers, those side by side that have the same inputs."""
+        for layer in self._inner.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            yield attention.q_proj, attention.k_proj, attention.v_proj
+            yield (attention.o_proj,)
+            yield mlp.gate_proj, mlp.up_proj
+            yield (mlp.down_proj,)
 
     def _lay_out(self, reads: Sequence[Read]) -> tuple[list[RowKeyValues], list[_Span], _Mix]:
         rows: list[RowKeyValues] = []
@@ -195,10 +208,11 @@ class LlamaDecoder:
             return None
         return torch.ones(count, past + count, dtype=torch.bool, device=self._host.device).tril(past)
 
-    def _linear(self, module: torch.nn.Module, inputs: Tensor, mix: _Mix) -> Tensor:
-        name = self._names[id(module)]
-        inputs = mix.gate(name, inputs)
-        return mix.add(name, inputs, module(inputs))
+    def _project(self, layers: Sequence[torch.nn.Linear], inputs: Tensor, mix: _Mix) -> list[Tensor]:
+        names = [self._names[id(layer)] for layer in layers]
+        inputs = mix.gate(names[0], inputs)
+        outputs = self._matrices.project(layers, inputs)
+        return [mix.add(name, inputs, output) for name, output in zip(names, outputs, strict=True)]
 
     def _attend(
         self,
@@ -213,12 +227,11 @@ class LlamaDecoder:
     ) -> Tensor:
         """(1, positions, width) -> the same: each row attends to its own past and itself."""
         shape = (1, inputs.shape[1], -1, self._head_width)
-        queries = self._linear(attention.q_proj, inputs, mix).view(shape)
-        keys = self._linear(attention.k_proj, inputs, mix).view(shape)
-        values = self._linear(attention.v_proj, inputs, mix).view(shape).transpose(1, 2)
+        layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+        queries, keys, values = (outputs.view(shape) for outputs in self._project(layers, inputs, mix))
         if hasattr(attention, "q_norm"):
             queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-        queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
+        queries, keys, values = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
         if getattr(attention, "use_rope", True):
             queries, keys = _rotate(queries, *rotary), _rotate(keys, *rotary)
         attended = []
@@ -228,7 +241,7 @@ class LlamaDecoder:
             attended.append(self._attend_row(queries[:, :, own], all_keys, all_values, mask, attention.scaling))
         joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
         flat = joined.transpose(1, 2).contiguous().reshape(1, inputs.shape[1], -1)
-        return self._linear(attention.o_proj, flat, mix)
+        return self._project((attention.o_proj,), flat, mix)[0]
 
     def _attend_row(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """As transformers' `sdpa_attention_forward` calls torch's kernel, so that the bits are the same."""
@@ -246,8 +259,8 @@ class LlamaDecoder:
         )
 
     def _feed_forward(self, mlp: Any, inputs: Tensor, mix: _Mix) -> Tensor:
-        gate, up = self._linear(mlp.gate_proj, inputs, mix), self._linear(mlp.up_proj, inputs, mix)
-        return self._linear(mlp.down_proj, mlp.act_fn(gate) * up, mix)
+        gate, up = self._project((mlp.gate_proj, mlp.up_proj), inputs, mix)
+        return self._project((mlp.down_proj,), mlp.act_fn(gate) * up, mix)[0]
 
 
 def _rotate(vectors: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

@@ -10,18 +10,19 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from assistant.host.answer_text import StopStrings, TextStream
+from assistant.host.answer_text import Answer
 from assistant.host.composition import Composition, MergedInjections
 from assistant.host.decoder import Decoder, Read, TransformersDecoder
 from assistant.host.host import Host
 from assistant.host.job import EngineInfo, Finish, Job, Piece, Usage
 from assistant.host.kept import IdleKeyValues, ReadSoFar, common_prefix
 from assistant.host.llama_decoder import LlamaDecoder, is_like_llama
+from assistant.host.matrices import Weights, choose
 from assistant.host.sampling import sampler
 from mattoni.errors import MattoniError
 from mattoni.trace import Notice
@@ -48,6 +49,7 @@ class LocalStream:
         self._stop = threading.Event()
         self.finished: Finish = "length"
         self.usage = Usage()
+        self.text = ""
         self.ids: list[int] = []
         self.notices: list[Notice] = []
 
@@ -96,28 +98,26 @@ class _Row:
         self._left = min(job.sampling.max_tokens, host.context - composition.prefix_length - len(self._places))
         self._choose = sampler(job.sampling, job.seed, host.device)
         self._stop_ids = host.stop_ids
-        self._decode: Callable[[list[int]], str] = lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True))
-        self._text, self._stops = TextStream(self._decode), StopStrings(job.sampling.stop)
-        self._stop_strings = job.sampling.stop
+        self._answer = Answer(lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True)), job.sampling.stop)
         self.ended: Finish | None = None if self._left > 0 else "length"
 
     @property
     def unread(self) -> int:
         """Positions of the prompt that are to be read; 0: it waits for its next token."""
-        return int(self._unread.shape[1]) if not self._text.ids else 0
+        return int(self._unread.shape[1]) if not self._answer.said else 0
 
     def next_read(self, most: int) -> Read:
         """What it reads in the next pass: the answer's last token, or at most so many positions of its prompt."""
-        if self._text.ids:
-            values = torch.tensor([self._text.ids[-1:]], device=self._unread.device)
+        if self._answer.said:
+            values = torch.tensor([self._answer.said[-1:]], device=self._unread.device)
         else:
             values = self._unread[:, :most]
         return Read(self.read.key_values, self.composition, values)
 
     def was_read(self, count: int, logits: Tensor) -> None:
         """Note what a pass has read and, where the prompt is at its end, say the next token."""
-        if self._text.ids:
-            self.read.places.append(self._text.ids[-1])
+        if self._answer.said:
+            self.read.places.append(self._answer.said[-1])
         else:
             done = len(self.read.places)
             self.read.places.extend(self._places[done : done + count])
@@ -131,57 +131,47 @@ class _Row:
             raise MattoniError(
                 "The host's numbers overflowed with these bricks: switch one off or make its strength smaller."
             )
-        token = self._choose(logits, self._text.ids)
+        token = self._choose(logits, self._answer.said)
         if not self._first_token_s:
             self._first_token_s = time.perf_counter() - self.stream.began_s
         if token in self._stop_ids:
             self.ended = "end"
             return
         self._left -= 1
-        text = self._stops.push(self._text.push(token))
-        self.stream.put(Piece(text, (token,)))
-        if self._stops.hit:
-            self.ended = "stop-string"
-        elif self._left <= 0:
-            self.ended = "length"
+        self.stream.put(Piece(self._answer.push(token), (token,)))
+        self.ended = self._answer.ended or ("length" if self._left <= 0 else None)
 
     def finish(self, problem: MattoniError | None = None) -> None:
         """Tell whoever reads the answer how it ended."""
         stream = self.stream
-        rest = self._stops.push(self._text.rest()) + self._stops.rest()
-        if self._stops.hit:
-            self.ended = "stop-string"
+        rest = self._answer.rest()
         if rest and problem is None:
             stream.put(Piece(rest, ()))
-        stream.finished = self.ended or "stopped"
-        stream.ids = self._before_stop_string() if stream.finished == "stop-string" else list(self._text.ids)
+        stream.finished = self._answer.ended or self.ended or "stopped"
+        stream.text, stream.ids = self._answer.kept()
         stream.usage = Usage(
             prompt=len(self._places),
             reused=self.reused,
-            new=len(self._text.ids),
+            new=len(self._answer.said),
             first_token_ms=self._first_token_s * 1000,
             total_ms=(time.perf_counter() - self.stream.began_s) * 1000,
         )
         stream.end(problem)
 
-    def _before_stop_string(self) -> list[int]:
-        """The answer's ids without those that spell the stop string: what the next prompt repeats must not hold it."""
-        ids = list(self._text.ids)
-        while ids and any(string in self._decode(ids) for string in self._stop_strings):
-            ids.pop()
-        return ids
-
 
 class LocalEngine:
     """Decodes jobs on this machine's host; see the module's docstring.
 
-    rows           answers that are decoded together; more wait, first come first served
-    idle_bytes     budget for keys and values of conversations between their turns
+    rows        answers that are decoded together; more wait, first come first served
+    weights     how the host's matrices are read: see `assistant/host/matrices.py`
+    idle_bytes  budget for keys and values of conversations between their turns
     """
 
-    def __init__(self, host: Host, rows: int = _ROWS, idle_bytes: int = _IDLE_BYTES) -> None:
+    def __init__(self, host: Host, rows: int = _ROWS, weights: Weights = "auto", idle_bytes: int = _IDLE_BYTES) -> None:
         self._host = host
-        self._decoder: Decoder = LlamaDecoder(host) if is_like_llama(host) else TransformersDecoder(host)
+        fast = is_like_llama(host)
+        choice = choose(host, weights, "" if fast else "transformers runs this kind of host")
+        self._decoder: Decoder = LlamaDecoder(host, choice.weights) if fast else TransformersDecoder(host)
         self._merged = MergedInjections(host, self._decoder.dtype, _MERGED_BYTES)
         self._idle = IdleKeyValues(idle_bytes)
         self._chunk_beside = _CHUNK_BESIDE.get(host.device.type, _CHUNK_BESIDE_ELSEWHERE)
@@ -192,7 +182,7 @@ class LocalEngine:
             context=host.context,
             supports=host.supports,
             rows=rows,
-            weights=str(host.dtype).removeprefix("torch."),
+            weights=f"{choice.weights} ({choice.reason})",
         )
         self._incoming: deque[tuple[Job, LocalStream]] = deque()
         self._admitted: list[tuple[Job, LocalStream]] = []  # no longer waiting, and no rows yet

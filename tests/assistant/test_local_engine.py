@@ -324,3 +324,26 @@ def test_after_close_nothing_is_begun_and_what_ran_is_stopped(host):
     assert not engine._thread.is_alive()
     with pytest.raises(MattoniError, match="shutting down"):
         engine.generate(jobs_of(host, 1)[0])
+
+
+def test_an_answer_that_goes_round_in_circles_ends(host, engine, monkeypatch):
+    spelt = host.tokenizer.encode("The total is", add_special_tokens=False)
+    again = host.tokenizer.encode(" 10.00 dog +", add_special_tokens=False)
+    forward = engine._decoder.forward
+
+    def say(reads):
+        logits = forward(reads)
+        said = max(0, reads[0].key_values.length - prompt)
+        logits[0] = 0
+        logits[0, spelt[said] if said < len(spelt) else again[(said - len(spelt)) % len(again)]] = 1
+        return logits
+
+    job = Job(prompt_of(host, Text("What is the total?")), (), Sampling(max_tokens=500), 0)
+    prompt = len(job.prompt)
+    monkeypatch.setattr(engine._decoder, "forward", say)
+    stream = engine.generate(job)
+    shown = answer(stream)
+    assert stream.finished == "repeats"
+    assert stream.text == host.tokenizer.decode(stream.ids) == "The total is 10.00 dog +"
+    assert shown.startswith(stream.text)
+    assert len(stream.ids) < stream.usage.new < 150
