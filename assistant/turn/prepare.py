@@ -30,7 +30,6 @@ from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Prefix, Segment
 from mattoni.inputs import Attachment, Document, Looked, Picture
-from mattoni.kinds import kind_of
 from mattoni.records import Read, Record, Seen
 from mattoni.runtime import Asked, Given, GivenDocument, GivenPicture, Injected, Stopped
 from mattoni.trace import Attention, Notice, Trace, UsedBrick
@@ -82,7 +81,7 @@ class Preparation:
         with trace.stage("route"):
             plan = self.route(request, looked, bricks)
         trace.notices.extend(
-            _nothing_left(request.attachments) if _was_refused(looked) and notice.code == "no-picture" else notice
+            _nothing_left(looked) if _was_refused(looked) and notice.code == "no-picture" else notice
             for notice in plan.notices
         )
         trace.candidates.extend(plan.candidates)
@@ -173,7 +172,7 @@ class _Planned:
         nothing = not self.looked.items and _was_refused(self.looked)
         if asked and nothing:
             self.trace.notices = [notice for notice in self.trace.notices if notice.code != "no-picture"]
-            self.trace.notices.append(_nothing_left(self.request.attachments))
+            self.trace.notices.append(_nothing_left(self.looked))
         return bool(asked and nothing)
 
     def _goes_on_with_text(self) -> bool:
@@ -402,11 +401,9 @@ def _message_alone(request: Request, plan: Plan, trace: Trace) -> Request:
     return replace(request, past=())
 
 
-def _nothing_left(attachments: Sequence[Attachment]) -> Notice:
+def _nothing_left(looked: Looked) -> Notice:
     """What is said where nothing that was sent could be opened; "none is attached" would be wrong."""
-    endings = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
-    pictures = all(kind_of(a.content) == "picture" or a.name.lower().endswith(endings) for a in attachments)
-    what = "picture to look at" if pictures else "document to read"
+    what = "picture to look at" if all(file.kind == "picture" for file in looked.refused) else "document to read"
     return Notice("no-picture", f"So there is no {what}, and the question was not answered.")
 
 

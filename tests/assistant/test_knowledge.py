@@ -120,7 +120,7 @@ def test_two_documents_of_one_name_are_told_apart_and_a_copy_counts_once(add, br
         ([Attachment("a.txt", b"")], "a.txt is empty"),
         ([Attachment("a.txt", b" \n ")], "a.txt holds no text"),
         ([Attachment("blank.pdf", pdf(None))], "blank.pdf holds no text that can be read"),
-        ([Attachment("a.docx", b"PK\x03\x04" + b"x" * 40)], "a.docx is an office file or a zip, which is not read"),
+        ([Attachment("a.docx", b"PK\x03\x04" + b"x" * 40)], "a.docx is damaged and cannot be opened"),
         ([*FILES, Attachment("cut.pdf", b"%PDF-1.4 cut")], "cut.pdf is damaged and cannot be opened"),
     ],
 )

@@ -250,7 +250,7 @@ def test_a_skill_is_trained_on_what_an_image_brick_makes_of_pictures(pictured, t
     assert entry.main([*command, str(tmp_path / "work"), "--host", str(tiny_host)]) == 0
     brick = check_brick(tmp_path / "bricks" / "shout")
     assert isinstance(brick, Brick)
-    assert brick.card.parts["pictures"] == 2
+    assert brick.parts.pictures == 2
     assert brick.card.metrics[0].value > brick.card.metrics[0].beside["bare host"]
 
 
