@@ -133,6 +133,7 @@ def test_every_rung_says_what_it_needs_and_which_bricks_are_made_for_it():
     assert list(rows) == [BUILTIN_HOST, MIDDLE, LARGE]
     unknown = rows[BUILTIN_HOST].model_copy(update={"identity": None})
     assert lost_bricks(unknown, Registry(SHIPPED)) == lost_bricks(rows[MIDDLE], Registry(SHIPPED)) != ()
+    assert all(entry.identity for entry in rows.values())
     sizes = [entry.memory_bytes for entry in rows.values()]
     assert sizes == sorted(sizes)
     assert lost_bricks(rows[BUILTIN_HOST], Registry(SHIPPED)) == ()
