@@ -54,7 +54,9 @@ def lost_bricks(entry: CatalogueEntry, registry: Registry) -> tuple[str, ...]:
     """Bricks that answer with the built-in host and not with this one."""
     smallest = catalogue()[BUILTIN_HOST].identity
     have = {brick.name for brick in registry.scan(smallest).usable}
-    return tuple(sorted(have - {brick.name for brick in registry.scan(entry.identity).usable}))
+    # Of a host that nobody knows, only bricks that go with every host are sure to fit.
+    fitting = {b.name for b in registry.scan(entry.identity).usable if entry.identity or b.card.host is None}
+    return tuple(sorted(have - fitting))
 
 
 def _turn_s(name: str, entry: CatalogueEntry, place: torch.device, lost: tuple[str, ...]) -> float | None:
@@ -62,7 +64,7 @@ def _turn_s(name: str, entry: CatalogueEntry, place: torch.device, lost: tuple[s
 
     Of a host that is not here, guessed from the smallest, if that was measured: reading weights is what takes the time.
     """
-    speed, smallest = measured(name, place.type), measured(BUILTIN_HOST, place.type)
+    speed, smallest = measured(name).get(place.type), measured(BUILTIN_HOST).get(place.type)
     if speed is None and not is_fetched(name) and smallest is not None:
         return smallest.turn_s * entry.disk_mb / catalogue()[BUILTIN_HOST].disk_mb
     open_question = name != BUILTIN_HOST and is_fetched(name) and not lost and place.type != "cuda"

@@ -51,9 +51,8 @@ def bricks_check(
     name: Annotated[str | None, typer.Argument(help="Default: all of them.")] = None, host: HostName = "builtin"
 ) -> None:
     """Verify cards, digests and weights, and the fit to a host. Exit status 1 when one is damaged."""
-    from assistant.host.host import load_host
-
-    bricks = scanned(load_host(host))
+    with opened(host) as assistant:
+        bricks = assistant.bricks()
     if name is not None:
         brick = bricks.get(name)
         print(f"{brick.name}: {brick.warning or 'good'}")

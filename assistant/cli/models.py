@@ -18,18 +18,16 @@ app = typer.Typer(help="Hosts, embedders, encoders, speech models: list them, fe
 def models_list(as_json: AsJson = False) -> None:
     """What the catalogue holds and what it costs. Any Hub id, folder or GGUF file works as a host too.
 
-    Memory is the running assistant's with that host; tokens a second are this machine's, read and written, measured when a
-    host was pulled.
+    Memory is the running assistant's with that host; tokens a second are this machine's, read / written, measured when a host
+    was pulled.
     """
     from assistant.host.catalogue import catalogue, imported_hosts, is_fetched
-    from assistant.host.host import pick_device
     from assistant.host.speed import measured
 
-    place = pick_device("auto").type
     rows: list[dict[str, Any]] = []
     for name, entry in catalogue().items():
-        speed = measured(name, place)
-        own = {"fetched": is_fetched(name), "tokens_per_s": speed.model_dump() if speed else None}
+        speeds = {device: speed.model_dump() for device, speed in measured(name).items()}
+        own = {"fetched": is_fetched(name), "tokens_per_s": speeds}
         rows.append({"name": name, **entry.model_dump(mode="json"), **own})
     rows += [
         {"name": n, "use": "host", "summary": f"Of {i.source}, with its brick.", "licence": i.licence, "fetched": True}
@@ -47,8 +45,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         megabytes = row.get(key)
         return "" if megabytes is None else f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes} MB"
 
-    speed = row.get("tokens_per_s")
-    rate = f"{speed['prefill']:.0f}, {speed['decode']:.0f}" if speed else ""
+    speeds = row.get("tokens_per_s") or {}
+    rate = ", ".join(f"{s['prefill']:.0f} / {s['decode']:.0f} on {device.upper()}" for device, s in speeds.items())
     here = "yes" if row["fetched"] else ""
     sizes = [size("download_mb"), size("disk_mb"), size("memory_mb")]
     return [row["name"], row["use"], here, *sizes, rate, row["licence"], row["summary"]]

@@ -1,17 +1,20 @@
 """How fast a host is on this machine: measured once, and kept in the cache. Knows nothing of who chooses by it."""
 
+import contextlib
 import hashlib
 import os
 import platform
 import time
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from assistant.host.host import Host
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.paths import cache_folder
+
+if TYPE_CHECKING:
+    from assistant.host.host import Host
 
 # A whole turn: what is read and what is answered.
 TURN_IN, TURN_OUT = 300, 60
@@ -32,15 +35,19 @@ class Speed(BaseModel):
 
 
 class _Speeds(BaseModel):
+    """What `speeds.json` holds: by machine, host and device."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
-    speeds: dict[str, Speed] = {}
+    machines: dict[str, dict[str, dict[str, Speed]]] = {}
 
 
-def measure(host: Host) -> Speed:
+def measure(host: "Host") -> Speed:
     """Read TURN_IN tokens and write a few, twice; the better of both, as other programs only ever slow it down.
 
     On a CPU what counts is the time that this thread had a core: on a busy machine the clock says ten times as much.
     """
+    import torch  # here, as listing what was measured needs none of it
+
     now = time.thread_time if host.device.type == "cpu" else time.perf_counter
     ids = torch.arange(TURN_IN, device=host.device).unsqueeze(0) % min(1000, host.embedding.shape[0])
     prefill = decode = float("inf")
@@ -60,19 +67,19 @@ def measure(host: Host) -> Speed:
     return Speed(prefill=TURN_IN / prefill, decode=_STEPS / decode)
 
 
-def measured(name: str, device: str) -> Speed | None:
-    """What was measured of a host on this machine and this device, if anything was."""
-    return _read().speeds.get(_key(name, device))
+def measured(name: str) -> dict[str, Speed]:
+    """What was measured of a host on this machine, by kind of device; empty where nothing was."""
+    return _read().machines.get(_machine(), {}).get(name, {})
 
 
-def remember(host: Host) -> Speed:
+def remember(host: "Host") -> Speed:
     """Measure a host and keep what came out; a cache that cannot be written only costs the next measurement."""
-    speed = measure(host)
-    speeds = _read().speeds | {_key(host.name, host.device.type): speed}
-    try:
-        write_text(cache_folder() / "speeds.json", _Speeds(speeds=speeds).model_dump_json(indent=1))
-    except MattoniError:
-        pass
+    speed, kept, machine = measure(host), _read().machines, _machine()
+    hosts = kept.get(machine, {})
+    devices = hosts.get(host.name, {}) | {host.device.type: speed}
+    speeds = _Speeds(machines=kept | {machine: hosts | {host.name: devices}})
+    with contextlib.suppress(MattoniError):
+        write_text(cache_folder() / "speeds.json", speeds.model_dump_json(indent=1))
     return speed
 
 
@@ -83,8 +90,8 @@ def _read() -> _Speeds:
         return _Speeds()
 
 
-def _key(name: str, device: str) -> str:
-    """A host on this machine: homes are shared by machines, and a container may have fewer cores than its machine."""
+def _machine() -> str:
+    """This machine: a home may be shared by several, and a container may have fewer cores than its machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = f"{platform.node()} {platform.machine()} {cores} {torch.get_num_threads()}"
-    return f"{name} {device} {hashlib.sha256(machine.encode()).hexdigest()[:12]}"
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return hashlib.sha256(f"{platform.node()} {platform.machine()} {cores} {threads}".encode()).hexdigest()[:12]

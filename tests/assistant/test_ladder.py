@@ -100,15 +100,15 @@ def test_without_bricks_auto_takes_the_larger_host_that_is_here_and_fast_and_mea
     for _ in range(2):
         assert settle("auto", "cpu", Registry([])).name == MIDDLE
     assert capsys.readouterr().err.count(f"Measuring {MIDDLE} on this machine (once)") == 1
-    assert measured(MIDDLE, "cpu") is not None and measured(MIDDLE, "cuda") is None
-    monkeypatch.setattr(module, "measured", lambda name, device: Speed(prefill=100, decode=5))
+    assert set(measured(MIDDLE)) == {"cpu"}
+    monkeypatch.setattr(module, "measured", lambda name: {"cpu": Speed(prefill=100, decode=5)})
     slow = settle("auto", "cpu", Registry([]))
     assert slow.name == BUILTIN_HOST and f"{MIDDLE} would take 15 s a turn" in slow.reason
 
 
 def test_auto_fetches_nothing_and_says_what_would_be_better(machine, monkeypatch):
-    fast = {BUILTIN_HOST: Speed(prefill=1000, decode=60)}
-    monkeypatch.setattr(module, "measured", lambda name, device: fast.get(name))
+    fast = {"cpu": Speed(prefill=1000, decode=60)}
+    monkeypatch.setattr(module, "measured", lambda name: fast if name == BUILTIN_HOST else {})
     choice = settle("auto", "cpu", Registry([]))
     assert (choice.name, choice.better) == (BUILTIN_HOST, MIDDLE)
     assert f"`mattoni models pull {MIDDLE}` fetches a better one" in choice.reason
@@ -131,7 +131,9 @@ def test_what_needs_no_decision_is_taken_as_it_is(machine, named):
 def test_every_rung_says_what_it_needs_and_which_bricks_are_made_for_it():
     rows = ladder()
     assert list(rows) == [BUILTIN_HOST, MIDDLE, LARGE]
-    assert all(entry.identity and entry.memory_mb for entry in rows.values())
+    unknown = rows[BUILTIN_HOST].model_copy(update={"identity": None})
+    assert lost_bricks(unknown, Registry(SHIPPED)) == lost_bricks(rows[MIDDLE], Registry(SHIPPED)) != ()
+    assert all(entry.identity for entry in rows.values())
     sizes = [entry.memory_bytes for entry in rows.values()]
     assert sizes == sorted(sizes)
     assert lost_bricks(rows[BUILTIN_HOST], Registry(SHIPPED)) == ()
@@ -143,12 +145,17 @@ def test_every_rung_says_what_it_needs_and_which_bricks_are_made_for_it():
 def test_a_speed_is_kept_for_this_machine_and_a_damaged_file_costs_a_measurement(tiny_host, home, monkeypatch):
     host = load_host(str(tiny_host), "cpu", "float32")
     speed = remember(host)
-    assert measured(host.name, "cpu") == speed and speed.turn_s > 0
+    assert measured(host.name) == {"cpu": speed} and speed.turn_s > 0
     monkeypatch.setattr(speed_module.platform, "node", lambda: "another-machine")
-    assert measured(host.name, "cpu") is None
+    assert measured(host.name) == {}
+    second = remember(host)
+    monkeypatch.undo()
+    monkeypatch.setenv("MATTONI_HOME", str(home))
+    assert measured(host.name) == {"cpu": speed}, "each machine's own stays"
+    assert second.prefill > 0
     (home / "cache" / "speeds.json").write_text("{")
-    assert measured(host.name, "cpu") is None
-    assert remember(host) == measured(host.name, "cpu")
+    assert measured(host.name) == {}
+    assert {"cpu": remember(host)} == measured(host.name)
 
 
 def test_too_little_memory_is_said_with_what_would_fit(monkeypatch):
