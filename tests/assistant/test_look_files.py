@@ -148,6 +148,16 @@ def test_cells_merged_downwards_repeat_their_text() -> None:
     assert text(saved(book)).endswith("| Fruit | Apple |\n| Fruit | Pear |")
 
 
+def test_a_sheet_merged_down_to_its_last_cell_is_read_at_once() -> None:
+    book = openpyxl.Workbook()
+    book.active["A1"], book.active["XFD9000"] = "first", "last"
+    members = _members(saved(book))
+    sheet = members["xl/worksheets/sheet1.xml"]
+    merged = b'</sheetData><mergeCells count="1"><mergeCell ref="A1:XFD1048576"/></mergeCells>'
+    members["xl/worksheets/sheet1.xml"] = sheet.replace(b"</sheetData>", merged)
+    assert text(zipped(members)).startswith("Sheet\n\n| first |  |")
+
+
 def test_an_old_xls_is_read_too() -> None:
     head = "| Name | Each | Day |\n| --- | --- | --- |"
     assert pages(unpacked(XLS)) == [f"Prices\n\nFruit 2023\n{head}\n| Apple | 1.5 | Monday |\n| Pear | 2 | Friday |"]
@@ -534,6 +544,15 @@ def test_entities_and_references_to_files_are_refused() -> None:
     assert "defines entities of its own" in refusal(zipped(members))
     drawing = '<!DOCTYPE svg [<!ENTITY a "x">]><svg xmlns="http://www.w3.org/2000/svg"><text>&a;</text></svg>'
     assert "entities of its own" in refusal(drawing.encode())
+
+
+def test_a_drawing_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assistant.turn.look.svg._MOST_SECONDS", 0.5)
+    endless = (
+        '<filter id="f"><feTurbulence numOctaves="1000000"/></filter><rect width="9" height="9" filter="url(#f)"/>'
+    )
+    drawing = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">{endless}</svg>'
+    assert refusal(drawing.encode(), "a.svg") == "a.svg takes too long to draw: save it as PNG."
 
 
 def test_locked_office_files_are_refused_with_the_reason() -> None:

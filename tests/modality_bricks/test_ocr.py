@@ -6,7 +6,8 @@ from typing import NoReturn
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from modality_bricks.ocr import Line, Reader, rows_of, text_in_reading_order
+from mattoni.errors import MattoniError
+from modality_bricks.ocr import Line, Reader, ocr_threads, rows_of, text_in_reading_order
 
 LINES = ["Sunrise Bakery", "2 croissants 4.80", "1 coffee 3.20", "Total 8.00", "Thank you and goodbye"]
 
@@ -46,7 +47,39 @@ def test_the_models_are_in_the_wheel_and_nothing_is_downloaded(monkeypatch: pyte
 @pytest.mark.parametrize("turn", list(Image.Transpose)[2:5])
 def test_a_picture_on_its_side_or_head_is_turned_first(reader: Reader, turn: Image.Transpose) -> None:
     assert turn.name.startswith("ROTATE")
-    assert text_in_reading_order(reader.read(drawn(LINES).transpose(turn))).split("\n") == LINES
+    image = drawn(LINES, width=640)
+    for row, price in enumerate(["", "4.80", "3.20", "8.00", ""]):
+        ImageDraw.Draw(image).text((540, 10 + 48 * row), price, fill="black", font=ImageFont.load_default(24))
+    upright = text_in_reading_order(reader.read(image))
+    assert upright.split("\n")[1] == "2 croissants 4.80 4.80"
+    # Boxes that lie on their side are read with as much certainty; that must not keep the picture from being turned.
+    assert text_in_reading_order(reader.read(image.transpose(turn))) == upright
+
+
+def test_threads_are_a_setting_and_one_on_a_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MATTONI_OCR_THREADS", raising=False)
+    for cores, threads in ((1, 1), (2, 1), (8, 2), (64, 4)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert ocr_threads() == threads
+    monkeypatch.setenv("MATTONI_OCR_THREADS", "3")
+    assert ocr_threads() == 3
+    monkeypatch.setenv("MATTONI_OCR_THREADS", "many")
+    with pytest.raises(MattoniError, match="MATTONI_OCR_THREADS is 'many': set it to a number of threads"):
+        ocr_threads()
+
+
+def test_two_columns_of_a_scan_are_read_one_after_the_other(reader: Reader) -> None:
+    left = [
+        "The pump must be primed",
+        "before every start. Open",
+        "the valve and wait for ten",
+        "seconds, then close it.",
+    ]
+    right = ["In winter the housing is", "drained completely, with", "the valve left open and", "the seals taken out."]
+    image = drawn(left, size=20, width=760)
+    for row, text in enumerate(right):
+        ImageDraw.Draw(image).text((400, 10 + 40 * row), text, fill="black", font=ImageFont.load_default(20))
+    assert text_in_reading_order(reader.read(image)).split("\n") == [*left, "", *right]
 
 
 def test_small_text_is_read(reader: Reader) -> None:

@@ -13,6 +13,7 @@ _BLOCKS = set(
     "h6 figure figcaption form title address fieldset details summary".split()
 )
 _MOST_SPAN = 100
+_MOST_CELLS = 200_000
 _TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)\b[^<>]*>", re.I)
 _KNOWN = _BLOCKS | set(
     "html head body a b i em strong span img link meta script style td th thead tbody code small sup sub u center font".split()
@@ -133,6 +134,8 @@ def _table(element: etree._Element) -> str:
                 x += 1
             across = _span(cell, "colspan")
             down = min(_span(cell, "rowspan"), len(rows) - y)
+            if len(taken) + down * across > _MOST_CELLS:
+                return ""
             taken.update((y + j, x + i) for j in range(down) for i in range(across))
             cells.append((y, x, down, across, " ".join(_lines(cell))))
             x += across

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 Cells = Sequence[Sequence[str]]
 
+_MOST_CELLS = 5_000_000
+
 
 def markdown_table(rows: Cells) -> str:
     """A Markdown table whose first row is its head, without empty rows and columns; lines above it that span all of it.
@@ -45,10 +47,10 @@ def _square(rows: Cells) -> list[list[str]]:
     """Cells on one line each, in rows of the same length, without rows and columns that hold nothing."""
     lines = [[" ".join(cell.split()) for cell in row] for row in rows]
     lines = [row for row in lines if any(row)]
-    width = max(map(len, lines), default=0)
-    lines = [row + [""] * (width - len(row)) for row in lines]
-    used = [column for column in range(width) if any(row[column] for row in lines)]
-    return [[row[column] for column in used] for row in lines]
+    used = sorted({column for row in lines for column, cell in enumerate(row) if cell})
+    # No one draws a table so large; a sheet with a word in each row and in a column of its own would fill the memory.
+    used = used[: max(1, _MOST_CELLS // max(len(lines), 1))]
+    return [[row[column] if column < len(row) else "" for column in used] for row in lines]
 
 
 def _written(table: Sequence[Sequence[str]]) -> list[str]:

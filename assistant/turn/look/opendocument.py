@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lxml import etree  # type: ignore[import-untyped]
 
 from assistant.turn.look.markdown_tables import markdown_table
-from assistant.turn.look.opened import DAMAGED, Limits, Opened, Refused, pages_of
+from assistant.turn.look.opened import DAMAGED, SEND_PART, Limits, Opened, Refused, pages_of
 from assistant.turn.look.pasted import pasted_pages
 from assistant.turn.look.zips import Archive
 
@@ -15,6 +15,8 @@ _PRESENTATION = f"{{{_OASIS}presentation:1.0}}"
 _SKIPPED = {f"{_TEXT}tracked-changes", f"{_OFFICE}forms", f"{_TEXT}sequence-decls", f"{_OFFICE}annotation-end"}
 # Programs fill a sheet up with as many empty cells as it may have.
 _MOST_REPEATED = 1000
+_MOST_SPANNED = 100
+_MOST_CELLS = 2_000_000
 
 
 def open_odt(archive: Archive, limits: Limits) -> Opened:
@@ -101,6 +103,8 @@ def _table(table: etree._Element) -> str:
         cells: list[str] = []
         for cell in row.iterchildren(f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell"):
             text = " ".join(_blocks(cell))
+            if len(merged) > _MOST_CELLS:
+                raise Refused(f"holds a table of too many cells: {SEND_PART}")
             for _ in range(_repeated(cell, "columns")):
                 here = (len(rows), len(cells))
                 for y in range(_spanned(cell, "rows")):
@@ -119,4 +123,4 @@ def _repeated(element: etree._Element, what: str) -> int:
 
 
 def _spanned(cell: etree._Element, what: str) -> int:
-    return min(int(cell.get(f"{_TABLE}number-{what}-spanned", "1")), _MOST_REPEATED)
+    return min(int(cell.get(f"{_TABLE}number-{what}-spanned", "1")), _MOST_SPANNED)

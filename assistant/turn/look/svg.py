@@ -4,10 +4,11 @@ import base64
 import binascii
 import io
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
-import resvg_py
 from lxml import etree  # type: ignore[import-untyped]
 from PIL import Image
 
@@ -17,6 +18,8 @@ from assistant.turn.look.pictures import fitted
 _SIDE = 1600  # pixels of the longer side; drawings have no size of their own, and text in them should be readable
 _MOST_BYTES = 10_000_000
 _MOST_ELEMENTS = 200_000
+_MOST_SECONDS = 20
+_MOST_STRETCHED = 100
 _UNWANTED = {
     "script",
     "foreignObject",
@@ -39,17 +42,23 @@ def open_svg(content: bytes, limits: Limits) -> Opened:
         raise Refused("is too large a drawing: save it as PNG.")
     root = _safe(content)
     width, height = _size(root)
+    if max(width, height) > _MOST_STRETCHED * min(width, height):
+        raise Refused("is a drawing without a usable size: save it as PNG.")
     scale = min(_SIDE / max(width, height), (limits.pixels / (width * height)) ** 0.5)
-    drawn = resvg_py.svg_to_bytes(
-        svg_string=etree.tostring(root, encoding="unicode"),
-        width=max(1, round(width * scale)),
-        font_dirs=[_fonts()],
-        font_family="DejaVu Sans",
-        sans_serif_family="DejaVu Sans",
-        serif_family="DejaVu Serif",
-        monospace_family="DejaVu Sans Mono",
-    )
+    drawn = _drawn(etree.tostring(root), max(1, round(width * scale)))
     return Opened(fitted(Image.open(io.BytesIO(drawn)), limits))
+
+
+def _drawn(markup: bytes, width: int) -> bytes:
+    """PNG. Drawn by a process of its own: a filter of a million octaves takes hours, and cannot be stopped in this one."""
+    command = [sys.executable, "-I", str(Path(__file__).with_name("draw_svg.py")), str(width), _fonts()]
+    try:
+        done = subprocess.run(command, input=markup, capture_output=True, timeout=_MOST_SECONDS, check=True)
+    except subprocess.TimeoutExpired as problem:
+        raise Refused("takes too long to draw: save it as PNG.") from problem
+    except subprocess.CalledProcessError as problem:
+        raise Refused(DAMAGED) from problem
+    return done.stdout
 
 
 def _safe(content: bytes) -> etree._Element:
