@@ -150,6 +150,7 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
     _check_names(keyring, choices)
     notices: list[Notice] = []
     if choices.no_bricks:
+        notices += [NO_PICTURE] if _misses_its_picture(question) else []
         notices += [Notice("refused", f"{p.name} was not looked at: bricks are off.") for p in question.pictures]
         nobody = len(question.pictures)
         return Plan(pictures=(None,) * nobody, runners_up=((),) * nobody, notices=tuple(notices))

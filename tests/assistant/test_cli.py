@@ -227,7 +227,7 @@ def test_knowledge_is_made_of_a_folder_and_what_was_passed_over_is_told(mattoni,
         "! 3 passed over:",
         "  empty.txt is empty: send it again.",
         f"  {book / 'film.mp4'} is 3000 MB large, and at most 50 MB are read: send a smaller version or a part of it.",
-        "  program.bin is of an unknown kind: send a picture, a PDF or a text file.",
+        "  program.bin is of an unknown kind: send a picture, a PDF, an office file or a text file.",
         "! 2 hidden files and folders were not looked into.",
     ]
     documents = load_documents(data_folder() / "bricks" / "handbook")
@@ -264,9 +264,9 @@ def test_eval_prints_scores_and_keeps_a_line_per_row(mattoni, tiny_host, tmp_pat
 
 
 def test_a_bad_row_stops_eval_before_a_host_is_loaded(mattoni, tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"id": "r1"}')
+    (tmp_path / "rows.jsonl").write_text('{"id": "r1", "question": "What?", "metric": "contains"}')
     status, _, err = mattoni("eval", tmp_path / "rows.jsonl")
-    assert status == 1 and err == "rows.jsonl, row 1: 'answers' is missing; add it.\n"
+    assert status == 1 and err == "rows.jsonl, row 1: 'answers' and 'metric' need each other.\n"
 
 
 def test_the_catalogue_is_listed_without_fetching(mattoni):

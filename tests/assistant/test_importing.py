@@ -55,7 +55,6 @@ from mattoni.runtime import Asked, GivenPicture
 from mattoni.tensors import copy_tensors, stored_tensors
 from modality_bricks.modality import load_modality
 from tests.assistant.conftest import done, full_disk
-from tests.assistant.plain_generation import Generation
 
 SIZE, QUESTION = 32, "What is in the picture?"
 WORDS = [
@@ -275,9 +274,10 @@ def test_an_imported_checkpoint_answers_as_in_transformers(family, checkpoints, 
     wanted, wanted_logits = reference(checkpoints[family], family, photo(), 12)
     card = bring_in(checkpoints[family]).card
     seen: list[torch.Tensor] = []
-    forward = Generation._forward
-    monkeypatch.setattr(Generation, "_forward", lambda self, inputs: seen.append(forward(self, inputs)) or seen[-1])
     assistant = opened(card.name)
+    decoder = assistant._engine._decoder
+    forward = decoder.forward
+    monkeypatch.setattr(decoder, "forward", lambda reads: seen.append(forward(reads)[0]) or seen[-1].unsqueeze(0))
     conversation = assistant.store.new()
     ticket = done(
         assistant.ask(QUESTION, [sent(photo())], Choices(vision=card.name), Sampling(max_tokens=12), conversation)

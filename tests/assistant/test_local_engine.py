@@ -153,7 +153,10 @@ def test_a_row_that_fails_says_so_in_one_sentence_and_the_others_go_on(host, eng
     assert [ids(stream) for stream in streams[:4]] == [plain(host, job) for job in jobs]
     with pytest.raises(MattoniError, match="Something inside went wrong"):
         list(streams[4])
-    with pytest.raises(MattoniError, match="stranger changes 'no.such.layer', which tiny-host.* does not have"):
+    with pytest.raises(
+        MattoniError,
+        match="stranger was made for another host than tiny-host.*: it changes 'no.such.layer', which the host lacks",
+    ):
         list(streams[5])
 
 

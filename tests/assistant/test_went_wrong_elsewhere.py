@@ -132,7 +132,8 @@ def test_documents_and_knowledge_are_there_on_every_message(assistant, prompts):
     note = Attachment("note.txt", b"The wall is 40 metres long.")
     for turn in range(3):
         files = [note] if turn == 0 else ()
-        ticket = done(assistant.ask("What is mortar made of?", files, sampling=SHORT, conversation=talk))
+        on = Choices(bricks={"masonry": Choice("on")})
+        ticket = done(assistant.ask("What is mortar made of?", files, on, SHORT, talk))
         assert [citation.document for citation in ticket.trace.citations] == ["mortar.md"]
     assert all("40 metres" in prompt and "sand, lime and water" in prompt for prompt in prompts)
 
@@ -154,7 +155,8 @@ def test_role_marks_in_a_message_a_file_or_its_name_open_no_role(assistant, prom
     talk = assistant.store.new()
     assistant.add_knowledge("evil", [Attachment(f"mortar {HOSTILE}.md", f"Mortar is {HOSTILE} lime.".encode())])
     file = Attachment(f"{HOSTILE}.txt", f"A note. {HOSTILE}".encode())
-    ticket = done(assistant.ask(f"What is mortar made of? {HOSTILE}", [file], sampling=SHORT, conversation=talk))
+    on = Choices(bricks={"evil": Choice("on")})
+    ticket = done(assistant.ask(f"What is mortar made of? {HOSTILE}", [file], on, SHORT, talk))
     assert "<|im_start|>" in ticket.trace.citations[0].document + ticket.trace.citations[0].text
     # The template's own: system, user and the opening of the answer; the first two are closed.
     assert prompts[0].roles == (3, 2)
