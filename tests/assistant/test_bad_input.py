@@ -5,6 +5,7 @@ a taken port and scripts on the page are in `tests/ui`.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
