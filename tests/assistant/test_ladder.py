@@ -56,11 +56,13 @@ def test_the_reason_says_what_stood_against_each_larger_host():
     lost = rungs(middle={"lost": ("chart", "photo")})
     assert choose("cpu", 16 * GB, lost) == Choice(
         "small",
-        "small: the smallest, 2.0 s a turn on this CPU; middle has no chart, photo yet (--host middle takes it all the "
-        "same); large would take 20 s a turn",
+        "small: the smallest, 2.0 s a turn on this CPU; no chart, photo yet for middle (--host takes one all the same); "
+        "20 s a turn with large",
     )
+    both = rungs(middle={"lost": ("photo",)}, large={"lost": ("photo",)})
+    assert "; no photo yet for middle, large (" in choose("cuda", 16 * GB, both).reason
     assert choose("cpu", 3 * GB, rungs()).reason == (
-        "middle: the largest that fits, 5.0 s a turn on this CPU; large needs 4.0 GB of memory and 3.0 GB are free"
+        "middle: the largest that fits, 5.0 s a turn on this CPU; 4.0 GB of memory for large and 3.0 GB are free"
     )
     absent = choose("cuda", 16 * GB, rungs(large={"is_here": False}))
     assert absent.better == "large"
@@ -87,9 +89,7 @@ SHIPPED = [shipped_models() / "bricks"]
 def test_auto_stays_with_the_host_that_the_shipped_bricks_are_for_and_says_so(machine):
     choice = settle("auto", "cpu", Registry(SHIPPED))
     assert choice.name == BUILTIN_HOST
-    assert (
-        f"{MIDDLE} has no chart, compare-pictures, english-german, photo yet (--host {MIDDLE} takes it" in choice.reason
-    )
+    assert f"no chart, compare-pictures, english-german, photo yet for {MIDDLE}, {LARGE} (--host takes" in choice.reason
 
 
 def test_without_bricks_auto_takes_the_larger_host_that_is_here_and_fast_and_measures_it_once(
@@ -103,7 +103,7 @@ def test_without_bricks_auto_takes_the_larger_host_that_is_here_and_fast_and_mea
     assert set(measured(MIDDLE)) == {"cpu"}
     monkeypatch.setattr(module, "measured", lambda name: {"cpu": Speed(prefill=100, decode=5)})
     slow = settle("auto", "cpu", Registry([]))
-    assert slow.name == BUILTIN_HOST and f"{MIDDLE} would take 15 s a turn" in slow.reason
+    assert slow.name == BUILTIN_HOST and f"15 s a turn with {MIDDLE}" in slow.reason
 
 
 def test_auto_fetches_nothing_and_says_what_would_be_better(machine, monkeypatch):
@@ -112,7 +112,7 @@ def test_auto_fetches_nothing_and_says_what_would_be_better(machine, monkeypatch
     choice = settle("auto", "cpu", Registry([]))
     assert (choice.name, choice.better) == (BUILTIN_HOST, MIDDLE)
     assert f"`mattoni models pull {MIDDLE}` fetches a better one" in choice.reason
-    assert f"{LARGE} would take" in choice.reason, "guessed from the smallest's speed"
+    assert f" s a turn with {LARGE}" in choice.reason, "guessed from the smallest's speed"
 
 
 def test_a_named_host_that_cannot_be_had_gives_way_to_the_smallest_and_says_why(machine):
