@@ -83,7 +83,7 @@ def bomb() -> bytes:
         ("empty.png", b"", "empty.png is empty: send it again."),
         ("bomb.png", bomb(), "bomb.png has more than 64 million pixels: send a smaller version."),
         ("word.png", b"PK\x03\x04" + bytes(40), "word.png is damaged and cannot be opened: save it again or send another copy."),
-        ("film.png", b"\0\0\0\x18ftypmp42" + bytes(40), "film.png is of an unknown kind: send a picture, a PDF, an office file or a text file."),
+        ("film.png", b"\0\0\0\x18ftypmp42" + bytes(40), "film.png is a film, which is not looked at: send pictures of it."),
     ],
 )  # fmt: skip
 def test_a_picture_that_cannot_be_used_is_named_with_the_reason(send, name, content, said):
