@@ -169,6 +169,7 @@ def test_csv_stays_a_table_and_prose_with_commas_stays_prose() -> None:
     assert text(b"name\tage\nOlga\t7\nPiet\t8\n", "a.txt") == (
         "| name | age |\n| --- | --- |\n| Olga | 7 |\n| Piet | 8 |"
     )
+    assert text(b'a,b\n"two\nlines","say ""hi"""\n', "a.csv") == '| a | b |\n| --- | --- |\n| two lines | say "hi" |'
     for prose in ("Dear Olga, hello\nDear Piet, hello\nBye, all", "if (a):\n\treturn b\n\treturn c"):
         assert text(prose.encode(), "a.txt") == prose
 

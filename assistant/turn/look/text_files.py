@@ -1,6 +1,8 @@
 """Opens files of plain text: notes and programs as they are; web pages, tables, notebooks and mail as what they are."""
 
 import csv
+import io
+from typing import Literal
 
 from assistant.turn.look import mail, notebooks
 from assistant.turn.look.html import html_text, is_html
@@ -41,11 +43,14 @@ def _table(text: str, ending: str) -> str:
 
     The name only says which delimiters to try: each row must have as many cells as the first.
     """
+    # In a log, quotes are part of what was said.
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if ending in _DELIMITERS else csv.QUOTE_NONE
     for delimiter in _DELIMITERS.get(ending, "\t"):
         if delimiter not in text.partition("\n")[0]:
             continue
         try:
-            rows = [row for row in csv.reader(text.split("\n"), delimiter=delimiter, strict=True) if any(row)]
+            lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, quoting=quoting)
+            rows = [row for row in lines if any(row)]
         except csv.Error:
             continue
         columns = max(map(len, rows))
