@@ -1,10 +1,7 @@
 import contextlib
 import json
-<<<<<<< HEAD
-import shlex
-=======
 import re
->>>>>>> hosts
+import shlex
 import subprocess
 import sys
 import time
@@ -15,11 +12,8 @@ from PIL import Image
 
 from assistant.cli.options import choices_of
 from assistant.cli.terminal import printable
-<<<<<<< HEAD
 from assistant.conversations.store import open_store
-=======
 from assistant.host.catalogue import BUILTIN_HOST, model_folder
->>>>>>> hosts
 from assistant.host.embedder import Embedder
 from assistant.host.host import load_host
 from assistant.turn.recogniser import Recogniser
