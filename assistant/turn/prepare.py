@@ -342,14 +342,13 @@ class _Planned:
         return found[0].image
 
     def _name_earlier(self, written: Written) -> None:
-        """Bricks whose injections of an earlier message stand in the prompt took part in this turn too."""
+        """A brick whose soft tokens of an earlier picture stand in the prompt took part in this turn too."""
         named = {used.name for used in self.trace.bricks}
         for record in written.earlier:
             brick = next((b for b in self.bricks.usable if b.name == record.brick), None)
-            if brick is None or (isinstance(record, Read) and not record.in_prompt):
+            if brick is None or not isinstance(record, Seen):
                 continue
-            what = "text" if isinstance(record, Read) else "soft tokens"
-            self.trace.injections.append(f"sequence: {what} of {record.name}, sent earlier, by {brick.name}")
+            self.trace.injections.append(f"sequence: soft tokens of {record.name}, sent earlier, by {brick.name}")
             if brick.name not in named:
                 named.add(brick.name)
                 _use(self.trace, brick, Chosen(brick.name, 1.0, None, None, f"{record.name} was sent earlier"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.inputs import Attachment
-from mattoni.records import Read, Record, Seen
+from mattoni.records import Record, Seen
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,12 @@ class Exchange:
 
     @property
     def is_about_sights(self) -> bool:
-        """Whether it is about pictures alone that were seen, not read: a text stays with what was said of it."""
-        return bool(self.records) and not any(isinstance(record, Read) for record in self.records)
+        """Whether it is about pictures alone that were seen: a text that was read stays with what was said of it.
+
+        The words on a picture that was seen too are a part of what was seen.
+        """
+        seen = {record.digest for record in self.records if isinstance(record, Seen)}
+        return bool(self.records) and all(record.digest in seen for record in self.records)
 
 
 def unspoken_question(records: Sequence[Record]) -> str:
