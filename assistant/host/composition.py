@@ -183,7 +183,7 @@ def composed(host: Host, composition: Composition) -> Iterator[None]:
     if not composition.deltas and not composition.gates:
         yield
         return
-    modules = host.linear_layers
+    modules = host.adaptable_layers
     with ExitStack() as stack:
         # Gates first: a delta on the same projection must see the gated input, as a changed weight would.
         for name, factors in composition.gates.items():

@@ -113,7 +113,7 @@ class Host:
 
     @cached_property
     def linear_layers(self) -> dict[str, torch.nn.Linear]:
-        """The linear layers that a low-rank delta may change, by module name."""
+        """The linear layers by module name, without the one that gives the logits."""
         modules = self.model.named_modules()
         return {name: m for name, m in modules if isinstance(m, torch.nn.Linear) and name != "lm_head"}
 
@@ -123,16 +123,21 @@ class Host:
         return {name: (int(m.out_features), int(m.in_features)) for name, m in self.linear_layers.items()}
 
     @cached_property
-    def adaptable_shapes(self) -> dict[str, tuple[int, int]]:
-        """(out, in) of each layer that a low-rank delta may change: the linear layers, and the one that gives the logits.
+    def adaptable_layers(self) -> dict[str, torch.nn.Linear]:
+        """The layers that a low-rank delta may change: the linear layers, and the one that gives the logits.
 
         A delta on the latter leaves the word embeddings as they are, also where both are one matrix: as with peft.
         """
         head = self.model.get_output_embeddings()
         name = next((name for name, module in self.model.named_modules() if module is head), None)
         if name is None or not isinstance(head, torch.nn.Linear):
-            return self.linear_shapes
-        return {**self.linear_shapes, name: (int(head.out_features), int(head.in_features))}
+            return self.linear_layers
+        return {**self.linear_layers, name: head}
+
+    @cached_property
+    def adaptable_shapes(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of each of them."""
+        return {name: (int(m.out_features), int(m.in_features)) for name, m in self.adaptable_layers.items()}
 
     @property
     def weights(self) -> dict[str, Tensor]:

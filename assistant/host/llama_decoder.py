@@ -7,7 +7,6 @@ modelling code, operation by operation; `tests/assistant/test_decoder.py` holds 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from assistant.host.composition import Composition
 from assistant.host.decoder import KeyValues, Read
 from assistant.host.host import Host
 from assistant.host.matrices import Matrices, PackedMatrices, PlainMatrices
+from assistant.host.mix import Groups, JoinedDeltas, JoinedMix, Mix, SliceMix, Span
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 _ROTARY = frozenset(
@@ -86,43 +86,6 @@ class RowKeyValues:
         self._layers = [(keys.unsqueeze(0), values.unsqueeze(0)) for keys, values in zip(*buffer, strict=True)]
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Where a row's, or a group of rows', positions lie in the pass."""
-
-    begin: int
-    end: int
-
-
-class _Mix:
-    """The deltas and gates of a pass: each composition on the slice of the rows that have it."""
-
-    def __init__(self, groups: Sequence[tuple[_Span, Composition]], positions: int) -> None:
-        self._deltas = [(span, c.deltas) for span, c in groups if c.deltas]
-        self._gates = [(span, c.gates) for span, c in groups if c.gates]
-        self._positions = positions
-
-    def gate(self, name: str, inputs: Tensor) -> Tensor:
-        """The inputs of a layer, (1, positions, in), with the neurons of the rows that have a gate there scaled."""
-        for span, gates in self._gates:
-            if (factors := gates.get(name)) is not None:
-                inputs = self._join(inputs, span, inputs[:, span.begin : span.end] * factors)
-        return inputs
-
-    def add(self, name: str, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """The outputs of a layer, (1, positions, out), with the deltas of the rows that have one there."""
-        for span, deltas in self._deltas:
-            if (pair := deltas.get(name)) is not None:
-                own = functional.linear(functional.linear(inputs[:, span.begin : span.end], pair[0]), pair[1])
-                outputs = self._join(outputs, span, outputs[:, span.begin : span.end] + own)
-        return outputs
-
-    def _join(self, whole: Tensor, span: _Span, part: Tensor) -> Tensor:
-        if span.end - span.begin == self._positions:
-            return part
-        return torch.cat([whole[:, : span.begin], part, whole[:, span.end :]], dim=1)
-
-
 class LlamaDecoder:
     """Runs a host for which `is_like_llama` holds."""
 
@@ -134,10 +97,12 @@ class LlamaDecoder:
             PlainMatrices(host) if weights == "bf16" else PackedMatrices(weights, [*self._groups(), (self._head,)])
         )
         self.dtype = self._matrices.dtype
+        self._is_plain = weights == "bf16"
+        self._joined: JoinedDeltas | None = None
         config = model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_width = int(getattr(config, "head_dim", None) or config.hidden_size // self._heads)
-        self._names = {id(module): name for name, module in host.linear_layers.items()}
+        self._names = {id(module): name for name, module in host.adaptable_layers.items()}
 
     def new_key_values(self, composition: Composition) -> KeyValues:
         layers = len(self._inner.layers)
@@ -156,20 +121,23 @@ class LlamaDecoder:
         return logits[[order.index(row) for row in range(len(reads))]] if len(reads) > 1 else logits
 
     def _pass(self, reads: Sequence[Read]) -> Tensor:
-        rows, spans, mix = self._lay_out(reads)
+        rows, spans = self._lay_out(reads)
+        mix, of_last = self._mixes([read.composition for read in reads], spans)
         hidden = torch.cat([self._embed(read) for read in reads], dim=1)
-        places = [torch.arange(r.length, r.length + s.end - s.begin) for r, s in zip(rows, spans, strict=True)]
+        places = [torch.arange(r.length, r.length + len(s)) for r, s in zip(rows, spans, strict=True)]
         rotary = self._inner.rotary_emb(hidden, position_ids=torch.cat(places).unsqueeze(0).to(hidden.device))
-        masks = [self._mask(r.length, s.end - s.begin) for r, s in zip(rows, spans, strict=True)]
+        masks = [self._mask(r.length, len(s)) for r, s in zip(rows, spans, strict=True)]
         for index, layer in enumerate(self._inner.layers):
             normed = self._matrices.norm(layer.input_layernorm, hidden)
             hidden = hidden + self._attend(index, layer.self_attn, normed, rotary, rows, spans, masks, mix)
             normed = self._matrices.norm(layer.post_attention_layernorm, hidden)
             hidden = hidden + self._feed_forward(layer.mlp, normed, mix)
-        last = self._matrices.norm(self._inner.norm, hidden[:, [span.end - 1 for span in spans]])
-        logits = self._matrices.project((self._head,), last)[0][0]
+        # Of one row a slice, not a copy: torch multiplies the two in ways that differ in the last bit.
+        ends = [span.end - 1 for span in spans] if len(spans) > 1 else slice(-1, None)
+        last = self._matrices.norm(self._inner.norm, hidden)[:, ends]
+        logits = self._project((self._head,), last, of_last)[0][0]
         for row, span in zip(rows, spans, strict=True):
-            row.length += span.end - span.begin
+            row.length += len(span)
         return logits
 
     def _groups(self) -> Iterator[tuple[torch.nn.Linear, ...]]:
@@ -181,23 +149,38 @@ class LlamaDecoder:
             yield mlp.gate_proj, mlp.up_proj
             yield (mlp.down_proj,)
 
-    def _lay_out(self, reads: Sequence[Read]) -> tuple[list[RowKeyValues], list[_Span], _Mix]:
+    def _lay_out(self, reads: Sequence[Read]) -> tuple[list[RowKeyValues], list[Span]]:
+        """The rows with room for what they read, and where that lies in the pass."""
         rows: list[RowKeyValues] = []
-        spans: list[_Span] = []
-        groups: list[tuple[_Span, Composition]] = []
-        begin = 0
+        spans: list[Span] = []
         for read in reads:
             assert isinstance(read.key_values, RowKeyValues)
-            span = _Span(begin, begin + read.values.shape[1])
-            read.key_values.reserve(span.end - span.begin)
+            begin = spans[-1].end if spans else 0
+            spans.append(Span(begin, begin + read.values.shape[1]))
+            read.key_values.reserve(len(spans[-1]))
             rows.append(read.key_values)
-            spans.append(span)
-            if groups and groups[-1][1].key == read.composition.key:
-                groups[-1] = (_Span(groups[-1][0].begin, span.end), read.composition)
-            else:
-                groups.append((span, read.composition))
-            begin = span.end
-        return rows, spans, _Mix(groups, begin)
+        return rows, spans
+
+    def _mixes(self, compositions: Sequence[Composition], spans: Sequence[Span]) -> tuple[Mix, Mix]:
+        """What the compositions do to all positions, and to the last of each row."""
+        groups = _grouped(compositions, spans)
+        of_last = _grouped(compositions, [Span(row, row + 1) for row in range(len(spans))])
+        positions = spans[-1].end
+        slices = SliceMix(groups, positions)
+        single = len(groups) == 1
+        # One row as it was loaded is computed as a hook would; what reads long pieces gains nothing from joining.
+        if single and self._is_plain or not single and positions > len(spans):
+            return slices, SliceMix(of_last, len(spans))
+        joined = self._join([composition for _, composition in groups])
+        owners = [owner for owner, (span, _) in enumerate(groups) for _ in range(len(span))]
+        mix = JoinedMix(joined, owners, slices)
+        return mix, mix
+
+    def _join(self, compositions: list[Composition]) -> JoinedDeltas:
+        """Their factors side by side; those of the last pass are kept, as the next has the same rows mostly."""
+        if self._joined is None or [c.key for c in self._joined.compositions] != [c.key for c in compositions]:
+            self._joined = JoinedDeltas(compositions)
+        return self._joined
 
     def _embed(self, read: Read) -> Tensor:
         return (self._host.embed(read.values) if read.values.dim() == 2 else read.values).to(self.dtype)
@@ -208,11 +191,10 @@ class LlamaDecoder:
             return None
         return torch.ones(count, past + count, dtype=torch.bool, device=self._host.device).tril(past)
 
-    def _project(self, layers: Sequence[torch.nn.Linear], inputs: Tensor, mix: _Mix) -> list[Tensor]:
+    def _project(self, layers: Sequence[torch.nn.Linear], inputs: Tensor, mix: Mix) -> Sequence[Tensor]:
         names = [self._names[id(layer)] for layer in layers]
         inputs = mix.gate(names[0], inputs)
-        outputs = self._matrices.project(layers, inputs)
-        return [mix.add(name, inputs, output) for name, output in zip(names, outputs, strict=True)]
+        return mix.add(names, inputs, self._matrices.project(layers, inputs))
 
     def _attend(
         self,
@@ -221,9 +203,9 @@ class LlamaDecoder:
         inputs: Tensor,
         rotary: tuple[Tensor, Tensor],
         rows: Sequence[RowKeyValues],
-        spans: Sequence[_Span],
+        spans: Sequence[Span],
         masks: Sequence[Tensor | None],
-        mix: _Mix,
+        mix: Mix,
     ) -> Tensor:
         """(1, positions, width) -> the same: each row attends to its own past and itself."""
         shape = (1, inputs.shape[1], -1, self._head_width)
@@ -258,9 +240,20 @@ class LlamaDecoder:
             enable_gqa=mask is None and self._heads != self._kv_heads,
         )
 
-    def _feed_forward(self, mlp: Any, inputs: Tensor, mix: _Mix) -> Tensor:
+    def _feed_forward(self, mlp: Any, inputs: Tensor, mix: Mix) -> Tensor:
         gate, up = self._project((mlp.gate_proj, mlp.up_proj), inputs, mix)
         return self._project((mlp.down_proj,), mlp.act_fn(gate) * up, mix)[0]
+
+
+def _grouped(compositions: Sequence[Composition], spans: Sequence[Span]) -> Groups:
+    """Each composition with what it acts on; rows of one composition lie side by side."""
+    groups: list[tuple[Span, Composition]] = []
+    for composition, span in zip(compositions, spans, strict=True):
+        if groups and groups[-1][1].key == composition.key:
+            groups[-1] = (Span(groups[-1][0].begin, span.end), composition)
+        else:
+            groups.append((span, composition))
+    return groups
 
 
 def _rotate(vectors: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

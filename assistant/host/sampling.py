@@ -6,7 +6,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from transformers import (
-    GenerationConfig,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -34,24 +33,6 @@ class Sampling(BaseModel):
     top_k: int = Field(default=0, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     stop: tuple[str, ...] = ()
-
-    @classmethod
-    def from_generation_config(cls, config: GenerationConfig | None, max_tokens: int = 512) -> "Sampling":
-        """What a host's authors chose for answers that may be worded in many ways: the host's `generation_config.json`.
-
-        Where it says nothing, transformers' own meaning of nothing holds: greedy, no penalty, all tokens.
-        """
-        if config is None:
-            return cls(max_tokens=max_tokens)
-        drawn = bool(config.do_sample)
-        temperature = 1.0 if config.temperature is None else float(config.temperature)
-        return cls(
-            temperature=min(temperature, 5.0) if drawn else 0.0,
-            top_p=float(config.top_p or 1.0) if drawn else 1.0,
-            top_k=int(config.top_k or 0) if drawn else 0,
-            repetition_penalty=float(config.repetition_penalty or 1.0),
-            max_tokens=max_tokens,
-        )
 
 
 def sampler(sampling: Sampling, seed: int, device: torch.device) -> Choose:

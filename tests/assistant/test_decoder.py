@@ -66,7 +66,7 @@ def skill(host: Host, seed: int, rank: int = 2) -> LowRank:
             torch.randn(rank, columns, generator=generator) * 0.2,
             torch.randn(rows, rank, generator=generator) * 0.2,
         )
-        for name, (rows, columns) in host.linear_shapes.items()
+        for name, (rows, columns) in host.adaptable_shapes.items()
     }
     return LowRank(f"skill{seed}", f"digest{seed}", factors, dict.fromkeys(factors, 1.0))
 
