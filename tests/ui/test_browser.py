@@ -166,20 +166,24 @@ def shoot(page: "playwright.Page", name: str) -> None:
 
 
 LONG = "Write a very long story about a bricklayer who builds a tower, with many chapters."
-# So that it is still being told when a busy machine's browser comes to its click: told greedily it goes round in circles, and ends.
-NO_END = "?max-tokens=4096&temperature=1.0"
+# So that it is still being told when a busy machine's browser comes to its click: told as usual it ends, or goes round in circles.
+NO_END = "?max-tokens=4096&temperature=2.0&top-p=1.0"
 
 
 def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_reload_loses_nothing(open_page, real_home):
-    page = open_page(NO_END)
+    page = open_page()
     shoot(page, "light-empty")
     ask(page, "What is in the picture?", FOLDER / "orange.jpg")
     wait_for_answers(page, 1)
     assert page.locator("[class*='st-key-question-'] img").count() == 1
     talk = conversation_of(page)
 
+    usual = page.url
+    page.goto(usual + NO_END.replace("?", "&"))
+    wait_for_answers(page, 1)
     ask(page, LONG)
     stop(page)
+    page.goto(usual)
     question, partial = store_of(real_home).messages(talk)[-2:]
     assert (question.text, partial.status) == (LONG, "stopped") and partial.text
 
