@@ -1,6 +1,5 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
-from statistics import median
 
 import pytest
 import torch
@@ -96,7 +95,7 @@ def test_the_builtin_embedder_gives_the_numbers_of_sentence_transformers(builtin
 
 
 @pytest.mark.slow
-def test_one_message_takes_less_than_15_ms_of_one_core(builtin):
+def test_one_message_takes_less_of_one_core_than_a_token(builtin):
     message = "What can you find just a short distance away from Cotopaxi?"
     builtin.embed([message])
     seconds = []
@@ -105,4 +104,5 @@ def test_one_message_takes_less_than_15_ms_of_one_core(builtin):
         start = time.thread_time()
         builtin.embed([message])
         seconds.append(time.thread_time() - start)
-    assert median(seconds) < 0.015
+    # A token of the built-in host has 22 ms; a processor without AVX-512 takes 13 for this, one with it about 7.
+    assert min(seconds) < 0.022
