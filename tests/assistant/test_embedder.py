@@ -104,5 +104,5 @@ def test_one_message_takes_less_of_one_core_than_a_token(builtin):
         start = time.thread_time()
         builtin.embed([message])
         seconds.append(time.thread_time() - start)
-    # A token of the built-in host has 22 ms; a processor without AVX-512 takes 13 for this, one with it about 7.
+    # A token of the built-in host has 22 ms; a processor without AVX-512 took 13 for this.
     assert min(seconds) < 0.022
