@@ -30,7 +30,7 @@ from mattoni.files import write_text
 from mattoni.metrics import Metric, Scored, score
 
 # What a turn may only tell when it is expected to: the question was not answered, or not from all that was sent.
-_TOLD_ONLY_IF_EXPECTED = ("no-picture", "refused", "gone")
+_TOLD_ONLY_IF_EXPECTED = ("no-picture", "no-document", "refused", "gone")
 _WRITTEN = Path(__file__).resolve().parents[2] / "tests" / "conversations"
 
 

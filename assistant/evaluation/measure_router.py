@@ -214,8 +214,10 @@ def kind(embedder: Embedder, data: Path, name: str, others: Sequence[str]) -> Fi
             if group == "chat-dev"
             else read_messages(shipped_models() / "router" / f"{group}-dev.txt")
         )
-        right = [recogniser.recognises(embedder.depths(message)) == wants for message in messages]
-        figures[group] = {"right_percent": _percent(right), "n": len(right)}
+        depths = [embedder.depths(message) for message in messages]
+        right = [recogniser.recognises(found) == wants for found in depths]
+        expected = [recogniser.recognises(found, expected=True) == wants for found in depths]
+        figures[group] = {"right_percent": _percent(right), "where expected": _percent(expected), "n": len(right)}
     return figures
 
 

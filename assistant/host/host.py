@@ -62,6 +62,7 @@ class Host:
     system: str | None = None  # what its conversations begin with; None: what its chat template says
     stop: tuple[str, ...] = ()  # tokens that end an answer, beside those of its own configuration
     catalogued: HostSampling = HostSampling()  # for what its own files do not say
+    focuses: bool = False  # a question stands beside what it is about alone, and earlier talk stays out of its prompt
     reason: str = ""  # why it answers and not another, where somebody else chose it
 
     @property
@@ -329,4 +330,12 @@ def load_host(
     entry = catalogue().get(name)
     if entry is None:
         return Host(name=name, model=model, tokenizer=tokenizer)
-    return Host(name, model, tokenizer, system=entry.system, stop=entry.stop, catalogued=entry.sampling)
+    return Host(
+        name,
+        model,
+        tokenizer,
+        system=entry.system,
+        stop=entry.stop,
+        catalogued=entry.sampling,
+        focuses=entry.focuses,
+    )

@@ -14,15 +14,16 @@ from functools import partial
 from PIL import Image
 
 from assistant.host.host import Host
-from assistant.host.prompt import opening
+from assistant.host.prompt import asks, opening
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
+from assistant.turn.focus import Asking, Focus, focus
 from assistant.turn.keyring import Keyrings
 from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import look
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
 from assistant.turn.question import goes_on, is_in_known_script, message_pieces
-from assistant.turn.request import Request
+from assistant.turn.request import Exchange, Request
 from assistant.turn.route import Chosen, Plan, Question, SeenPicture, route
 from assistant.turn.spaces import Spaces
 from assistant.turn.writing import Writer, Written
@@ -33,6 +34,9 @@ from mattoni.inputs import Attachment, Document, Looked, Picture
 from mattoni.records import Read, Record, Seen
 from mattoni.runtime import Asked, Given, GivenDocument, GivenPicture, Injected, Stopped
 from mattoni.trace import Attention, Notice, Trace, UsedBrick
+
+# Notices that stand for an answer.
+_UNANSWERED = frozenset({"no-picture", "no-document"})
 
 
 @dataclass(frozen=True)
@@ -79,21 +83,55 @@ class Preparation:
             looked = look(request.attachments)
         trace.notices.extend(looked.notices)
         with trace.stage("route"):
-            plan = self.route(request, looked, bricks)
+            question = self._question(request, looked)
+            plan = route(question, self._keyrings.of(bricks), request.choices)
         trace.notices.extend(
             _nothing_left(looked) if _was_refused(looked) and notice.code == "no-picture" else notice
             for notice in plan.notices
         )
         trace.candidates.extend(plan.candidates)
+        found = Focus(request.past)
         if not plan.needs_past:
             request = _message_alone(request, plan, trace)
+            found = Focus(())
+        elif self.host.focuses:
+            found = self._focus(request, question, plan, watcher)
+            _tell_left_out(request, found, trace)
         elif not plan.needs_seen:
             request = _without_sights(request, trace)
-        return _Planned(self, request, bricks, trace, watcher, looked, plan).prepare(seed)
+            found = Focus(request.past)
+        return _Planned(self, request, bricks, trace, watcher, looked, plan, found).prepare(seed)
 
-    def route(self, request: Request, looked: Looked, bricks: Bricks) -> Plan:
-        """Which bricks the message is for, and why."""
-        return route(self._question(request, looked), self._keyrings.of(bricks), request.choices)
+    def _focus(self, request: Request, question: Question, plan: Plan, watcher: Watcher) -> Focus:
+        """What of the conversation the message is about."""
+        if not request.text.strip() or question.texts is None:
+            # Nothing is known of a message without words, or in a script that the embedder does not read.
+            return Focus(()) if question.pictures or question.has_documents else Focus(request.past)
+        asking = Asking(
+            brings_its_own=bool(question.pictures) or question.has_documents,
+            is_question=asks(request.text),
+            asks_about_picture=question.asks_about_picture or question.wants_words,
+            goes_on=question.goes_on,
+            about_several=plan.needs_several,
+        )
+        return focus(
+            asking,
+            request.past,
+            stands_alone=self._stands_alone,
+            holds_answer=lambda read: self.holds_answer(read, request.text, watcher.stopping),
+        )
+
+    def _stands_alone(self, text: str) -> bool:
+        """Whether a message goes on with nothing that was said or shown before it."""
+        if not text.strip() or not is_in_known_script(text):
+            return False
+        depths = [self.spaces.embedder.depths(piece) for piece in message_pieces(text)]
+        return not goes_on(depths, self.spaces.follow_ups, self.spaces.picture_questions)
+
+    def holds_answer(self, read: Read, question: str, stopping: Callable[[], bool]) -> bool:
+        """Whether a passage of an earlier document is near enough to a message to answer it."""
+        hits = self.earlier.search(read, question, stopping)
+        return bool(hits) and hits[0].score >= answer_threshold(len(hits))
 
     def _question(self, request: Request, looked: Looked) -> Question:
         """The message as the router sees it."""
@@ -106,7 +144,7 @@ class Preparation:
             texts = spaces.embedder.embed(pieces)
             depths = spaces.embedder.depths(request.text)
             asks = spaces.picture_questions.recognises(depths)
-            several = spaces.several_pictures.recognises(depths)
+            several = spaces.several_pictures.recognises(depths, expected=_showed_several(request.past))
             words = spaces.reading_questions.recognises(depths)
             if request.past:
                 all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
@@ -137,6 +175,7 @@ class _Planned:
     watcher: Watcher
     looked: Looked
     plan: Plan
+    focus: Focus
 
     def prepare(self, seed: int) -> Prepared:
         """Inject and write."""
@@ -146,7 +185,7 @@ class _Planned:
         knowledge = self._inject_knowledge((*self.plan.knowledge, *(self.plan.waiting if says_nothing else ())))
         if self.trace.citations:
             # Passages that answer the message outweigh its sounding like a question about a picture.
-            self.trace.notices = [notice for notice in self.trace.notices if notice.code != "no-picture"]
+            self.trace.notices = [notice for notice in self.trace.notices if notice.code not in _UNANSWERED]
         elif self._misses_its_picture():
             return Prepared(self.request, seed, records)
         elif self._is_about_nothing_opened():
@@ -171,18 +210,14 @@ class _Planned:
         asked = self.request.text.strip() and not self.request.answer_anyway and not self.plan.skills
         nothing = not self.looked.items and _was_refused(self.looked)
         if asked and nothing:
-            self.trace.notices = [notice for notice in self.trace.notices if notice.code != "no-picture"]
+            self.trace.notices = [notice for notice in self.trace.notices if notice.code not in _UNANSWERED]
             self.trace.notices.append(_nothing_left(self.looked))
         return bool(asked and nothing)
 
     def _goes_on_with_text(self) -> bool:
         """Whether the message goes on with a text of the conversation that holds what it asks for."""
         texts = [r for e in self.request.past for r in e.records if isinstance(r, Read) and r.text and not r.recalled]
-        for text in texts[-1:]:
-            hits = self.home.earlier.search(text, self.request.text, self.watcher.stopping)
-            if hits and hits[0].score >= answer_threshold(len(hits)):
-                return True
-        return False
+        return any(self.home.holds_answer(text, self.request.text, self.watcher.stopping) for text in texts[-1:])
 
     # Inject
 
@@ -318,10 +353,11 @@ class _Planned:
             opening(host),
             host.context - sum(p.length for p in others if isinstance(p, Prefix)),
             any(isinstance(injection, LowRank) for injection in others),
-            self.request,
+            replace(self.request, past=self.focus.past),
             self.trace,
             show=self._show,
             search=lambda read, question: self.home.earlier.search(read, question, self.watcher.stopping),
+            shown=self.focus.shown,
         )
         return writer.write(records, knowledge)
 
@@ -373,6 +409,12 @@ def _not_read(name: str, no_bricks: bool) -> Notice:
     return Notice("refused", f"{name} was not read: {why}.")
 
 
+def _showed_several(past: Sequence[Exchange]) -> bool:
+    """Whether the latest pictures of the conversation came together, in one message."""
+    shown = [sum(map(_is_picture, exchange.records)) for exchange in past]
+    return next((count for count in reversed(shown) if count), 0) > 1
+
+
 def _is_picture(record: Record) -> bool:
     return isinstance(record, Seen) or record.source == "picture"
 
@@ -391,6 +433,16 @@ def _without_sights(request: Request, trace: Trace) -> Request:
     return replace(request, past=kept)
 
 
+def _tell_left_out(request: Request, found: Focus, trace: Trace) -> None:
+    """Say on the trace how many exchanges stay out."""
+    left_out = len(request.past) - len(found.past)
+    if left_out:
+        exchanges = "exchange" if left_out == 1 else "exchanges"
+        shown = " and ".join(dict.fromkeys(record.name for record in found.shown))
+        why = f"as the message is about {shown}, which stands beside it" if shown else "not gone on with"
+        trace.left_out.append(f"{left_out} earlier {exchanges}, {why}")
+
+
 def _message_alone(request: Request, plan: Plan, trace: Trace) -> Request:
     """The request without everything before it: a skill that was trained on single messages reads no other."""
     if request.past:
@@ -402,8 +454,9 @@ def _message_alone(request: Request, plan: Plan, trace: Trace) -> Request:
 
 def _nothing_left(looked: Looked) -> Notice:
     """What is said where nothing that was sent could be opened; "none is attached" would be wrong."""
-    what = "picture to look at" if all(file.kind == "picture" for file in looked.refused) else "document to read"
-    return Notice("no-picture", f"So there is no {what}, and the question was not answered.")
+    sights = all(file.kind == "picture" for file in looked.refused)
+    code, what = ("no-picture", "picture to look at") if sights else ("no-document", "document to read")
+    return Notice(code, f"So there is no {what}, and the question was not answered.")
 
 
 def _was_refused(looked: Looked) -> bool:

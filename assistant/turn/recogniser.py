@@ -8,6 +8,7 @@ direction in what the text embedder knows at all its depths tells them apart: on
 space, topics drown it (`docs/experiments.md`). `python -m assistant.training.make_router` fits it.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,18 +43,20 @@ class Recogniser:
     mean: Tensor  # (layers, width): what all messages have in common
     direction: Tensor  # (layers, width)
     threshold: float
+    expected: float = math.inf  # the lower threshold, where the conversation leads one to expect such a message
 
     def score(self, depths: Tensor) -> float:
         """Inner product with the direction; `depths` as `Embedder.depths` gives them."""
         return float((unit_depths(depths, self.mean) * self.direction).sum())
 
-    def recognises(self, depths: Tensor) -> bool:
-        """Whether the message is of the kind."""
-        return self.score(depths) >= self.threshold
+    def recognises(self, depths: Tensor, expected: bool = False) -> bool:
+        """Whether the message is of the kind. `expected`: what was said or shown before makes that likely."""
+        return self.score(depths) >= (min(self.expected, self.threshold) if expected else self.threshold)
 
     def save(self, kind: str, folder: Path) -> None:
         """Write it into `folder`."""
-        tensors = {"mean": self.mean, "direction": self.direction, "threshold": torch.tensor(self.threshold)}
+        numbers = {"threshold": torch.tensor(self.threshold), "expected": torch.tensor(self.expected)}
+        tensors = {"mean": self.mean, "direction": self.direction} | numbers
         write_bytes(_path(kind, folder), save({name: t.float().contiguous() for name, t in tensors.items()}))
 
     @classmethod
@@ -62,7 +65,8 @@ class Recogniser:
         path = _path(kind, folder or shipped_models() / "router")
         try:
             tensors = load_file(path)
-            return cls(tensors["mean"], tensors["direction"], float(tensors["threshold"]))
+            expected = float(tensors["expected"]) if "expected" in tensors else math.inf
+            return cls(tensors["mean"], tensors["direction"], float(tensors["threshold"]), expected)
         except (OSError, SafetensorError, KeyError) as problem:
             raise MattoniError(f"{path} is missing or damaged: restore it.") from problem
 

@@ -131,6 +131,7 @@ class Plan:
     skills: tuple[Chosen, ...] = ()  # bricks for the message
     knowledge: tuple[str, ...] = ()  # bricks that are asked whether they have something to say
     needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
+    needs_several: bool = False  # the message is about several pictures, or an earlier one than the latest
     needs_past: bool = True  # False: a skill of this turn reads the message alone
     reads_words: bool = False  # the reader is asked too, beside the brick that sees
     waiting: tuple[str, ...] = ()  # of those, who is asked only where what came with the message says nothing
@@ -170,6 +171,7 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         waiting=waiting,
         reads_words=question.wants_words and choices.vision is None,
         needs_seen=_needs_seen(question, keyring, skills),
+        needs_several=_needs_several(question, keyring, skills),
         needs_past=not any(_brick(keyring, chosen.name).needs.reads == "message" for chosen in skills),
         notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
         candidates=(*(candidate for _, _, scored in looked for candidate in scored), *weighed),
@@ -191,10 +193,14 @@ def _misses_its_picture(question: Question) -> bool:
 
 def _needs_seen(question: Question, keyring: Keyring, skills: Sequence[Chosen]) -> bool:
     """Whether pictures of earlier messages matter to this one. What it brings itself is what it is about."""
-    if question.about_several or any(_brick(keyring, chosen.name).needs.pictures for chosen in skills):
+    if _needs_several(question, keyring, skills):
         return True
     brings_its_own = bool(question.pictures) or question.has_documents
     return not brings_its_own and (question.asks_about_picture or question.goes_on)
+
+
+def _needs_several(question: Question, keyring: Keyring, skills: Sequence[Chosen]) -> bool:
+    return question.about_several or any(_brick(keyring, chosen.name).needs.pictures for chosen in skills)
 
 
 def _brick(keyring: Keyring, name: str) -> KeyedBrick:
@@ -303,12 +309,17 @@ def _route_message(
     on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]
     needs_none = {brick.name for brick in fitting if not brick.needs.pictures}
-    automatic = [
-        c
-        for c in scored
-        if c.name not in on
-        and c.score >= c.threshold + (_CLEARLY if question.asks_about_picture and c.name in needs_none else 0.0)
-    ]
+
+    def is_near(candidate: Candidate) -> bool:
+        if candidate.name in needs_none:
+            return candidate.score >= candidate.threshold + _CLEARLY * question.asks_about_picture
+        # That a message is about several pictures is told apart better than by keys ("what do these two have in common").
+        return question.about_several or candidate.score >= candidate.threshold
+
+    automatic = [candidate for candidate in scored if candidate.name not in on and is_near(candidate)]
     if automatic:
-        chosen.append(_chosen(automatic[0].name, choices, scored, _nearness(automatic[0])))
+        found = automatic[0]
+        near = found.score >= found.threshold
+        reason = _nearness(found) if near else f"the message is about several pictures; {_nearness(found)}"
+        chosen.append(_chosen(found.name, choices, scored, reason))
     return tuple(chosen), scored

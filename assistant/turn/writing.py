@@ -54,6 +54,7 @@ class Writer:
     trace: Trace
     show: ShownAgain
     search: Callable[[Read, str], list[Hit]]  # passages of a document, those that a question asks for first
+    shown: Sequence[Record] = ()  # of earlier messages, what stands beside this one as if it had come with it
 
     def write(self, records: Sequence[Record], knowledge: str) -> Written:
         """History and message inside the context: long documents give way first, then the oldest turns, whole."""
@@ -71,6 +72,7 @@ class Writer:
             lead = knowledge or _instruction(records)
             return Turn("user", (*self._segments(records, asked), *_texts(lead, question)))
 
+        records = [*map(_as_new, self.shown), *records]
         taken = self._length([message([record for record in records if not _is_text(record)])])
         records = self._fit(records, question, min(room // 2, room - taken))
         earlier = [exchange for exchange in self.request.past if exchange.answer or exchange.records]
@@ -82,7 +84,8 @@ class Writer:
                 "truncated",
                 f"The conversation is longer than the host can read: its first {first} exchange(s) were left out.",
             )
-        records = [*self._recall(earlier, first, question, recall), *records]
+        recalled = self._recall(earlier, first, question, recall)
+        records = [*recalled, *records]
         # Knowledge brings its own instruction; beside a picture that is seen, not read, the question may be about either.
         read = {record.digest for record in records if isinstance(record, Read)}
         sees = any(isinstance(record, Seen) and record.digest not in read for record in records)
@@ -90,7 +93,8 @@ class Writer:
             records = [replace(r, asked=True) if isinstance(r, Read) and r.text else r for r in records]
         turns = [*self.opening, *(turn for turns in past[first:] for turn in turns), message(records)]
         standing = tuple(record for exchange in earlier[first:] for record in exchange.records)
-        return Written(build_prompt(self.tokenizer, turns), tuple(records), standing)
+        own = (*recalled, *records[len(recalled) + len(self.shown) :])
+        return Written(build_prompt(self.tokenizer, turns), own, (*standing, *self.shown))
 
     def _tell(self, code: str, text: str) -> None:
         notice = Notice(code, text)
@@ -180,6 +184,11 @@ class Writer:
                 case soft:
                     total += len(soft.vectors)
         return total
+
+
+def _as_new(record: Record) -> Record:
+    """The record as if it had come with this message."""
+    return replace(record, shown=None, asked=False) if isinstance(record, Read) else record
 
 
 def _is_text(record: Record) -> bool:

@@ -94,7 +94,7 @@ def test_a_conversation_too_long_for_the_host_drops_its_oldest_turns_whole_and_t
 
 
 def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices(assistant, monkeypatch):
-    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths, expected=False: True)
     ticket = done(assistant.ask("What is in the picture?", [Attachment("cut.png", png().content[:40])], EYES, SHORT))
     assert (ticket.status, ticket.text) == ("done", "")
     assert [notice.text for notice in ticket.trace.notices] == [
@@ -104,7 +104,7 @@ def test_a_question_about_a_picture_that_cannot_be_opened_is_left_to_the_notices
 
 
 def test_a_question_with_a_picture_that_cannot_be_opened_is_not_answered_about_an_earlier_one(assistant, monkeypatch):
-    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths, expected=False: True)
     talk = assistant.store.new()
     assert done(assistant.ask("What is it?", [png()], EYES, SHORT, talk)).trace.tokens["new"] > 0
     cut = Attachment("cut.png", png().content[:40])
@@ -115,7 +115,7 @@ def test_a_question_with_a_picture_that_cannot_be_opened_is_not_answered_about_a
 
 
 def test_passages_that_answer_a_message_outweigh_its_sounding_like_one_about_a_picture(assistant, monkeypatch):
-    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths: True)
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths, expected=False: True)
     assistant.add_knowledge("masonry", [Attachment("mortar.md", b"Mortar is made of sand, lime and water.")])
     ticket = done(assistant.ask("What is mortar made of?", sampling=SHORT))
     assert ticket.trace.tokens["new"] > 0 and "no-picture" not in [notice.code for notice in ticket.trace.notices]

@@ -1,0 +1,82 @@
+"""What of a conversation stands before a question: what the question is about, and nothing else.
+
+A small host that reads earlier answers gives them again: asked for the capital of Portugal after a letter, the builtin one told
+the letter's date, and of a receipt it answered the second question like the first. So its prompt holds what was shown and
+is asked about as if it had come with this question, which is also what the bricks were trained on. Pure.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from assistant.turn.request import Exchange
+from mattoni.records import Read, Record
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A message as far as its focus depends on it."""
+
+    brings_its_own: bool = False  # attachments came with it
+    is_question: bool = True  # not an order, which may be about what was answered: "Make it shorter."
+    asks_about_picture: bool = False
+    goes_on: bool = True  # with what was said or shown before
+    about_several: bool = False  # pictures, or an earlier one than the latest
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The exchanges that stay as they were, and what was shown earlier and stands beside the message instead."""
+
+    past: tuple[Exchange, ...]
+    shown: tuple[Record, ...] = ()
+
+
+def focus(
+    asking: Asking,
+    past: Sequence[Exchange],
+    stands_alone: Callable[[str], bool],
+    holds_answer: Callable[[Read], bool],
+) -> Focus:
+    """What a message is about.
+
+    stands_alone  whether an earlier message went on with nothing before it
+    holds_answer  whether an earlier document seems to answer the message
+    """
+    showing = [exchange for exchange in past if any(not _is_recalled(record) for record in exchange.records)]
+    if asking.about_several:
+        # A skill that compares was trained on pictures of one message.
+        return Focus((), tuple(r for e in showing for r in _shown(e))) if showing else _talk(past, stands_alone)
+    if asking.brings_its_own:
+        return Focus(())
+    if asking.asks_about_picture and showing:
+        return Focus((), _shown(showing[-1]))
+    if not asking.goes_on:
+        return Focus((), _answering(showing, holds_answer))
+    talk = _talk(past, stands_alone)
+    if talk.past and talk.past[0] in showing and asking.is_question:
+        return Focus((), _shown(showing[-1]))
+    return talk
+
+
+def _answering(showing: Sequence[Exchange], holds_answer: Callable[[Read], bool]) -> tuple[Record, ...]:
+    """The latest document that seems to hold what is asked for."""
+    read = [r for e in reversed(showing) for r in reversed(_shown(e)) if isinstance(r, Read) and r.text]
+    return tuple(record for record in read if holds_answer(record))[:1]
+
+
+def _talk(past: Sequence[Exchange], stands_alone: Callable[[str], bool]) -> Focus:
+    """The last exchanges, from the one on that began what they are about."""
+    first = len(past)
+    while first:
+        first -= 1
+        if past[first].records or stands_alone(past[first].question):
+            break
+    return Focus(tuple(past[first:]))
+
+
+def _shown(exchange: Exchange) -> tuple[Record, ...]:
+    return tuple(record for record in exchange.records if not _is_recalled(record))
+
+
+def _is_recalled(record: Record) -> bool:
+    return isinstance(record, Read) and record.recalled
