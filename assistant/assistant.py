@@ -24,8 +24,10 @@ from assistant.bricks.settle import AUTO, settle
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.host import Host, load_host
+from assistant.host.job import Engine, EngineInfo
 from assistant.host.ladder import Choice
 from assistant.host.local import LocalEngine
+from assistant.host.matrices import Weights
 from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry
 from assistant.turn.answer import Outcome
@@ -56,11 +58,13 @@ def _plain_name(name: str) -> str:
 class Assistant:
     """A host with its bricks, its engine and its conversations. Every method may be called from any thread."""
 
-    def __init__(self, host: Host, registry: Registry, store: ConversationStore, user_bricks: Path) -> None:
+    def __init__(
+        self, host: Host, registry: Registry, store: ConversationStore, user_bricks: Path, weights: Weights = "auto"
+    ) -> None:
         self.host, self.registry, self.store = host, registry, store
         self._user_bricks = user_bricks
         self._preparation = Preparation(host)
-        self._engine = LocalEngine(host)
+        self._engine: Engine = LocalEngine(host, weights=weights)
         self._queue = TurnQueue()
         self._tickets: dict[str, Ticket] = {}
         self._lock = threading.RLock()
@@ -75,21 +79,28 @@ class Assistant:
         quantise: Any = None,
         store: ConversationStore | None = None,
         give_way: bool = False,
+        weights: Weights = "auto",
     ) -> "Assistant":
         """Load the host and find the bricks. Takes seconds; share one among all pages of a process.
 
         host      what `load_host` takes, or `auto`: `Host.reason` then says why it is this one
         give_way  answer with the smallest host, and say so there, where the named one cannot be had
+        weights   how the host's matrices are read while decoding (`assistant/host/matrices.py`); bf16: as they were loaded
         """
         registry = Registry(brick_folders())
         choice = settle(host, device, registry) if give_way or host == AUTO else Choice(host, "")
         loaded = replace(load_host(choice.name, device, dtype, quantise), reason=choice.reason)
-        return cls(loaded, registry, store or open_store(), data_folder() / "bricks")
+        return cls(loaded, registry, store or open_store(), data_folder() / "bricks", weights)
 
     def close(self) -> None:
         """Stop the running turns and end the engine."""
         self._queue.close()
         self._engine.close()
+
+    @property
+    def engine(self) -> EngineInfo:
+        """What decodes its answers."""
+        return self._engine.info
 
     @property
     def memory_bytes(self) -> int:

@@ -26,6 +26,7 @@ class HostChoice:
     device: str = "auto"
     dtype: str = "auto"
     quantise: Literal["4bit"] | None = None
+    weights: Literal["auto", "bf16", "fp16", "int8", "int4"] = "auto"
 
     def to_arguments(self) -> list[str]:
         """What stands behind the script's name on the command line."""
@@ -80,7 +81,7 @@ class Backend:
         host = self._host
         try:
             self.assistant = Assistant.open(
-                host.name, host.device, host.dtype, host.quantise, self.store, give_way=True
+                host.name, host.device, host.dtype, host.quantise, self.store, give_way=True, weights=host.weights
             )
         except MattoniError as problem:
             self.problem = str(problem)

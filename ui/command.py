@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from assistant.cli import app, main
-from assistant.cli.options import Device, Dtype, HostName, Quantise, is_address
+from assistant.cli.options import Device, Dtype, HostName, Quantise, WeightsKind, is_address
 from mattoni.errors import MattoniError
 
 __all__ = ["app", "main"]
@@ -21,13 +21,14 @@ def ui(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,
+    weights: WeightsKind = "auto",
 ) -> None:
     """Serve the chat page for a browser, on this machine only unless --address says otherwise."""
     if is_address(host):
         raise MattoniError(f"--host names the language model: to listen on {host}, use --address {host}.")
     from ui.launch import launch
 
-    launch(address, port, host, device, dtype, quantise)
+    launch(address, port, host, device, dtype, quantise, weights)
 
 
 if __name__ == "__main__":

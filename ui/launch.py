@@ -83,6 +83,7 @@ def launch(
     device: str = "auto",
     dtype: str = "auto",
     quantise: Literal["4bit"] | None = None,
+    weights: Literal["auto", "bf16", "fp16", "int8", "int4"] = "auto",
 ) -> None:
     """Serve the page until interrupted; says where, and which port was taken.
 
@@ -102,7 +103,7 @@ def launch(
     from ui.backend import HostChoice, backend
 
     logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
-    choice = HostChoice(host, device, dtype, quantise)
+    choice = HostChoice(host, device, dtype, quantise, weights)
     backend(choice)  # the host loads while the server starts; the page finds it under way
     page = Path(__file__).with_name("app.py")
     flags = [f"--{name}={value}" for name, value in options(address, found).items()]

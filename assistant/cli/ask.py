@@ -27,6 +27,7 @@ from assistant.cli.options import (
     Temperature,
     TopP,
     Vision,
+    WeightsKind,
     choices_of,
     read_attachments,
     sampling_of,
@@ -69,6 +70,7 @@ def ask(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,
+    weights: WeightsKind = "auto",
 ) -> None:
     """Ask one question and print the answer as it comes."""
     if heat_maps is not None and (not image or heat_maps.suffix.lower() != ".png"):
@@ -79,7 +81,7 @@ def ask(
     attachments = read_attachments([*(image or ()), *(file or ())])
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
-    with opened(host, device, dtype, quantise, give_way=True) as assistant:
+    with opened(host, device, dtype, quantise, give_way=True, weights=weights) as assistant:
         ticket = assistant.ask(question, attachments, choices, sampling)
         if as_json:
             finish(ticket)
@@ -108,12 +110,13 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,
+    weights: WeightsKind = "auto",
 ) -> None:
     """Talk in the terminal. Ctrl-C stops an answer, Ctrl-D ends; the page shows the conversation too."""
     choices = choices_of(vision, skill, knowledge, no_bricks)
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
-    with opened(host, device, dtype, quantise, give_way=True) as assistant:
+    with opened(host, device, dtype, quantise, give_way=True, weights=weights) as assistant:
         print(CHAT_HELP)
         talk = _Talk(assistant, choices, sampling)
         while (line := read_line()) is not None and line != "/quit":

@@ -9,6 +9,7 @@ import typer
 
 from assistant.cli.opening import check_names, opened
 from assistant.cli.options import (
+    AsJson,
     Device,
     Dtype,
     HostName,
@@ -18,6 +19,7 @@ from assistant.cli.options import (
     Quantise,
     Skills,
     Vision,
+    WeightsKind,
     choices_of,
     sampling_of,
 )
@@ -44,6 +46,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantise: Quantise = None,
+    weights: WeightsKind = "auto",
 ) -> None:
     """Ask every row of a file, greedily, and print the scores as one JSON object."""
     from assistant.evaluation.asking import asking, read_rows, replies, report, shuffled_pictures, write_lines
@@ -55,7 +58,7 @@ def evaluate(
     if shuffle_images:
         asked_rows = shuffled_pictures(asked_rows)
     start = time.monotonic()
-    with opened(host, device, dtype, quantise) as assistant:
+    with opened(host, device, dtype, quantise, weights=weights) as assistant:
         ask_row = asking(assistant, choices, sampling)
         asked = list(with_progress(replies(asked_rows, rows.parent, ask_row), len(asked_rows)))
     summary, lines = report(asked)
@@ -67,8 +70,21 @@ def evaluate(
 
 
 @bench_app.command("turn")
-def bench_turn(device: Device = "auto", host: HostName = "builtin") -> None:
-    """Measure a turn: the way of a picture, decoding, the second turn, memory. Prints one JSON object."""
+def bench_turn(
+    device: Device = "auto", host: HostName = "builtin", weights: WeightsKind = "auto", as_json: AsJson = True
+) -> None:
+    """Measure a turn: the way of a picture, decoding, the second turn, memory, and the same turns by plain `generate` and, with
+    the extra `bench`, by llama.cpp. Prints one JSON object."""
     from assistant.evaluation.bench import bench_turn as measure
 
-    print(json.dumps(measure(host, device), indent=1))
+    print(json.dumps(measure(host, device, weights), indent=1))
+
+
+@bench_app.command("batch")
+def bench_batch(
+    device: Device = "auto", host: HostName = "builtin", weights: WeightsKind = "auto", as_json: AsJson = True
+) -> None:
+    """Measure conversations decoded together, each with skills of its own. Prints one JSON object."""
+    from assistant.evaluation.bench_batch import bench_batch as measure
+
+    print(json.dumps(measure(host, device, weights), indent=1))

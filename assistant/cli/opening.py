@@ -9,6 +9,7 @@ from assistant.cli.terminal import printable
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
+    from assistant.host.matrices import Weights
     from assistant.turn.route import Choices
 
 
@@ -19,6 +20,7 @@ def opened(
     dtype: str = "auto",
     quantise: Literal["4bit"] | None = None,
     give_way: bool = False,
+    weights: "Weights" = "auto",
 ) -> "Iterator[Assistant]":
     """The assistant, ready to be asked; closed in the end. `give_way`: as in `Assistant.open`."""
     from rich.console import Console
@@ -29,9 +31,11 @@ def opened(
         from assistant.assistant import Assistant
 
         logging.disable_progress_bar()
-        assistant = Assistant.open(host, device, dtype, quantise, give_way=give_way)
+        assistant = Assistant.open(host, device, dtype, quantise, give_way=give_way, weights=weights)
     if assistant.host.reason:
         print(printable(assistant.host.reason), file=sys.stderr)
+    if weights != "auto":
+        print(printable(f"Weights: {assistant.engine.weights}"), file=sys.stderr)
     try:
         yield assistant
     finally:

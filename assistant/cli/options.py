@@ -64,6 +64,16 @@ Dtype = Annotated[str, typer.Option(help="auto (bfloat16), bfloat16, float16, fl
 Quantise = Annotated[
     Literal["4bit"] | None, typer.Option(help="4bit: a quarter of the memory, on CUDA only.", rich_help_panel=_HOST)
 ]
+WeightsKind = Annotated[
+    Literal["auto", "bf16", "fp16", "int8", "int4"],
+    typer.Option(
+        "--weights",
+        envvar="MATTONI_WEIGHTS",
+        help="How the host's weights are read on a CPU: auto (what is fastest here and loses nothing that was measured), or "
+        "bf16 (as they are).",
+        rich_help_panel=_HOST,
+    ),
+]
 
 
 def is_address(text: str) -> bool:

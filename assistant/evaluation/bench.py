@@ -10,6 +10,7 @@ import resource
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from assistant.assistant import Assistant
 from assistant.conversations.store import ConversationStore
+from assistant.evaluation.bench_engines import bench_engines
+from assistant.host.local import LocalEngine
+from assistant.host.matrices import Weights
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from assistant.turn.ticket import Ticket
@@ -36,14 +40,18 @@ SECOND_QUESTION = "And what else is there?"
 _SENTENCE = " The red brick is warm."
 
 
-def bench_turn(host: str = "builtin", device: str = "auto", repetitions: int = 7, tokens: int = 128) -> dict[str, Any]:
+def bench_turn(
+    host: str = "builtin", device: str = "auto", weights: Weights = "auto", repetitions: int = 7, tokens: int = 128
+) -> dict[str, Any]:
     """Measure everything on a store of its own, so that no conversation of the user's is touched."""
     with tempfile.TemporaryDirectory() as scratch:
-        assistant = Assistant.open(host, device, store=ConversationStore(Path(scratch)))
-        try:
-            return measure(assistant, repetitions, tokens)
-        finally:
-            assistant.close()
+        with closing(
+            Assistant.open(host, device, store=ConversationStore(Path(scratch)), weights=weights)
+        ) as assistant:
+            figures = measure(assistant, repetitions, tokens)
+    # After what is measured of memory, in which neither a second engine nor llama.cpp is to count.
+    with closing(LocalEngine(assistant.host, weights=weights)) as engine:
+        return figures | {"weights": engine.info.weights} | bench_engines(assistant.host, engine)
 
 
 def measure(assistant: Assistant, repetitions: int, tokens: int, page_pixels: int = 2048) -> dict[str, Any]:

