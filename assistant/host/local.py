@@ -22,7 +22,7 @@ from assistant.host.host import Host
 from assistant.host.job import EngineInfo, Finish, Job, Piece, Usage
 from assistant.host.kept import IdleKeyValues, ReadSoFar, common_prefix
 from assistant.host.llama_decoder import LlamaDecoder, is_like_llama
-from assistant.host.matrices import Weights, choose
+from assistant.host.matrices import Choice, Weights, choose
 from assistant.host.sampling import sampler
 from mattoni.errors import MattoniError
 from mattoni.trace import Notice
@@ -163,6 +163,13 @@ class _Row:
         stream.end(problem)
 
 
+def decoder_for(host: Host, weights: Weights) -> tuple[Decoder, Choice]:
+    """What runs a host on this machine, and how it keeps the host's matrices."""
+    fast = is_like_llama(host)
+    choice = choose(host, weights, "" if fast else "transformers runs this kind of host")
+    return LlamaDecoder(host, choice.weights) if fast else TransformersDecoder(host), choice
+
+
 class LocalEngine:
     """Decodes jobs on this machine's host; see the module's docstring.
 
@@ -173,9 +180,7 @@ class LocalEngine:
 
     def __init__(self, host: Host, rows: int = _ROWS, weights: Weights = "auto", idle_bytes: int = _IDLE_BYTES) -> None:
         self._host = host
-        fast = is_like_llama(host)
-        choice = choose(host, weights, "" if fast else "transformers runs this kind of host")
-        self._decoder: Decoder = LlamaDecoder(host, choice.weights) if fast else TransformersDecoder(host)
+        self._decoder, choice = decoder_for(host, weights)
         self._merged = MergedInjections(host, self._decoder.dtype, _MERGED_BYTES)
         self._idle = IdleKeyValues(idle_bytes)
         self._chunk_beside = _CHUNK_BESIDE.get(host.device.type, _CHUNK_BESIDE_ELSEWHERE)

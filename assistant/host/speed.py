@@ -15,6 +15,7 @@ from mattoni.paths import cache_folder
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
+    from assistant.host.matrices import Weights
 
 # A whole turn: what is read and what is answered.
 TURN_IN, TURN_OUT = 300, 60
@@ -41,26 +42,32 @@ class _Speeds(BaseModel):
     machines: dict[str, dict[str, dict[str, Speed]]] = {}
 
 
-def measure(host: "Host") -> Speed:
-    """Read TURN_IN tokens and write a few, twice; the better of both, as other programs only ever slow it down.
+def measure(host: "Host", weights: "Weights" = "auto") -> Speed:
+    """Read TURN_IN tokens and write a few as the local engine does, twice; the better of both, as other programs only ever
+    slow it down.
 
     On a CPU what counts is the time that this thread had a core: on a busy machine the clock says ten times as much.
     """
     import torch  # here, as listing what was measured needs none of it
 
+    from assistant.host.composition import Composition
+    from assistant.host.decoder import Read
+    from assistant.host.local import decoder_for
+
     now = time.thread_time if host.device.type == "cpu" else time.perf_counter
+    decoder, _ = decoder_for(host, weights)
+    bare = Composition(key="")
     ids = torch.arange(TURN_IN, device=host.device).unsqueeze(0) % min(1000, host.embedding.shape[0])
     prefill = decode = float("inf")
     for _ in range(2):
         with torch.inference_mode():
+            kept = decoder.new_key_values(bare)
             start = now()
-            out = host.model(input_ids=ids, use_cache=True, logits_to_keep=1)
-            token = out.logits[0, -1].argmax().reshape(1, 1)
+            token = decoder.forward([Read(kept, bare, ids)])[0].argmax().reshape(1, 1)
             token.item()  # waits for the device
             read = now()
             for _ in range(_STEPS):
-                out = host.model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
-                token = out.logits[0, -1].argmax().reshape(1, 1)
+                token = decoder.forward([Read(kept, bare, token)])[0].argmax().reshape(1, 1)
             token.item()
             end = now()
         prefill, decode = min(prefill, read - start), min(decode, end - read)
