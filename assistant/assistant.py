@@ -32,9 +32,9 @@ from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry
 from assistant.turn.answer import Outcome
 from assistant.turn.answer import answer as run_turn
-from assistant.turn.prepare import Preparation
+from assistant.turn.prepare import Preparation, Watcher
 from assistant.turn.queue import TurnQueue
-from assistant.turn.request import Exchange, Request
+from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices
 from assistant.turn.ticket import Pace, Status, Ticket
 from mattoni.card import BrickCard
@@ -137,6 +137,49 @@ class Assistant:
             question = self.store.add_question(conversation, text, attachments)
             request = self._request(text, [*unseen, *attachments], choices, sampling, past, conversation)
             return self._submit(request, conversation, question)
+
+    def complete(
+        self,
+        messages: Sequence[Message],
+        choices: Choices | None = None,
+        sampling: Sampling | None = None,
+        system: str = "",
+    ) -> Ticket:
+        """Answer the last message of a history that the caller keeps: nothing is stored. The trace says how it ended and
+        what it took.
+
+        messages  the last one is a user's; pictures and documents of earlier ones are looked at as they would have been then
+        system    what the conversation begins with; empty: what the host's own do
+
+        Raises MattoniError where there is nothing to answer.
+        """
+        chosen = choices or Choices()
+        self.check(chosen)
+        *earlier, last = messages or [Message("user", "")]
+        if last.role != "user":
+            raise MattoniError("The last message is the assistant's: end with one of the user's.")
+        if not last.text.strip() and not last.attachments:
+            raise MattoniError("The message is empty: write something, or attach a picture or a document.")
+        contents = {hashlib.sha256(a.content).hexdigest(): a.content for m in messages for a in m.attachments}
+
+        def run(ticket: Ticket) -> Status:
+            watcher = Watcher(ticket.enter, lambda: ticket.is_stopping)
+            try:
+                past = self._preparation.exchanges(earlier, chosen, self.bricks(), watcher)
+            except Stopped:
+                return "stopped"
+            request = Request(
+                last.text,
+                last.attachments,
+                chosen,
+                sampling or Sampling(),
+                past,
+                content=contents.__getitem__,
+                system=system,
+            )
+            return self._answer(request, ticket, None, None)
+
+        return self._queue.submit(uuid.uuid4().hex, run)
 
     def answer_again(
         self,

@@ -79,6 +79,9 @@ class Trace:
     tokens: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "reused": 0, "new": 0})
     ms: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    finish: str = (
+        ""  # why the answer ended: end, length, stopped, stop-string or repeats; empty: the host was not asked
+    )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -62,6 +62,7 @@ def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, to
             told()
             piece = next(pieces, None)
     trace.tokens.update(prompt=stream.usage.prompt, reused=stream.usage.reused, new=stream.usage.new)
+    trace.finish = stream.finished
     trace.notices.extend(stream.notices)
     notice = _NOTICES.get(stream.finished)
     if notice is not None:

@@ -14,7 +14,7 @@ from functools import partial
 from PIL import Image
 
 from assistant.host.host import Host
-from assistant.host.prompt import asks, opening
+from assistant.host.prompt import Turn, asks, opening
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
 from assistant.turn.focus import Asking, Focus, focus
@@ -23,13 +23,13 @@ from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import look
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
 from assistant.turn.question import goes_on, is_in_known_script, message_pieces
-from assistant.turn.request import Exchange, Request
-from assistant.turn.route import Chosen, Plan, Question, SeenPicture, route
+from assistant.turn.request import Exchange, Message, Request
+from assistant.turn.route import Choices, Chosen, Plan, Question, SeenPicture, route
 from assistant.turn.spaces import Spaces
 from assistant.turn.writing import Writer, Written
 from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
-from mattoni.injections import Gate, LowRank, Prefix, Segment
+from mattoni.injections import Gate, LowRank, Prefix, Segment, Text
 from mattoni.inputs import Attachment, Document, Looked, Picture
 from mattoni.records import Read, Record, Seen
 from mattoni.runtime import Asked, Given, GivenDocument, GivenPicture, Injected, Stopped
@@ -128,6 +128,40 @@ class Preparation:
         depths = [self.spaces.embedder.depths(piece) for piece in message_pieces(text)]
         return not goes_on(depths, self.spaces.follow_ups, self.spaces.picture_questions)
 
+    def exchanges(
+        self, messages: Sequence[Message], choices: Choices, bricks: Bricks, watcher: Watcher
+    ) -> tuple[Exchange, ...]:
+        """A history as exchanges, its attachments looked at as they would have been in their own turns.
+
+        Messages of the same side that follow one another are taken as one. Raises Stopped, and MattoniError.
+        """
+        exchanges: list[Exchange] = []
+        asked: Message | None = None
+        for message in messages:
+            if message.role == "user":
+                asked = message if asked is None else _joined(asked, message)
+            elif asked is not None:
+                records = self._records(asked, choices, bricks, watcher)
+                exchanges.append(Exchange(asked.text, records, message.text, None))
+                asked = None
+            elif exchanges:
+                last = exchanges.pop()
+                exchanges.append(replace(last, answer=f"{last.answer}\n\n{message.text}"))
+            else:
+                exchanges.append(Exchange("", (), message.text, None))
+        if asked is not None:
+            exchanges.append(Exchange(asked.text, self._records(asked, choices, bricks, watcher), "", None))
+        return tuple(exchanges)
+
+    def _records(self, message: Message, choices: Choices, bricks: Bricks, watcher: Watcher) -> tuple[Record, ...]:
+        """What the attachments of an earlier message became."""
+        if not message.attachments:
+            return ()
+        request = Request(message.text, message.attachments, choices)
+        looked = look(request.attachments)
+        plan = route(self._question(request, looked), self._keyrings.of(bricks), choices)
+        return _Planned(self, request, bricks, Trace(), watcher, looked, plan, Focus(())).records()
+
     def holds_answer(self, read: Read, question: str, stopping: Callable[[], bool]) -> bool:
         """Whether a passage of an earlier document is near enough to a message to answer it."""
         hits = self.earlier.search(read, question, stopping)
@@ -199,6 +233,10 @@ class _Planned:
         return Prepared(
             self.request, seed, written.records, others, written, explain=lambda: self._explain(written.records)
         )
+
+    def records(self) -> tuple[Record, ...]:
+        """What the attachments become, without the rest of the turn."""
+        return tuple(found.record for found in self._inject_given() if found.record is not None)
 
     def _misses_its_picture(self) -> bool:
         """Whether to leave the question to the notice: an answer about a picture that is not there would be made up."""
@@ -350,7 +388,7 @@ class _Planned:
         host = self.home.host
         writer = Writer(
             host.tokenizer,
-            opening(host),
+            [Turn("system", (Text(self.request.system),))] if self.request.system else opening(host),
             host.context - sum(p.length for p in others if isinstance(p, Prefix)),
             any(isinstance(injection, LowRank) for injection in others),
             replace(self.request, past=self.focus.past),
@@ -407,6 +445,12 @@ def _given(item: Picture | Document) -> Given:
 def _not_read(name: str, no_bricks: bool) -> Notice:
     why = "bricks are off" if no_bricks else "no brick that reads documents is installed and switched on"
     return Notice("refused", f"{name} was not read: {why}.")
+
+
+def _joined(first: Message, second: Message) -> Message:
+    """Two messages of a user as one."""
+    text = "\n\n".join(filter(None, (first.text, second.text)))
+    return Message("user", text, (*first.attachments, *second.attachments))
 
 
 def _showed_several(past: Sequence[Exchange]) -> bool:

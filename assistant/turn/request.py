@@ -2,11 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.inputs import Attachment
 from mattoni.records import Record, Seen
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a history that whoever asks keeps: what was said, and what came with it."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,4 +61,5 @@ class Request:
     past: tuple[Exchange, ...] = ()
     conversation: str = ""  # under which keys and values are kept; empty: they are not
     content: Callable[[str], bytes] = lambda digest: b""  # bytes of an earlier attachment
+    system: str = ""  # what the conversation begins with; empty: what the host's own do
     answer_anyway: bool = False  # also where the message seems to miss its picture
