@@ -52,6 +52,11 @@ class Parts(BaseModel):
         """What the brick needs of the conversation; most take it as it is."""
         return Needs()
 
+    @property
+    def neutral(self) -> float | None:
+        """The strength at which a brick that is turned, not switched, changes nothing; None: it is switched."""
+        return None
+
 
 @dataclass(frozen=True)
 class Method:

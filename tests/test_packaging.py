@@ -18,7 +18,16 @@ from typer.testing import CliRunner
 from ui.command import app
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ["mattoni", "assistant", "modality_bricks", "task_bricks", "knowledge_bricks", "brick_training", "ui"]
+PACKAGES = [
+    "mattoni",
+    "assistant",
+    "modality_bricks",
+    "task_bricks",
+    "knowledge_bricks",
+    "emergent_bricks",
+    "brick_training",
+    "ui",
+]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

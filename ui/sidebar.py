@@ -166,9 +166,14 @@ def draw_bricks(assistant: "Assistant") -> "Choices":
         vision = _draw_vision(assistant, by_kind.get("modality", []))
     choices: dict[str, Choice] = {}
     with st.expander("Skills", icon=icon("task"), expanded=True, key="skills"):
-        for brick in (*by_kind.get("task", []), *by_kind.get("emergent", [])):
+        switched = [brick for brick in by_kind.get("emergent", []) if brick.parts.neutral is None]
+        for brick in (*by_kind.get("task", []), *switched):
             choices[brick.name] = _draw_choice(assistant, brick, with_strength=True)
         _draw_add_skill(assistant)
+    if turned := [brick for brick in by_kind.get("emergent", []) if brick.parts.neutral is not None]:
+        with st.expander("Inside the host", icon=icon("emergent"), expanded=False, key="inside"):
+            for brick in turned:
+                choices[brick.name] = _draw_dial(assistant, brick)
     with st.expander("Knowledge", icon=icon("knowledge"), expanded=True, key="knowledge"):
         for brick in by_kind.get("knowledge", []):
             choices[brick.name] = _draw_choice(assistant, brick, with_strength=False)
@@ -235,6 +240,22 @@ def _draw_choice(assistant: "Assistant", brick: "Brick", with_strength: bool) ->
         st.caption(f":material/warning: {plain(brick.warning, 300)}")
     _draw_remove(assistant, card.name, brick.folder)
     return Choice(state=state or "auto", strength=strength)
+
+
+def _draw_dial(assistant: "Assistant", brick: "Brick") -> "Choice":
+    """A brick of the host's own neurons: turned, and left alone where the dial rests."""
+    from assistant.turn.route import Choice
+
+    card, rest = brick.card, brick.parts.neutral
+    assert rest is not None
+    value = st.slider(
+        plain(card.title), 0.0, 2.0, rest, 0.05, key=f"dial-{card.name}", bind="query-params",
+        help=plain(f"{card.summary} {card.limits} At {rest:g} it changes nothing.", 500),
+    )  # fmt: skip
+    if brick.warning:
+        st.caption(f":material/warning: {plain(brick.warning, 300)}")
+    _draw_remove(assistant, card.name, brick.folder)
+    return Choice() if value == rest else Choice("on", value)
 
 
 def _draw_remove(assistant: "Assistant", name: str, folder: Path) -> None:

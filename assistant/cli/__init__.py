@@ -12,14 +12,14 @@ from typing import Annotated
 import typer
 
 import mattoni
-from assistant.cli import ask, bricks, knowledge, measure, models, train
+from assistant.cli import ask, bricks, knowledge, measure, models, train, xray
 from assistant.cli.terminal import printable
 from mattoni.errors import MattoniError
 
 HELP = "A multimodal assistant built of bricks: one frozen language model, and parts that are composed for one turn."
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for commands in (ask.app, measure.app):
+for commands in (ask.app, measure.app, xray.app):
     app.add_typer(commands)
 for name, group in (
     ("models", models.app),

@@ -15,6 +15,7 @@ from assistant.cli.options import (
     Device,
     Dtype,
     Files,
+    Gates,
     HeatMaps,
     HostName,
     Images,
@@ -59,6 +60,7 @@ def ask(
     vision: Vision = None,
     skill: Skills = None,
     knowledge: Knowledge = None,
+    gate: Gates = None,
     no_bricks: NoBricks = False,
     as_json: AsJson = False,
     heat_maps: HeatMaps = None,
@@ -77,7 +79,7 @@ def ask(
         raise MattoniError(
             "--explain shows where a brick looked: give a picture with --image and a name ending in .png."
         )
-    choices = choices_of(vision, skill, knowledge, no_bricks)
+    choices = choices_of(vision, skill, knowledge, no_bricks, gate)
     attachments = read_attachments([*(image or ()), *(file or ())])
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
@@ -101,6 +103,7 @@ def chat(
     vision: Vision = None,
     skill: Skills = None,
     knowledge: Knowledge = None,
+    gate: Gates = None,
     no_bricks: NoBricks = False,
     temperature: Temperature = 0.0,
     top_p: TopP = 0.9,
@@ -113,7 +116,7 @@ def chat(
     weights: WeightsKind = "auto",
 ) -> None:
     """Talk in the terminal. Ctrl-C stops an answer, Ctrl-D ends; the page shows the conversation too."""
-    choices = choices_of(vision, skill, knowledge, no_bricks)
+    choices = choices_of(vision, skill, knowledge, no_bricks, gate)
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
     with opened(host, device, dtype, quantise, give_way=True, weights=weights) as assistant:

@@ -12,6 +12,7 @@ from assistant.cli.options import (
     AsJson,
     Device,
     Dtype,
+    Gates,
     HostName,
     Knowledge,
     MaxTokens,
@@ -35,6 +36,7 @@ def evaluate(
     vision: Vision = None,
     skill: Skills = None,
     knowledge: Knowledge = None,
+    gate: Gates = None,
     no_bricks: NoBricks = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep a line per row: id, answer, score, trace.")] = None,
@@ -51,7 +53,7 @@ def evaluate(
     """Ask every row of a file, greedily, and print the scores as one JSON object."""
     from assistant.evaluation.asking import asking, read_rows, replies, report, shuffled_pictures, write_lines
 
-    choices = choices_of(vision, skill, knowledge, no_bricks)
+    choices = choices_of(vision, skill, knowledge, no_bricks, gate)
     asked_rows = read_rows(rows, limit)
     check_names(choices)
     sampling = sampling_of(0.0, 1.0, max_tokens, 0)

@@ -36,6 +36,14 @@ Knowledge = Annotated[
     list[str] | None,
     typer.Option("--knowledge", help="Look things up in this brick. Repeatable.", rich_help_panel=_BRICKS),
 ]
+Gates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate",
+        help="Turn a function of the host: NAME=FACTOR, 0 is off, 1 as it is, 2 doubled. Repeatable.",
+        rich_help_panel=_BRICKS,
+    ),
+]
 NoBricks = Annotated[bool, typer.Option("--no-bricks", help="The host alone.", rich_help_panel=_BRICKS)]
 
 _GENERATION = "Generation"
@@ -86,13 +94,17 @@ def is_address(text: str) -> bool:
 
 
 def choices_of(
-    vision: str | None, skills: Sequence[str] | None, knowledge: Sequence[str] | None, no_bricks: bool
+    vision: str | None,
+    skills: Sequence[str] | None,
+    knowledge: Sequence[str] | None,
+    no_bricks: bool,
+    gates: Sequence[str] | None = None,
 ) -> "Choices":
-    """What the options `--vision`, `--skill`, `--knowledge` and `--no-bricks` say together."""
+    """What the options `--vision`, `--skill`, `--knowledge`, `--gate` and `--no-bricks` say together."""
     from assistant.turn.route import Choice, Choices
 
-    if no_bricks and (vision or skills or knowledge):
-        raise MattoniError("--no-bricks leaves nothing to choose: leave out --vision, --skill and --knowledge.")
+    if no_bricks and (vision or skills or knowledge or gates):
+        raise MattoniError("--no-bricks leaves nothing to choose: leave out --vision, --skill, --knowledge and --gate.")
     bricks = {name: Choice("on") for name in knowledge or ()}
     for text in skills or ():
         name, given, value = text.partition("=")
@@ -101,7 +113,20 @@ def choices_of(
         except ValueError:
             raise MattoniError(f"--skill {text}: '{value}' is no number; write it as {name}=0.8.") from None
         bricks[name] = Choice("on", strength) if strength else Choice("off")
+    bricks |= {name: Choice("on", factor) for name, factor in map(_gate, gates or ())}
     return Choices(vision=vision, bricks=bricks, no_bricks=no_bricks)
+
+
+def _gate(text: str) -> tuple[str, float]:
+    """NAME=FACTOR as a brick and how far it is turned."""
+    name, _, value = text.partition("=")
+    try:
+        factor = float(value)
+    except ValueError:
+        raise MattoniError(f"--gate {text}: say how far to turn it, as in {name}=0; 0 is off and 1 as it is.") from None
+    if not 0 <= factor <= 2:
+        raise MattoniError(f"--gate {text}: a factor goes from 0 (off) over 1 (as it is) to 2 (doubled).")
+    return name, factor
 
 
 def sampling_of(temperature: float, top_p: float, max_tokens: int, seed: int | None) -> "Sampling":

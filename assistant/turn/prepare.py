@@ -18,6 +18,7 @@ from assistant.host.prompt import Turn, asks, opening
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
 from assistant.turn.focus import Asking, Focus, focus
+from assistant.turn.gates import much_is_off
 from assistant.turn.keyring import Keyrings
 from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import look
@@ -225,8 +226,10 @@ class _Planned:
         elif self._is_about_nothing_opened():
             return Prepared(self.request, seed, records)
         with self.trace.stage("compose"):
-            skills = [self._ask(chosen, None) for chosen in self.plan.skills]
+            skills = [self._ask(chosen, None) for chosen in (*self.plan.skills, *self.plan.by_user)]
         others = tuple(injection for skill in skills for injection in skill.others)
+        if (notice := much_is_off([o for o in others if isinstance(o, Gate)])) is not None:
+            self.trace.notices.append(notice)
         with self.trace.stage("prompt"):
             written = self._write(records, knowledge, others)
         self._name_earlier(written)

@@ -52,8 +52,13 @@ class Keyring:
 
     @property
     def for_message(self) -> tuple[KeyedBrick, ...]:
-        """The bricks that a message is compared with, or that the user switches on."""
-        return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by != "itself")
+        """The bricks that a message is compared with, or that the user switches on in its stead."""
+        return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "keys")
+
+    @property
+    def for_user(self) -> tuple[KeyedBrick, ...]:
+        """The bricks that only the user switches on."""
+        return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "user")
 
     @property
     def asked_always(self) -> tuple[KeyedBrick, ...]:
@@ -129,6 +134,7 @@ class Plan:
     runners_up: tuple[tuple[Chosen, ...], ...] = ()  # per picture, who looks if the first finds nothing; none by hand
     reader: Chosen | None = None  # who reads documents, and what is written on a picture for a brick that cannot
     skills: tuple[Chosen, ...] = ()  # bricks for the message
+    by_user: tuple[Chosen, ...] = ()  # only the user switches them on; they tell nothing of the message
     knowledge: tuple[str, ...] = ()  # bricks that are asked whether they have something to say
     needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
     needs_several: bool = False  # the message is about several pictures, or an earlier one than the latest
@@ -167,6 +173,7 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         runners_up=tuple(chosen[1:] for chosen, _, _ in looked),
         reader=_reader(keyring, choices),
         skills=skills,
+        by_user=_by_user(keyring, choices),
         knowledge=knowledge,
         waiting=waiting,
         reads_words=question.wants_words and choices.vision is None,
@@ -176,6 +183,12 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
         candidates=(*(candidate for _, _, scored in looked for candidate in scored), *weighed),
     )
+
+
+def _by_user(keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
+    """The bricks that the user switched on and that nothing else could have."""
+    able = (brick.name for brick in keyring.for_user if choices.of(brick.name).state == "on")
+    return tuple(_chosen(name, choices, [], "switched on by hand") for name in able)
 
 
 def _reader(keyring: Keyring, choices: Choices) -> Chosen | None:

@@ -13,6 +13,7 @@ from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
 from tests.assistant.conftest import write_eyes
 from tests.assistant.test_examples import sent, stripes
+from tests.emergent_bricks.test_gates import add_gates
 from tests.ui.conftest import PAGE, page_backend
 from ui.backend import HostChoice, backend
 from ui.examples import OFFERS
@@ -263,3 +264,17 @@ def test_an_image_brick_of_the_users_is_shown_examples_and_the_page_says_what_wa
     show(12)
     assert no_errors(page)
     assert page.toast[0].value.startswith(plain("'eyes' is chosen by its pictures now: 12 of 12 examples"))
+
+
+def test_a_function_of_the_host_is_turned_by_a_dial_and_left_alone_where_it_rests(open_page, tiny_host, home):
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    add_gates(host)
+    page = open_page()
+    (dial,) = [slider for slider in page.slider if slider.key == "dial-rome"]
+    assert (dial.min, dial.value, dial.max) == (0.0, 1.0, 2.0)
+    assert no_errors(ask(page, "Hello"))
+    dial = next(slider for slider in page.slider if slider.key == "dial-rome")
+    dial.set_value(0.0)
+    assert no_errors(ask(page.run(), "Hello again"))
+    traces = [m.trace for m in open_store().messages(conversation_of(page)) if m.role == "assistant"]
+    assert [[used["name"] for used in trace["bricks"]] for trace in traces] == [[], ["rome"]]

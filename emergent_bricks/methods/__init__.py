@@ -1,0 +1,1 @@
+"""The methods of emergent bricks, each a module with `METHODS`."""
