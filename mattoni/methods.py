@@ -22,8 +22,9 @@ _PACKAGES, _FOLDER = "_bricks", "methods"
 ChosenBy = Literal["keys", "itself", "user"]
 
 
-# What of a conversation a turn with the brick sees: the message alone, or everything.
-Reads = Literal["message", "conversation"]
+# What of a conversation a turn with the brick sees: the message alone; the message, with what was sent last where it brings nothing
+# itself; or everything.
+Reads = Literal["message", "last", "conversation"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Needs:
     vision: str = ""  # by this brick; empty: by any
     as_words: bool = False  # shown as mixtures of the host's words alone
     reads: Reads = "conversation"
+    text: bool = False  # something of the conversation must have been read: a document, or a picture of text
 
 
 class Parts(BaseModel):

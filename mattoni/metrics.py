@@ -4,6 +4,7 @@ Every score of one answer lies in 0..1, but for `chrf` (0..100, as sacrebleu pri
 references the best counts, except for CIDEr-D, which is the mean over them, and chrF, which sacrebleu matches itself.
 """
 
+import json
 import math
 import re
 import string
@@ -17,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from sacrebleu.metrics.chrf import CHRF
 
-Metric = Literal["contains", "named", "exact", "accuracy", "number", "f1", "chrf", "cider", "anls"]
+Metric = Literal["contains", "named", "exact", "accuracy", "number", "f1", "chrf", "cider", "anls", "fields"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _NUMBER = re.compile(r"(?<![\d.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\d.])-?\.\d+|\d+")
@@ -162,6 +163,44 @@ def anls(answer: str, references: Sequence[str]) -> float:
     return max(map(similarity, references), default=0.0)
 
 
+def fields(answer: str, references: Sequence[str]) -> float:
+    """F1 over the fields of a JSON object: of those said and those wanted, how many have the right value (SROIE's task 3).
+
+    Values are compared by their letters and digits, case folded; amounts by their number. What is no JSON object has no fields.
+    """
+    said = _fields_of(answer)
+
+    def overlap(reference: str) -> float:
+        wanted = _fields_of(reference)
+        right = sum(_same_value(said[name], value) for name, value in wanted.items() if name in said)
+        return 2 * right / (len(said) + len(wanted)) if said or wanted else 1.0
+
+    return max(map(overlap, references), default=0.0)
+
+
+def _fields_of(text: str) -> dict[str, str]:
+    """Names and values, those that are empty left out, of the JSON object between a text's outermost braces."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        found = json.loads(text[start : end + 1])
+    except ValueError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {fold(name): str(value) for name, value in found.items() if value is not None and str(value).strip()}
+
+
+_AMOUNT = re.compile(r"(?:rm|myr|\$|usd|eur|€|£)?\s*(-?[\d,]*\.?\d+)")
+
+
+def _same_value(said: str, wanted: str) -> bool:
+    amounts = [_AMOUNT.fullmatch(fold(text)) for text in (said, wanted)]
+    if all(amounts):
+        return len({float(found[1].replace(",", "")) for found in amounts if found}) == 1
+    left, right = ("".join(c for c in fold(text) if c.isalnum()) for text in (said, wanted))
+    return left == right
+
+
 def levenshtein(a: str, b: str) -> int:
     """Fewest insertions, deletions and substitutions of one character that turn `a` into `b`."""
     row = list(range(len(b) + 1))
@@ -297,7 +336,9 @@ def score(metric: Metric, rows: Sequence[Scored], seed: int = 0) -> Result:
     elif metric == "named":
         values = [named(first_words(row.answer, row.words), row.references, row.names) for row in rows]
     else:
-        alone = {"contains": contains, "exact": exact, "number": number, "f1": f1, "anls": anls}[metric]
+        alone = {"contains": contains, "exact": exact, "number": number, "f1": f1, "anls": anls, "fields": fields}[
+            metric
+        ]
         values = [alone(first_words(row.answer, row.words), row.references) for row in rows]
     low, high = bootstrap(values, seed)
     return Result(sum(values) / len(values), low, high, tuple(values))

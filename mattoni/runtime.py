@@ -146,6 +146,15 @@ class Injected:
     is_empty: bool = False  # it found nothing in what it was given: another brick may
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What a brick adds to an answer once the host has written it."""
+
+    text: str = ""  # stands behind the answer
+    described: tuple[str, ...] = ()  # what was done, for the trace
+    notices: tuple[Notice, ...] = ()
+
+
 class BrickRuntime(ABC):
     """A loaded brick. Asked by several threads at once; keeps what it made by contents, and no state of a turn."""
 
@@ -155,6 +164,10 @@ class BrickRuntime(ABC):
     @abstractmethod
     def inject(self, asked: Asked) -> Injected:
         """What the brick does to the turn. Raises MattoniError with one sentence, and Stopped."""
+
+    def finish(self, answer: str) -> Finished:
+        """What the brick adds to the answer of a turn that it was asked in; most add nothing. Raises nothing."""
+        return Finished()
 
     def explain(self, asked: Asked) -> tuple[Attention, ...]:
         """Where it looked, for whoever wants to know afterwards; asked after the answer."""

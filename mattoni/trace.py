@@ -76,6 +76,7 @@ class Trace:
     attention: list[Attention] = field(default_factory=list)
     injections: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # of the conversation, as the message has nothing to do with it
+    finished: list[str] = field(default_factory=list)  # what bricks made of the host's words, after the last of them
     tokens: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "reused": 0, "new": 0})
     ms: dict[str, float] = field(default_factory=dict)
     seed: int = 0

@@ -191,6 +191,8 @@ def _figures(trace: dict[str, Any]) -> list[str]:
     ]
     if trace.get("injections"):
         lines.append("Injected: " + "; ".join(plain(injection) for injection in trace["injections"]))
+    if trace.get("finished"):
+        lines.append("Behind the host's words: " + "; ".join(plain(what) for what in trace["finished"]))
     if trace.get("left_out"):
         lines.append("Left out: " + "; ".join(plain(what) for what in trace["left_out"]))
     return lines

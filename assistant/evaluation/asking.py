@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, field_validator, model_validator
 
@@ -37,6 +37,15 @@ class Earlier(BaseModel):
     file: str | None = None
 
 
+class Said(BaseModel):
+    """A message of a conversation that was held before the row's own, as chat files have it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    role: Literal["user", "assistant"]
+    content: str
+    image: str | None = None
+
+
 class Row(BaseModel):
     """One line of a rows' file. Further keys (where a row came from, say) are left alone."""
 
@@ -55,6 +64,7 @@ class Row(BaseModel):
         str | tuple[str, ...]
     ) = ()  # of `named`: all that could be named, or a JSON file of them beside the rows' file
     before: tuple[Earlier, ...] = ()  # the earliest first; one alone may stand without brackets
+    history: tuple[Said, ...] = ()  # as `before`, with the answers that were given: nothing of it is asked again
 
     @field_validator("before", mode="before")
     @classmethod
@@ -69,6 +79,15 @@ class Row(BaseModel):
             raise ValueError("'input' belongs to 'instruction'; join it to the question")
         if self.image is not None and self.images:
             raise ValueError("give either 'image' or 'images'")
+        if self.before and self.history:
+            raise ValueError("give either 'before' or 'history'")
+        for place, said in enumerate(self.history):
+            if said.role != ("user", "assistant")[place % 2]:
+                raise ValueError("'history' begins with a user's message, and an assistant's follows each")
+            if said.image is not None and said.role == "assistant":
+                raise ValueError("an image in 'history' belongs to a user's message")
+        if len(self.history) % 2:
+            raise ValueError("'history' ends with an assistant's message; the row's own follows it")
         if (self.metric is None) != (not self.answers):
             raise ValueError("'answers' and 'metric' need each other")
         if (self.metric == "named") != bool(self.names):
@@ -113,6 +132,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
             raise MattoniError(f"{where}: the id '{row.id}' is that of row {numbers[row.id]}; make it unique.")
         listed = row.names if isinstance(row.names, str) else None
         earlier = [name for message in row.before for name in (message.image, message.file)]
+        earlier += [said.image for said in row.history]
         for name in (*row.pictures, *filter(None, [row.file, listed, *earlier])):
             if not (path.parent / name).is_file():
                 raise MattoniError(f"{where}: there is no file '{name}' beside the rows' file.")
@@ -173,25 +193,33 @@ def shuffled_pictures(rows: Sequence[Row], seed: int = 0) -> list[Row]:
     ]
 
 
-def attachments_of(row: Row | Earlier, folder: Path) -> tuple[Attachment, ...]:
+def attachments_of(row: Row | Earlier | Said, folder: Path) -> tuple[Attachment, ...]:
     """The pictures and the file of a row, or of a message before it, as a user would send them.
 
     Their names say nothing of what they show.
     """
     pictures = row.pictures if isinstance(row, Row) else tuple(filter(None, [row.image]))
     sent = [(name, f"picture{n}" if len(pictures) > 1 else "picture") for n, name in enumerate(pictures, 1)]
-    sent += [(row.file, "document")] if row.file else []
+    file = None if isinstance(row, Said) else row.file
+    sent += [(file, "document")] if file else []
     # A file called beehive.webp would tell the answer.
     return tuple(Attachment(stem + Path(name).suffix, (folder / name).read_bytes()) for name, stem in sent)
 
 
-Message = tuple[str, tuple[Attachment, ...]]
+class Message(NamedTuple):
+    """What a user sends, and the answer that it was given; None: the assistant is asked."""
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    answer: str | None = None
 
 
 def messages_of(row: Row, folder: Path) -> tuple[Message, ...]:
     """What a user sends for the row, one after the other: the row's own message is the last."""
-    earlier = [(message.question, attachments_of(message, folder)) for message in row.before]
-    return (*earlier, (row.message, attachments_of(row, folder)))
+    earlier = [Message(message.question, attachments_of(message, folder)) for message in row.before]
+    held = zip(row.history[::2], row.history[1::2], strict=True)
+    earlier += [Message(asked.content, attachments_of(asked, folder), answered.content) for asked, answered in held]
+    return (*earlier, Message(row.message, attachments_of(row, folder)))
 
 
 def replies(
@@ -260,8 +288,12 @@ def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> 
     def ask(messages: tuple[Message, ...]) -> Reply:
         conversation = assistant.store.new() if len(messages) > 1 else None
         try:
-            for text, attachments in messages:
-                ticket = assistant.ask(text, attachments, choices, sampling, conversation)
+            for message in messages:
+                if message.answer is not None:
+                    assert conversation is not None
+                    _hold(assistant, conversation, message, choices, sampling)
+                    continue
+                ticket = assistant.ask(message.text, message.attachments, choices, sampling, conversation)
                 ticket.wait()
         finally:
             if conversation is not None:
@@ -269,6 +301,22 @@ def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> 
         return Reply(ticket.text, ticket.trace.to_json() if ticket.trace is not None else {}, ticket.error)
 
     return ask
+
+
+def _hold(
+    assistant: "Assistant", conversation: str, message: Message, choices: "Choices", sampling: "Sampling"
+) -> None:
+    """Put an exchange into a conversation as it was held. A picture is looked at as in a turn; what is said then is dropped."""
+    store = assistant.store
+    assert message.answer is not None
+    if message.attachments:
+        one_token = sampling.model_copy(update={"max_tokens": 1})
+        assistant.ask(message.text, message.attachments, choices, one_token, conversation).wait()
+        answer = store.messages(conversation)[-1].id
+    else:
+        store.add_question(conversation, message.text)
+        answer = store.begin_answer(conversation)
+    store.finish_answer(answer, message.answer, "done")
 
 
 def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

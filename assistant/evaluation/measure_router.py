@@ -1,4 +1,4 @@
-"""Measures the router: python -m assistant.evaluation.measure_router [pictures] [later] [questions] [follow-ups] [several] [reading] [skill]
+"""Measures the router: python -m assistant.evaluation.measure_router [pictures] [later] [questions] [follow-ups] [several] [reading] [skill] [skills]
 
 `pictures`   photo, chart or document, on 600 dev pictures of equalised size and colour, and on the same as they come; where
              the chart brick is not there, photo or document, on 400
@@ -7,15 +7,20 @@
 `follow-ups` which messages go on with what was said, and which stand alone: follow-ups-dev and stand-alone-dev of models/router,
              and messages that begin a conversation; those that ask about a picture count as going on, as in a turn
 `skill`      when Auto chooses `english-german`: translation-de-dev and what is near it
+`skills`     the right skill or none with every shipped one on Auto: dev rows in wordings that no key was made from, receipts with
+             messages of receipt-json-dev, chat-dev; and how often a picture is wrongly called missing
 Without a word, all of them. Prints one JSON object. Needs MATTONI_DATA, and chromium for the first two.
 """
 
 import io
 import json
+import random
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +42,12 @@ from mattoni.card import BrickCard, write_card
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from mattoni.lines import json_rows
+from mattoni.metrics import bootstrap
 from mattoni.paths import shipped_models, training_data
 from modality_bricks.evaluation.glance_dev import Shown, dev_pictures, dev_reports, equalised
 from modality_bricks.evaluation.glance_dev_kinds import LATER_KINDS
 from modality_bricks.glance import Glance
+from modality_bricks.training.packs import pack_files
 from task_bricks.training.messages import read_messages, read_texts
 
 Figures = dict[str, object]
@@ -252,6 +259,90 @@ def skill(keyring: Keyring, embedder: Embedder, data: Path, name: str = "english
     }
 
 
+# The tasks of the text pack that the shipped skills are for.
+SKILL_TASKS = {
+    "english-german": "translation-de",
+    "english-french": "translation-fr",
+    "sql": "sql",
+    "sentiment": "sentiment",
+    "arithmetic": "arithmetic",
+    "maths": "maths",
+}
+_PLAIN, _INDIRECT = 40, 20  # messages of each task; an indirect wording does not name it
+
+
+@dataclass(frozen=True)
+class RoutedMessage:
+    """A message, what it is for (None: for no skill), and what it brings."""
+
+    sort: str
+    skill: str | None
+    text: str
+    pictures: tuple[SeenPicture, ...] = ()
+
+
+def skill_messages(there: Collection[str], data: Path, glance: Callable[[], Glance]) -> list[RoutedMessage]:
+    """Dev rows of every task whose skill is there, worded in split `dev`, before or behind the text; receipts; plain chat."""
+    text, rng = data / "text", random.Random(1)
+    wordings = json.loads((text / "instructions.json").read_text(encoding="utf-8"))
+    found: list[RoutedMessage] = []
+    for skill, task in SKILL_TASKS.items():
+        rows = _rows(text / f"{task}-dev.jsonl") if skill in there else []
+        for style, count in (("plain", _PLAIN), ("indirect", _INDIRECT)):
+            of_style = [w["text"] for w in wordings[task] if w["split"] == "dev" and w["style"] == style]
+            for number in range(count if rows else 0):
+                parts = [of_style[number % len(of_style)], rng.choice(rows)["input"]]
+                message = "\n\n".join(parts if rng.random() < 0.7 else reversed(parts))
+                found.append(RoutedMessage(f"{skill}, {style}", skill, message))
+    if "receipt-json" in there:
+        (path,) = (data / "vision").glob("receipts-dev.tar")
+        scans = [content for name, content in pack_files(path).items() if name.endswith(".webp")]
+        asked = read_messages(shipped_models() / "router" / "receipt-json-dev.txt")
+        vectors = glance().embed([Image.open(io.BytesIO(scan)).convert("RGB") for scan in scans[: len(asked)]])
+        found += [
+            RoutedMessage("receipt-json", "receipt-json", message, (SeenPicture("receipt", vector),))
+            for message, vector in zip(asked, vectors, strict=True)
+        ]
+    return [*found, *(RoutedMessage("chat-dev", None, row["text"]) for row in _rows(text / "chat-dev.jsonl"))]
+
+
+def skills(keyring: Keyring, embedder: Embedder, data: Path) -> Figures:
+    """The right skill or none, over all and by sort; what was chosen in its place; false notices that a picture is missing."""
+    asks = Recogniser.load(PICTURE_QUESTIONS)
+    there = {brick.name for brick in keyring.for_message}
+    right: dict[str, list[bool]] = defaultdict(list)
+    instead: Counter[str] = Counter()
+    missing: list[bool] = []
+    started = time.perf_counter()
+    messages = skill_messages(there, data, Glance.load)
+    for message in messages:
+        question = Question(
+            message.pictures,
+            embedder.embed(message_pieces(message.text)),
+            asks_about_picture=asks.recognises(embedder.depths(message.text)),
+        )
+        plan = route(question, keyring, Choices())
+        chosen = plan.skills[0].name if plan.skills else None
+        right[message.sort].append(chosen == message.skill)
+        instead[f"{message.sort}: {chosen}"] += chosen != message.skill
+        missing += [] if message.pictures else [any(notice.code == "no-picture" for notice in plan.notices)]
+    every = [one for sort in right.values() for one in sort]
+    low, high = bootstrap([100.0 * one for one in every])
+    return {
+        "right_percent": _percent(every),
+        "interval": [round(low, 2), round(high, 2)],
+        "n": len(every),
+        "without_the_skills_name_percent": _percent(
+            [r for s, found in right.items() if "indirect" in s for r in found]
+        ),
+        "by_sort": {sort: f"{sum(found)} of {len(found)}" for sort, found in right.items()},
+        "wrong": {what: count for what, count in instead.most_common() if count},
+        "picture_wrongly_missing_percent": _percent(missing),
+        "n_without_a_picture": len(missing),
+        "ms_per_message_with_embedding": round(1000 * (time.perf_counter() - started) / len(messages), 1),
+    }
+
+
 def main(parts: Sequence[str]) -> None:
     """Print the figures of the parts asked for."""
     torch.set_num_threads(1)
@@ -270,6 +361,7 @@ def main(parts: Sequence[str]) -> None:
             Embedder(fetch(BUILTIN_EMBEDDER)), data, READING_QUESTIONS, ["one-picture", "several-pictures", "chat-dev"]
         ),
         "skill": lambda: skill(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
+        "skills": lambda: skills(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
     }
     for part in parts:
         if part not in measures:

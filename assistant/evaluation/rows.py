@@ -4,7 +4,9 @@ Knows the packs and the form of rows, nothing of how they are asked or scored. O
 """
 
 import argparse
+import io
 import json
+import random
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,11 +21,15 @@ from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.lines import json_rows
 from mattoni.paths import training_data
+from modality_bricks.ocr import Reader, text_in_reading_order
 from modality_bricks.training.charts.generate import write_charts
 from modality_bricks.training.packs import captioned_pictures, pack_files, sheet_tiles
 from modality_bricks.training.pairs import PairQuestion, captioned_pairs, named_pairs
 from modality_bricks.training.readers import Sample
 from modality_bricks.training.samples import Source, read_source
+from task_bricks.training.equations import arithmetic_rows, maths_rows
+from task_bricks.training.receipts import DEFAULT, WORDINGS, receipt_message, shortened
+from task_bricks.training.receipts import receipt_json as written_as_json
 
 RowValues = Mapping[str, Any]
 
@@ -215,9 +221,82 @@ def receipts_lines(data: Path, split: str, out: Path) -> Iterator[RowValues]:
         yield {**{name: value for name, value in row.items() if name != "image"}, "file": f"files/{key}.txt"}
 
 
+def receipt_json_pictures(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Each receipt as JSON, from the scan: the document brick reads and the skill writes, in one turn."""
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    files = pack_files(path)
+    for name in sorted(n for n in files if n.endswith(".webp")):
+        (out / "pictures" / name).write_bytes(files[name])
+        yield {**_as_json(Path(name).stem, _receipt(files, name)), "image": f"pictures/{name}"}
+
+
+def receipt_json_lines(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """The same from the true lines as a text file: what is lost when nothing is misread."""
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    files = pack_files(path)
+    (out / "files").mkdir()
+    for name in sorted(n for n in files if n.endswith(".webp")):
+        key, receipt = Path(name).stem, _receipt(files, name)
+        (out / "files" / f"{key}.txt").write_text("\n".join(receipt["lines"]), encoding="utf-8")
+        yield {**_as_json(key, receipt), "file": f"files/{key}.txt"}
+
+
+# Scans that are read for training rows: reading takes longer than learning from what was read.
+_SCANS_READ = 60
+
+
+def receipt_json(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Receipts as text with the message behind it, as a turn shows them to the host: what the skill is trained on.
+
+    Of the split `train` the true lines of all receipts and what OCR reads on the first scans, several wordings, some goods left
+    out; of others the true lines and the wording that is measured.
+    """
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    files, rng = pack_files(path), random.Random(0)
+    if split != "train":
+        for name in sorted(n for n in files if n.endswith(".json")):
+            receipt = _receipt(files, name)
+            yield _training_row(Path(name).stem, receipt["lines"], receipt["fields"], DEFAULT)
+        return
+    reader = Reader()
+    for name in sorted(n for n in files if n.endswith(".webp"))[:_SCANS_READ]:
+        with Image.open(io.BytesIO(files[name])) as picture:
+            read = text_in_reading_order(reader.read(picture.convert("RGB"))).strip().split("\n")
+        fields = _receipt(files, name)["fields"]
+        for copy in range(2):
+            lines = shortened(read, rng)
+            yield _training_row(f"{Path(name).stem}-read-{copy}", lines, fields, rng.choice(WORDINGS))
+    for row in _lines(data / "vision" / "receipts-text-train.jsonl"):
+        for copy in range(2):
+            lines = shortened(row["lines"], rng)
+            yield _training_row(f"{row['id']}-true-{copy}", lines, row["fields"], rng.choice(WORDINGS))
+
+
+def _receipt(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Lines and fields of the receipt whose picture or text has this name."""
+    receipt: dict[str, Any] = json.loads(files[f"{Path(name).stem}.json"])
+    return receipt
+
+
+def _as_json(key: str, receipt: Mapping[str, Any]) -> RowValues:
+    return {"id": key, "question": DEFAULT, "answers": [written_as_json(receipt["fields"])], "metric": "fields"}
+
+
+def _training_row(key: str, lines: Sequence[str], fields: Mapping[str, str], wording: str) -> RowValues:
+    message = receipt_message("\n".join(lines), wording)
+    return {"id": key, "question": message, "answers": [written_as_json(fields)], "metric": "fields"}
+
+
 def translation_de(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """English to German with the default instruction."""
     yield from _lines(data / "text" / f"translation-de-{split}.jsonl")
+
+
+def equations(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Word problems of both kinds with the equation as the answer: what the skills that write equations learn from."""
+    text = data / "text"
+    yield from arithmetic_rows(_lines(text / f"arithmetic-{split}.jsonl.gz"))
+    yield from maths_rows(_lines(text / f"maths-{split}.jsonl.gz"))
 
 
 def reading(data: Path, split: str, out: Path) -> Iterator[RowValues]:
@@ -266,7 +345,11 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "receipts": receipts,
     "receipts-lines": receipts_lines,
     "receipt-followups": receipt_followups,
+    "receipt-json": receipt_json,
+    "receipt-json-lines": receipt_json_lines,
+    "receipt-json-pictures": receipt_json_pictures,
     "translation-de": translation_de,
+    "equations": equations,
     "reading": reading,
     "chat": chat,
     "mixed": mixed,

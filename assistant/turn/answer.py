@@ -4,7 +4,8 @@ answer ─▶ Preparation.prepare ─▶ Engine.generate ─▶ the ticket, and 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from assistant.host.job import Engine, Job
 from assistant.registry import Bricks
@@ -13,6 +14,7 @@ from assistant.turn.request import Request
 from assistant.turn.ticket import Status, Ticket
 from mattoni.records import Record
 from mattoni.trace import Notice, Trace
+from mattoni.untrusted import encode_untrusted
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ def answer(
     if prepared.written is None:
         return Outcome("done", prepared.records)
     outcome = _decode(prepared, engine, ticket, trace, told)
+    if outcome.status == "done":
+        outcome = _finish(prepared, outcome, preparation.host.tokenizer, ticket, trace, told)
     # After the answer: nobody waits for it.
     with trace.stage("attention"):
         trace.attention.extend(prepared.explain())
@@ -69,6 +73,22 @@ def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, to
         trace.notices.append(notice)
     status: Status = "stopped" if stream.finished == "stopped" else "done"
     return Outcome(status, prepared.records, tuple(stream.ids))
+
+
+def _finish(
+    prepared: Prepared, outcome: Outcome, tokenizer: Any, ticket: Ticket, trace: Trace, told: Callable[[], None]
+) -> Outcome:
+    """Put what the turn's skills add behind the host's words: for whoever reads, and for the next turn's prompt."""
+    added = ""
+    for finished in prepared.finish(ticket.text):
+        added += finished.text
+        trace.finished.extend(finished.described)
+        trace.notices.extend(finished.notices)
+    if not added:
+        return outcome
+    ticket.say(added)
+    told()
+    return replace(outcome, token_ids=(*outcome.token_ids, *encode_untrusted(tokenizer, added)))
 
 
 _NOTICES = {

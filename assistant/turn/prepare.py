@@ -33,7 +33,7 @@ from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Prefix, Segment, Text
 from mattoni.inputs import Attachment, Document, Looked, Picture
 from mattoni.records import Read, Record, Seen
-from mattoni.runtime import Asked, Given, GivenDocument, GivenPicture, Injected, Stopped
+from mattoni.runtime import Asked, Finished, Given, GivenDocument, GivenPicture, Injected, Stopped
 from mattoni.trace import Attention, Notice, Trace, UsedBrick
 
 # Notices that stand for an answer.
@@ -58,6 +58,7 @@ class Prepared:
     injections: tuple[LowRank | Prefix | Gate, ...] = ()
     written: Written | None = None
     explain: Callable[[], Iterator[Attention]] = lambda: iter(())  # where bricks looked; after the answer
+    finish: Callable[[str], Sequence[Finished]] = lambda said: ()  # what the turn's skills add to what the host said
 
 
 class Preparation:
@@ -92,9 +93,9 @@ class Preparation:
         )
         trace.candidates.extend(plan.candidates)
         found = Focus(request.past)
-        if not plan.needs_past:
-            request = _message_alone(request, plan, trace)
-            found = Focus(())
+        if plan.reads != "conversation":
+            found = Focus((), _read_last(request) if plan.reads == "last" and not looked.items else ())
+            request = _message_alone(request, plan, found, trace)
         elif self.host.focuses:
             found = self._focus(request, question, plan, watcher)
             _tell_left_out(request, found, trace)
@@ -196,6 +197,7 @@ class Preparation:
             # A question that came with a file is about that file, not about an earlier one, also where it was refused.
             history_has_pictures=any(exchange.records for exchange in request.past) and not _was_refused(looked),
             earlier_pictures=tuple(record.brick for e in request.past for record in e.records if _is_picture(record)),
+            earlier_text=any(isinstance(r, Read) and bool(r.text) for e in request.past for r in e.records),
         )
 
 
@@ -226,7 +228,10 @@ class _Planned:
         elif self._is_about_nothing_opened():
             return Prepared(self.request, seed, records)
         with self.trace.stage("compose"):
-            skills = [self._ask(chosen, None) for chosen in (*self.plan.skills, *self.plan.by_user)]
+            composed = (*self.plan.skills, *self.plan.by_user)
+            skills = [self._ask(chosen, None) for chosen in composed]
+            # Kept, as a brick may be removed while its turn is answered.
+            runtimes = [self.home.loaded.get(self.bricks.get(chosen.name)) for chosen in composed]
         others = tuple(injection for skill in skills for injection in skill.others)
         if (notice := much_is_off([o for o in others if isinstance(o, Gate)])) is not None:
             self.trace.notices.append(notice)
@@ -234,7 +239,13 @@ class _Planned:
             written = self._write(records, knowledge, others)
         self._name_earlier(written)
         return Prepared(
-            self.request, seed, written.records, others, written, explain=lambda: self._explain(written.records)
+            self.request,
+            seed,
+            written.records,
+            others,
+            written,
+            explain=lambda: self._explain(written.records),
+            finish=lambda said: [runtime.finish(said) for runtime in runtimes],
         )
 
     def records(self) -> tuple[Record, ...]:
@@ -490,12 +501,19 @@ def _tell_left_out(request: Request, found: Focus, trace: Trace) -> None:
         trace.left_out.append(f"{left_out} earlier {exchanges}, {why}")
 
 
-def _message_alone(request: Request, plan: Plan, trace: Trace) -> Request:
+def _read_last(request: Request) -> tuple[Record, ...]:
+    """The texts of the latest message of which any was read."""
+    read = [tuple(r for r in e.records if isinstance(r, Read) and r.text and not r.recalled) for e in request.past]
+    return next((texts for texts in reversed(read) if texts), ())
+
+
+def _message_alone(request: Request, plan: Plan, found: Focus, trace: Trace) -> Request:
     """The request without everything before it: a skill that was trained on single messages reads no other."""
     if request.past:
         exchanges = "exchange" if len(request.past) == 1 else "exchanges"
         readers = " and ".join(chosen.name for chosen in plan.skills)
-        trace.left_out.append(f"{len(request.past)} earlier {exchanges}, as {readers} reads the message alone")
+        shown = "".join(f" and {record.name}, sent earlier," for record in found.shown)
+        trace.left_out.append(f"{len(request.past)} earlier {exchanges}, as {readers} reads the message{shown} alone")
     return replace(request, past=())
 
 

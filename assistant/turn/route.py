@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.keys import scores
-from mattoni.methods import ChosenBy, Needs
+from mattoni.methods import ChosenBy, Needs, Reads
 from mattoni.runtime import Accepts
 from mattoni.trace import Candidate, Notice
 
@@ -88,6 +88,7 @@ class Question:
     has_documents: bool = False  # a document came with the message
     history_has_pictures: bool = False  # an earlier message brought a picture or a document that this one may be about
     earlier_pictures: tuple[str, ...] = ()  # of each picture of an earlier message the brick that looked at it
+    earlier_text: bool = False  # a document, or a picture of text, of an earlier message was read
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Plan:
     knowledge: tuple[str, ...] = ()  # bricks that are asked whether they have something to say
     needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
     needs_several: bool = False  # the message is about several pictures, or an earlier one than the latest
-    needs_past: bool = True  # False: a skill of this turn reads the message alone
+    reads: Reads = "conversation"  # what of the conversation the skills of this turn were trained to read
     reads_words: bool = False  # the reader is asked too, beside the brick that sees
     waiting: tuple[str, ...] = ()  # of those, who is asked only where what came with the message says nothing
     notices: tuple[Notice, ...] = ()
@@ -163,7 +164,10 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         return Plan(pictures=(None,) * nobody, runners_up=((),) * nobody, notices=tuple(notices))
     looked = [_route_picture(picture, keyring.for_input("picture"), choices) for picture in question.pictures]
     seen_by = (*(chosen[0].name for chosen, _, _ in looked if chosen), *question.earlier_pictures)
-    skills, weighed = _route_message(question, seen_by, keyring.for_message, choices)
+    readers = {brick.name for brick in keyring.for_input("page")}
+    is_read = question.has_documents or question.earlier_text or any(name in readers for name in seen_by)
+    lacking = frozenset(brick.name for brick in keyring.for_message if brick.needs.text and not is_read)
+    skills, weighed = _route_message(question, seen_by, keyring.for_message, choices, lacking)
     # What is clearly for a skill may sound like a question about a picture: "the cat sits on the table".
     if _misses_its_picture(question) and not skills:
         notices.append(NO_PICTURE)
@@ -179,7 +183,7 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         reads_words=question.wants_words and choices.vision is None,
         needs_seen=_needs_seen(question, keyring, skills),
         needs_several=_needs_several(question, keyring, skills),
-        needs_past=not any(_brick(keyring, chosen.name).needs.reads == "message" for chosen in skills),
+        reads=_least_read(_brick(keyring, chosen.name).needs.reads for chosen in skills),
         notices=(*notices, *(notice for _, found, _ in looked for notice in found)),
         candidates=(*(candidate for _, _, scored in looked for candidate in scored), *weighed),
     )
@@ -214,6 +218,12 @@ def _needs_seen(question: Question, keyring: Keyring, skills: Sequence[Chosen]) 
 
 def _needs_several(question: Question, keyring: Keyring, skills: Sequence[Chosen]) -> bool:
     return question.about_several or any(_brick(keyring, chosen.name).needs.pictures for chosen in skills)
+
+
+def _least_read(reads: Iterable[Reads]) -> Reads:
+    """What all of them can read: a skill that was trained on less is shown no more."""
+    order: tuple[Reads, ...] = ("message", "last", "conversation")
+    return min(reads, key=order.index, default="conversation")
 
 
 def _brick(keyring: Keyring, name: str) -> KeyedBrick:
@@ -310,14 +320,20 @@ _CLEARLY = 0.1
 
 
 def _route_message(
-    question: Question, seen_by: Sequence[str], bricks: tuple[KeyedBrick, ...], choices: Choices
+    question: Question,
+    seen_by: Sequence[str],
+    bricks: tuple[KeyedBrick, ...],
+    choices: Choices,
+    lacking: frozenset[str],
 ) -> tuple[tuple[Chosen, ...], list[Candidate]]:
     """Every skill that is On, and the one on Auto that comes nearest, if it is near enough and has the pictures it needs.
+
+    lacking  skills that need a text which nothing of the conversation has
 
     One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
     """
     able = [brick for brick in bricks if choices.of(brick.name).state != "off"]
-    fitting = [brick for brick in able if _has_its_pictures(brick, question, seen_by)]
+    fitting = [b for b in able if _has_its_pictures(b, question, seen_by) and b.name not in lacking]
     scored = _scores(fitting, "text", question.texts, "message") if question.texts is not None else []
     on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]

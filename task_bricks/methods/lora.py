@@ -7,7 +7,8 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from mattoni.injections import LowRank, check_low_rank
 from mattoni.methods import Method, Needs, Parts, Reads
-from mattoni.runtime import Asked, BrickFiles, BrickRuntime, HostView, Injected
+from mattoni.runtime import Asked, BrickFiles, BrickRuntime, Finished, HostView, Injected
+from task_bricks.evaluators import EVALUATORS, EvaluatorName
 from task_bricks.lora import read_lora
 
 
@@ -17,7 +18,10 @@ class LoraParts(Parts):
     pictures     how many of the conversation must have been seen before it is chosen without the user
     vision       the image brick that must have seen them; none: any
     pictures_as  `words`: it was trained on pictures as mixtures of the host's words alone
-    reads        `message`: it was trained on single messages, and is shown no other
+    reads        `message`: it was trained on single messages, and is shown no other; `last`: that, and where the message brings
+                 nothing, the documents that were sent last
+    needs_text   it is chosen without the user only where a document, or a picture of text, was read
+    evaluator    what computes or checks what the skill writes: `arithmetic`
     """
 
     method: Literal["lora"]
@@ -26,19 +30,23 @@ class LoraParts(Parts):
     vision: str = ""
     pictures_as: Literal["words"] | None = None
     reads: Reads = "conversation"
+    needs_text: bool = False
+    evaluator: EvaluatorName | None = None
 
     @property
     def needs(self) -> Needs:
         """Pictures that it compares, and what it was trained to read."""
-        return Needs(self.pictures, self.vision, self.pictures_as == "words", self.reads)
+        return Needs(self.pictures, self.vision, self.pictures_as == "words", self.reads, self.needs_text)
 
 
 class LoraRuntime(BrickRuntime):
-    """The factors of one adapter."""
+    """The factors of one adapter, and what its answers are finished by."""
 
     def __init__(self, brick: BrickFiles, lora: LowRank) -> None:
         super().__init__(brick)
         self._lora = lora
+        evaluator: EvaluatorName | None = brick.parts.evaluator
+        self._finish = EVALUATORS[evaluator] if evaluator else None
 
     def inject(self, asked: Asked) -> Injected:
         """Its deltas, as strong as the turn wants them."""
@@ -47,6 +55,10 @@ class LoraRuntime(BrickRuntime):
             others=(replace(self._lora, name=name, weight=asked.strength),),
             described=(f"low-rank: {layers} layers by {name}, strength {asked.strength:g}",),
         )
+
+    def finish(self, answer: str) -> Finished:
+        """What the card's evaluator makes of the answer."""
+        return self._finish(answer) if self._finish is not None else Finished()
 
 
 def _load(brick: BrickFiles, host: HostView) -> LoraRuntime:

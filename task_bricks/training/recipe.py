@@ -16,11 +16,13 @@ from pydantic import (
 from brick_training.recipe_file import checked, read_yaml
 from mattoni.card import BrickName
 from mattoni.errors import MattoniError
+from mattoni.methods import Reads
+from task_bricks.evaluators import EvaluatorName
 
 # `steps` may change too, as long as the learning rate has not begun to fall: the loop sees to that.
 _FREE = {
     "title", "summary", "licence", "limits", "sources", "routing", "base_model",
-    "steps", "quick_dev_rows", "evaluate_every", "checkpoint_every",
+    "reads", "needs_text", "evaluator", "bare_rows", "steps", "quick_dev_rows", "evaluate_every", "checkpoint_every",
 }  # fmt: skip
 
 
@@ -32,8 +34,13 @@ class Wordings(_Part):
     """Other ways to ask for the task: those of split `train` in a file of wordings by task."""
 
     file: str
-    task: str
+    task: str | tuple[str, ...]  # several, where the rows are of several
     default_share: float = Field(ge=0, le=1)  # of the examples; they use the row's own instruction
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks whose wordings are meant."""
+        return (self.task,) if isinstance(self.task, str) else self.task
 
 
 class LoRASize(_Part):
@@ -44,8 +51,8 @@ class LoRASize(_Part):
     rslora: bool = False
 
 
-class OtherTask(_Part):
-    """A task that the skill is not for: its rows, and the wordings of split `train` in a file of wordings by task."""
+class TaskMessages(_Part):
+    """Messages of a task: its rows, and the wordings of split `train` in a file of wordings by task."""
 
     task: str
     data: str
@@ -54,12 +61,16 @@ class OtherTask(_Part):
 
 
 class Routing(_Part):
-    """What the routing keys are made from. `messages`, `near_misses` lie beside the recipe, all else with the data."""
+    """What the routing keys are made from. `messages`, `near_misses` lie beside the recipe, all else with the data.
+
+    The messages of another skill are near misses of this one.
+    """
 
     messages: str
-    near_misses: str
+    near_misses: str | tuple[str, ...]
     others: list[str]
-    other_tasks: list[OtherTask] = []
+    own_task: TaskMessages | None = None  # messages of the skill itself, beside the list
+    other_tasks: list[TaskMessages] = []
     most_keys: PositiveInt = 16
     most_counter_keys: NonNegativeInt = 48
 
@@ -89,6 +100,9 @@ class Recipe(_Part):
     max_new_tokens: PositiveInt
     vision: str | None = None  # the image brick whose soft tokens stand for the rows' pictures
     pictures_as: Literal["words"] | None = None  # without the residue, which a small host cannot compare
+    reads: Reads = "conversation"  # `message`, `last`: rows are single messages, and the skill is shown no other
+    needs_text: bool = False  # rows hold a text that was read: the skill is chosen only where there is one
+    evaluator: EvaluatorName | None = None  # finishes what the skill writes, when it is scored and when it runs
     wordings: Wordings | None = None
     routing: Routing | None = None
 
@@ -101,6 +115,7 @@ class Recipe(_Part):
     seed: int = 0
 
     quick_dev_rows: PositiveInt = 60
+    bare_rows: PositiveInt | None = None  # the bare host is measured on so many dev rows; None: on all
     evaluate_every: PositiveInt = 200
     checkpoint_every: PositiveInt = 50
 

@@ -4,7 +4,7 @@ Knows nothing of embedders: whoever calls it brings one. Only training wordings 
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mattoni.errors import MattoniError
 from mattoni.keys import KEYS, make_contrasted_keys, save_keys
 from mattoni.paths import shipped_models
 from task_bricks.training.messages import read_messages, read_texts
-from task_bricks.training.recipe import Recipe
+from task_bricks.training.recipe import Recipe, TaskMessages
 from task_bricks.training.rows import Row, read_rows, read_wordings, word_message
 
 Embed = Callable[[list[str]], Tensor]
@@ -44,11 +44,14 @@ def make_skill_keys(recipe: Recipe, beside: Path, data: Path, embed: Embed) -> S
     if routing is None:
         raise MattoniError(f"The recipe of '{recipe.name}' has no 'routing': write from which messages keys are made.")
     own = read_messages(beside / routing.messages)
-    others = read_messages(beside / routing.near_misses)
+    if routing.own_task is not None:
+        own += task_messages([routing.own_task], data, recipe.seed)
+    lists = [routing.near_misses] if isinstance(routing.near_misses, str) else routing.near_misses
+    others = [message for name in lists for message in read_messages(beside / name)]
     if recipe.vision is None:
         # "Write one line about this photo." is not for a skill that writes of texts, whatever that does.
         others += read_messages(shipped_models() / "router" / "picture-questions.txt")
-    others += other_tasks(recipe, data)
+    others += task_messages(routing.other_tasks, data, recipe.seed)
     for name in routing.others:
         others += read_texts(data / name)
     return SkillKeys(
@@ -56,14 +59,13 @@ def make_skill_keys(recipe: Recipe, beside: Path, data: Path, embed: Embed) -> S
     )
 
 
-def other_tasks(recipe: Recipe, data: Path) -> list[str]:
-    """Messages that ask for other tasks: each training wording alone, and with some of that task's training inputs."""
-    assert recipe.routing is not None
-    rng = random.Random(recipe.seed)
+def task_messages(tasks: Sequence[TaskMessages], data: Path, seed: int) -> list[str]:
+    """Messages that ask for tasks: each training wording alone, and with some of that task's training inputs."""
+    rng = random.Random(seed)
     messages = []
-    for other in recipe.routing.other_tasks:
-        rows: list[Row] = read_rows(data / other.data)
-        for wording in read_wordings(data / other.wordings, other.task):
-            picked = rng.sample(rows, min(other.rows_per_wording, len(rows)))
+    for task in tasks:
+        rows: list[Row] = read_rows(data / task.data)
+        for wording in read_wordings(data / task.wordings, task.task):
+            picked = rng.sample(rows, min(task.rows_per_wording, len(rows)))
             messages += [wording, *(word_message(row, [wording], 0.0, rng).message for row in picked)]
     return messages

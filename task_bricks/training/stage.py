@@ -17,6 +17,7 @@ from brick_training.frame import PromptFrame
 from brick_training.settings import LoopSettings, WarmupStableDecay
 from brick_training.step import Evaluation
 from mattoni.files import write_text
+from task_bricks.evaluators import EVALUATORS
 from task_bricks.training.readme import format_samples
 from task_bricks.training.recipe import LoRASize, Recipe
 from task_bricks.training.rows import Batches, Row
@@ -105,7 +106,9 @@ class SkillStage:
         prompts = [encode_prompt(row.message, row.images, self.frame, self.eyes) for row in rows]
         self.skill.eval()
         if with_lora:
-            return answer_greedily(self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH)
+            said = answer_greedily(self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH)
+            evaluator = self.recipe.evaluator
+            return [answer + EVALUATORS[evaluator](answer).text for answer in said] if evaluator else said
         with self.skill.peft.disable_adapter():
             return answer_greedily(self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH)
 

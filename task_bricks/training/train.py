@@ -65,7 +65,7 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
         stage = SkillStage(host.model, prompt_frame(host), eyes, recipe, task, run)
         outcome = trained(stage, run)
         _say(f"measuring the best weights and the bare host on {len(task.dev)} dev rows")
-        answers, bare = stage.answers(task.dev), stage.answers(task.dev, with_lora=False)
+        answers, bare = stage.answers(task.dev), stage.answers(task.dev[: recipe.bare_rows], with_lora=False)
     metric = _metric(recipe, task, answers, bare)
     _say(f"{recipe.metric} {metric['value']} (bare host {metric['beside']['bare host']}), n = {len(task.dev)}")
     target = (out or data_folder() / "bricks") / recipe.name
@@ -107,7 +107,8 @@ def _read_task(recipe: Recipe, data: Path) -> Task:
             raise MattoniError(
                 f"{recipe.dev}, row {number}: this input is in {recipe.data} too; remove it from one of them."
             )
-    wordings = read_wordings(data / recipe.wordings.file, recipe.wordings.task) if recipe.wordings else []
+    found = recipe.wordings
+    wordings = [w for task in found.tasks for w in read_wordings(data / found.file, task)] if found else []
     return Task(rows, dev, wordings, scored)
 
 
@@ -170,7 +171,7 @@ def _metric(recipe: Recipe, task: Task, answers: Sequence[str], bare: Sequence[s
         "split": split,
         "value": round(task.score(answers, task.dev), 2),
         "n": len(task.dev),
-        "beside": {"bare host": round(task.score(bare, task.dev), 2)},
+        "beside": {"bare host": round(task.score(bare, task.dev[: len(bare)]), 2), "bare host n": len(bare)},
         "command": f"mattoni eval {split}.jsonl --skill {recipe.name}",
     }
 
@@ -196,7 +197,7 @@ def _card(
         "summary": recipe.summary,
         "host": identity.model_dump(),
         "injects": ["low-rank"],
-        "parts": {**card_parts(recipe.lora.rank), **_needs(recipe, task)},
+        "parts": {**card_parts(recipe.lora.rank), **_needs(recipe, task), **_read_and_finished(recipe)},
         "training": {
             "command": f"python -m task_bricks.train {recipe_path.name if recipe_path.is_absolute() else recipe_path}",
             "recipe": recipe.model_dump(mode="json", exclude={"title", "summary", "licence", "limits", "sources"}),
@@ -220,6 +221,13 @@ def _needs(recipe: Recipe, task: Task) -> dict[str, int | str]:
         return {}
     shown = {"pictures_as": recipe.pictures_as} if recipe.pictures_as else {}
     return {"pictures": min(len(row.images) for row in task.rows), "vision": recipe.vision, **shown}
+
+
+def _read_and_finished(recipe: Recipe) -> dict[str, str | bool]:
+    """What of a conversation the skill reads and what finishes its answers, where that is not as usual."""
+    told: dict[str, str | bool] = {} if recipe.reads == "conversation" else {"reads": str(recipe.reads)}
+    told |= {"needs_text": True} if recipe.needs_text else {}
+    return told | ({"evaluator": str(recipe.evaluator)} if recipe.evaluator else {})
 
 
 def _write_brick(

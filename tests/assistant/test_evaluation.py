@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -135,8 +136,13 @@ def test_the_names_of_all_that_could_be_named_stand_in_one_file_for_all_rows(tmp
 def test_an_earlier_message_of_the_conversation_is_sent_first(tmp_path):
     (tmp_path / "beehive.png").write_bytes(b"1")
     row = Row(**GOOD, before={"question": "What is in the picture?", "image": "beehive.png"})
-    (text, (picture,)), own = messages_of(row, tmp_path)
-    assert (text, picture.name, own) == ("What is in the picture?", "picture.png", ("What is it?", ()))
+    (text, (picture,), answer), own = messages_of(row, tmp_path)
+    assert (text, picture.name, answer, own) == (
+        "What is in the picture?",
+        "picture.png",
+        None,
+        ("What is it?", (), None),
+    )
 
 
 def test_several_earlier_messages_are_sent_in_their_order_with_what_they_brought(tmp_path):
@@ -144,13 +150,46 @@ def test_several_earlier_messages_are_sent_in_their_order_with_what_they_brought
     (tmp_path / "honey.txt").write_bytes(b"2")
     before = [{"question": "What is it?", "image": "beehive.png"}, {"question": "Thanks."}]
     row = Row(**GOOD, before=[*before, {"question": "And this?", "file": "honey.txt"}])
-    sent = [(text, [a.name for a in attachments]) for text, attachments in messages_of(row, tmp_path)]
+    sent = [(text, [a.name for a in attachments]) for text, attachments, _ in messages_of(row, tmp_path)]
     assert sent == [
         ("What is it?", ["picture.png"]),
         ("Thanks.", []),
         ("And this?", ["document.txt"]),
         ("What is it?", []),
     ]
+
+
+def test_a_history_is_held_as_it_was_and_only_the_rows_own_message_is_asked(tmp_path):
+    (tmp_path / "beehive.png").write_bytes(b"1")
+    history = [
+        {"role": "user", "content": "What is it?", "image": "beehive.png"},
+        {"role": "assistant", "content": "A beehive."},
+        {"role": "user", "content": "Thanks."},
+        {"role": "assistant", "content": "Not at all."},
+    ]
+    sent = messages_of(Row(**GOOD, history=history), tmp_path)
+    assert [(m.text, len(m.attachments), m.answer) for m in sent] == [
+        ("What is it?", 1, "A beehive."),
+        ("Thanks.", 0, "Not at all."),
+        ("What is it?", 0, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("history", "sentence"),
+    [
+        ([{"role": "assistant", "content": "Hello."}], "'history' begins with a user's message"),
+        ([{"role": "user", "content": "Hello."}], "'history' ends with an assistant's message"),
+        (
+            [{"role": "user", "content": "a", "image": "gone.png"}, {"role": "assistant", "content": "b"}],
+            "no file 'gone.png'",
+        ),
+        ([{"role": "system", "content": "Hello."}], "history.0.role: "),
+    ],
+)
+def test_a_history_that_is_no_talk_is_refused_in_words(tmp_path, history, sentence):
+    with pytest.raises(MattoniError, match=re.escape(sentence)):
+        read_rows(rows_file(tmp_path, {**GOOD, "history": history}))
 
 
 def test_a_row_without_a_metric_is_asked_and_not_scored(tmp_path):

@@ -194,6 +194,17 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_rows():
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_right_answer_scores_more_than_a_wrong_one(metric):
     references = [("the total is 12",), ("a man sleeps on 3 couches",), ("red brick 5",)]
+    if metric == "fields":
+        references = [(f'{{"said": "{reference}"}}',) for (reference,) in references]
     right = score(metric, [Scored(r[0], r) for r in references])
     wrong = score(metric, [Scored("zebra 99", r) for r in references])
     assert right.value > 0.99 and wrong.value < 0.2 * right.value
+
+
+def test_fields_of_a_json_object_are_compared_by_letters_and_amounts_by_number():
+    wanted = '{"company": "ABC SDN. BHD.", "date": "01/02/2018", "address": "NO 1, JALAN 2", "total": "RM9.00"}'
+    said = 'Here: {"company": "abc sdn bhd", "date": "01/02/2018", "address": "NO 1 JALAN 3", "total": "9"}'
+    assert score("fields", [Scored(said, (wanted,))]).value == 0.75
+    assert score("fields", [Scored(wanted, (wanted,))]).value == 1
+    assert score("fields", [Scored('{"total": "9.00"}', (wanted,))]).value == pytest.approx(2 / 5)
+    assert score("fields", [Scored('{"total": "9.00"', (wanted,)), Scored("no", (wanted,))]).value == 0

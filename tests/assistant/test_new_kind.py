@@ -1,5 +1,6 @@
 """A new kind of brick is one module, one card and its tests: nothing else in the tree knows of it."""
 
+import importlib
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.methods import methods
+from mattoni.runtime import Finished
+from mattoni.trace import Notice
 from tests.assistant.conftest import add_bare_brick, done
 
 TOY = Path(__file__).parent / "toy"
@@ -57,3 +60,16 @@ def test_nothing_outside_the_toy_and_this_test_knows_it():
     if found.returncode > 1:
         pytest.skip("this is no git checkout, so it cannot be searched")
     assert {path for path in found.stdout.split() if not path.startswith("tests/")} == set()
+
+
+def test_what_a_brick_adds_stands_behind_the_answer_and_in_the_next_prompt(toy, assistant, monkeypatch):
+    runtime = importlib.import_module("toy_bricks.methods.dimmer").DimmerRuntime
+    added = Finished(" = 72", ("computed: 70 + 2 = 72",), (Notice("not-computed", "Not all was computed."),))
+    monkeypatch.setattr(runtime, "finish", lambda self, answer: added)
+    dim(assistant)
+    conversation = assistant.store.new()
+    said = done(assistant.ask("Hello there", (), ON, SHORT, conversation))
+    assert said.text.endswith(" = 72") and said.trace.finished == ["computed: 70 + 2 = 72"]
+    assert "Not all was computed." in [notice.text for notice in said.trace.notices]
+    kept = assistant.store.messages(conversation)[-1]
+    assert kept.text == said.text and len(kept.token_ids) > said.trace.tokens["new"]

@@ -248,5 +248,17 @@ def test_what_came_with_the_message_goes_before_knowledge_unless_the_user_says_o
 
 def test_a_skill_that_reads_the_message_alone_is_shown_no_past():
     skill = keyed("german", "task", "text", E[:1], 0.5, needs=Needs(reads="message"))
-    assert not route(Question(texts=E[:1]), Keyring((skill,)), Choices()).needs_past
-    assert route(Question(texts=E[1:2]), Keyring((skill,)), Choices()).needs_past
+    assert route(Question(texts=E[:1]), Keyring((skill,)), Choices()).reads == "message"
+    assert route(Question(texts=E[1:2]), Keyring((skill,)), Choices()).reads == "conversation"
+
+
+def test_a_skill_that_needs_a_text_is_chosen_where_something_was_read_or_by_hand():
+    skill = keyed("json", "task", "text", E[:1], 0.5, needs=Needs(reads="last", text=True))
+    ring = Keyring((skill, keyed("reader", "modality", "glance", E[:1], 0.5, accepts=frozenset({"picture", "page"}))))
+
+    def names(choices=None, **changes):
+        return [chosen.name for chosen in route(Question(texts=E[:1], **changes), ring, choices or Choices()).skills]
+
+    assert names() == [] and names(Choices(bricks={"json": Choice("on")})) == ["json"]
+    assert names(has_documents=True) == names(earlier_text=True) == names(pictures=(picture(1, 0, 0, 0),)) == ["json"]
+    assert names(earlier_pictures=("photo",)) == []

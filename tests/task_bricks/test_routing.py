@@ -15,7 +15,7 @@ from assistant.turn.route import Choices, Question, route
 from mattoni.errors import MattoniError
 from mattoni.paths import shipped_models
 from task_bricks.training.recipe import Recipe, read_recipe
-from task_bricks.training.routing import make_skill_keys, other_tasks
+from task_bricks.training.routing import make_skill_keys, task_messages
 
 WORDINGS = {"french": [{"text": "into french", "split": "train"}, {"text": "DEV WORDING", "split": "dev"}]}
 
@@ -33,13 +33,15 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def test_other_tasks_are_asked_for_in_their_training_wordings_alone_and_with_rows(recipe, tmp_path):
-    messages = other_tasks(recipe, tmp_path)
+    messages = task_messages(recipe.routing.other_tasks, tmp_path, recipe.seed)
     assert messages[0] == "into french" and len(messages) == 4
     assert all("into french" in message and "row" in message for message in messages[1:])
 
 
 def test_the_same_messages_come_every_time(recipe, tmp_path):
-    assert other_tasks(recipe, tmp_path) == other_tasks(recipe, tmp_path)
+    assert task_messages(recipe.routing.other_tasks, tmp_path, recipe.seed) == task_messages(
+        recipe.routing.other_tasks, tmp_path, recipe.seed
+    )
 
 
 def test_a_recipe_without_routing_is_refused_in_words(recipe, tmp_path):
