@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 from PIL import Image
 
+from assistant.bricks import facts as fact_brick
 from assistant.bricks.examples import Added, add_examples
 from assistant.bricks.knowledge import add_knowledge, without_passages
 from assistant.bricks.settle import AUTO, settle
@@ -37,6 +38,8 @@ from assistant.turn.queue import TurnQueue
 from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices
 from assistant.turn.ticket import Pace, Status, Ticket
+from knowledge_bricks.facts import Fact
+from knowledge_bricks.sentences import Said
 from mattoni.card import BrickCard
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
@@ -323,6 +326,35 @@ class Assistant:
                 self._preparation.spaces.glance,
                 publish=self._preparation.loaded.between_loads,
             )
+
+    def facts(self) -> tuple[Fact, ...]:
+        """What was taught, in words."""
+        known = fact_brick.facts_in(self._user_bricks)
+        return tuple(one.fact for one in known.learned) if known else ()
+
+    def teach(self, said: Sequence[Said], replace: bool = False) -> fact_brick.Taught:
+        """Teach facts: some seconds each, on the caller's thread; turns go on meanwhile. Raises MattoniError."""
+        with self._adding:
+            return fact_brick.teach(
+                self.host,
+                said,
+                self._user_bricks,
+                replace=replace,
+                publish=self._preparation.loaded.between_loads,
+            )
+
+    def switch_facts(self, numbers: Sequence[int], is_on: bool) -> None:
+        """Switch facts on or off. Raises MattoniError for a number that is not there."""
+        with self._adding:
+            fact_brick.switch(self._user_bricks, numbers, is_on, self._preparation.loaded.between_loads)
+
+    def remove_facts(self, numbers: Sequence[int]) -> None:
+        """Take facts out, also of memory. Raises MattoniError for a number that is not there."""
+        with self._adding:
+            digests = frozenset(b.digest for b in self.registry.scan().usable if b.name == fact_brick.NAME)
+            fact_brick.remove(self._user_bricks, numbers, self._preparation.loaded.between_loads)
+            self._preparation.loaded.unload(digests)
+            self._engine.clear()
 
     def remove_brick(self, name: str) -> None:
         """Delete a brick of the user's with every byte that was made from it. Those that came with Mattoni stay."""

@@ -30,7 +30,7 @@ _LONGEST_NAME = 64
 _NAME = r"^[a-z0-9][a-z0-9-]*$"
 BrickName = Annotated[str, Field(pattern=_NAME, max_length=_LONGEST_NAME)]
 Kind = Literal["modality", "task", "knowledge", "emergent"]
-Injection = Literal["sequence", "low-rank", "prefix", "gate"]
+Injection = Literal["sequence", "low-rank", "prefix", "gate", "keyed"]
 
 
 class _Part(BaseModel):

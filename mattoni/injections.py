@@ -1,7 +1,7 @@
-"""The four injections that a brick can make into a turn: there is no fifth. Knows nothing of hosts, prompts or files.
+"""The five injections that a brick can make into a turn: there is no sixth. Knows nothing of hosts, prompts or files.
 
 A sequence injection is a run of segments in the prompt. The others are low-rank deltas on linear layers, keys and values in
-front of the sequence, and a factor per FFN neuron; `assistant/host/composition.py` merges those of a turn.
+front of the sequence, a factor per FFN neuron, and residuals that are added at an FFN where its activation is near a key; `assistant/host/composition.py` merges those of a turn.
 """
 
 from collections.abc import Mapping
@@ -97,3 +97,26 @@ class Gate:
     name: str
     digest: str
     factors: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Keyed:
+    """Residuals at one FFN: where the input of its output projection is near a key, that key's residual is added to the output.
+
+    At each position the nearest key alone counts, by cosine, and only from its own threshold on; elsewhere the output stays
+    as it is, bit for bit (NeuralDB, 2025; as GRACE, Hartvigsen et al. 2023, arXiv:2211.11031).
+
+    keys        (n, intermediate)
+    residuals   (n, hidden)
+    thresholds  (n,): cosines
+    """
+
+    name: str
+    digest: str
+    layer: int
+    keys: Tensor
+    residuals: Tensor
+    thresholds: Tensor
+
+
+Other = LowRank | Prefix | Gate | Keyed

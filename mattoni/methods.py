@@ -18,8 +18,9 @@ from mattoni.runtime import Accepts, BrickFiles, BrickRuntime, HostView
 
 _PACKAGES, _FOLDER = "_bricks", "methods"
 # How a brick on Auto comes into a turn: the router compares its keys; it is asked on every message and finds out itself
-# whether it has something to say; or only the user switches it on.
-ChosenBy = Literal["keys", "itself", "user"]
+# whether it has something to say; it is part of every turn, as what it injects acts only where it is needed; or only the user
+# switches it on.
+ChosenBy = Literal["keys", "itself", "always", "user"]
 
 
 # What of a conversation a turn with the brick sees: the message alone; the message, with what was sent last where it brings nothing

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mattoni.injections import Gate, LowRank, Prefix, Segment
+from mattoni.injections import Other, Segment
 from mattoni.inputs import Document
 from mattoni.records import Record, Seen
 from mattoni.trace import Attention, Candidate, Citation, Notice
@@ -130,10 +130,10 @@ class Helper:
 
 @dataclass(frozen=True)
 class Injected:
-    """What a brick does to one turn. The four injections, and what there is to say about them."""
+    """What a brick does to one turn. The five injections, and what there is to say about them."""
 
     segments: tuple[Segment, ...] = ()  # sequence: stands where the given thing stands
-    others: tuple[LowRank | Prefix | Gate, ...] = ()
+    others: tuple[Other, ...] = ()
     citations: tuple[
         Citation, ...
     ] = ()  # sequence: passages, of which the best of all bricks are put before the question

@@ -13,6 +13,7 @@ from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from ui.explain import icon
+from ui.facts import draw_facts
 from ui.style import ICON
 from ui.text import plain
 
@@ -178,6 +179,7 @@ def draw_bricks(assistant: "Assistant") -> "Choices":
         for brick in by_kind.get("knowledge", []):
             choices[brick.name] = _draw_choice(assistant, brick, with_strength=False)
         _draw_add_knowledge(assistant)
+        draw_facts(assistant, told=_told)
     if bricks.refused:
         with st.expander(f"Set aside ({len(bricks.refused)})", icon=":material/block:", key="refused"):
             for refused in bricks.refused:

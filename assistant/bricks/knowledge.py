@@ -91,6 +91,8 @@ def _brick_to_update(name: str, target: Path) -> BrickCard:
     card = read_card(target)
     if card.kind != "knowledge":
         raise MattoniError(f"'{name}' is a {card.kind} brick, not knowledge: choose another name.")
+    if not isinstance(card.parts, DocumentsParts):
+        raise MattoniError(f"'{name}' holds no documents but {card.parts.method}: choose another name.")
     return card
 
 

@@ -1,9 +1,9 @@
-"""The four injections and their algebra: what bricks do to one turn of the host. Knows nothing of files or routing.
+"""The five injections and their algebra: what bricks do to one turn of the host. Knows nothing of files or routing.
 
-A sequence injection is a part of the prompt (`assistant/host/prompt.py`). The other three are here: low-rank deltas on
+A sequence injection is a part of the prompt (`assistant/host/prompt.py`). The other four are here: low-rank deltas on
 linear layers (LoRA, Hu et al. 2021, arXiv 2106.09685; several at once by concatenating ranks, which is their exact
-weighted sum), keys and values in front of the sequence (prefix tuning, Li and Liang 2021, arXiv 2101.00190), and a
-factor per FFN neuron.
+weighted sum), keys and values in front of the sequence (prefix tuning, Li and Liang 2021, arXiv 2101.00190), a
+factor per FFN neuron, and residuals that are added at an FFN where a key is met.
 
 No state of a turn lives on the model: a composition acts inside `with composed(host, composition):` and nowhere else,
 and the engine's one thread is the only one that runs the host. An adapter that stays active on the model leaks into
@@ -26,7 +26,40 @@ from transformers import DynamicCache
 from assistant.host.host import Host
 from mattoni.card import Injection
 from mattoni.errors import MattoniError
-from mattoni.injections import Gate, LowRank, Prefix, check_low_rank
+from mattoni.injections import Gate, Keyed, LowRank, Other, Prefix, check_low_rank
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedResiduals:
+    """Keys of unit length, residuals and thresholds of one FFN: (n, intermediate), (n, hidden), (n,)."""
+
+    keys: Tensor
+    residuals: Tensor
+    thresholds: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return self.keys.nbytes + self.residuals.nbytes + self.thresholds.nbytes
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """The outputs of the projection, (…, hidden), with the residual of the key that each input, (…, intermediate), is near.
+
+        Where none is near, these are the very outputs that came. One matrix product for all keys, in fp32.
+        """
+        met, nearest = self._nearest(inputs)
+        if not met.any():
+            return outputs
+        moved = (outputs.float() + self.residuals[nearest]).to(outputs)
+        return torch.where(met.unsqueeze(-1), moved, outputs)
+
+    def met(self, inputs: Tensor) -> Tensor:
+        """Whether each input is near a key: (…, intermediate) → (…), bool."""
+        return self._nearest(inputs)[0]
+
+    def _nearest(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        cosines, nearest = (functional.normalize(inputs.float(), dim=-1) @ self.keys.T).max(dim=-1)
+        return cosines >= self.thresholds[nearest], nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +70,14 @@ class Composition:
     deltas: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     prefix: tuple[tuple[Tensor, Tensor], ...] = ()
     gates: Mapping[str, Tensor] = field(default_factory=dict)
+    keyed: Mapping[str, KeyedResiduals] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes that the merged factors take."""
         pairs = [*self.deltas.values(), *self.prefix]
-        return sum(a.nbytes + b.nbytes for a, b in pairs) + sum(g.nbytes for g in self.gates.values())
+        factors = sum(a.nbytes + b.nbytes for a, b in pairs)
+        return factors + sum(g.nbytes for g in self.gates.values()) + sum(k.nbytes for k in self.keyed.values())
 
     @property
     def prefix_length(self) -> int:
@@ -57,14 +92,14 @@ class Composition:
         return cache
 
 
-def compose(host: Host, injections: Sequence[LowRank | Prefix | Gate], dtype: torch.dtype | None = None) -> Composition:
+def compose(host: Host, injections: Sequence[Other], dtype: torch.dtype | None = None) -> Composition:
     """Check injections against what the host supports and merge those of a kind.
 
     dtype  what the merged factors are kept in; None: the host's own type
 
     Raises MattoniError naming the brick whose injection the host does not support or whose shapes differ.
     """
-    needs: dict[type, Injection] = {LowRank: "low-rank", Prefix: "prefix", Gate: "gate"}
+    needs: dict[type, Injection] = {LowRank: "low-rank", Prefix: "prefix", Gate: "gate", Keyed: "keyed"}
     for injection in injections:
         need = needs[type(injection)]
         if need not in host.supports:
@@ -78,10 +113,11 @@ def compose(host: Host, injections: Sequence[LowRank | Prefix | Gate], dtype: to
         deltas=_concatenate(host, [i for i in injections if isinstance(i, LowRank)], place),
         prefix=_join_prefixes(host, [i for i in injections if isinstance(i, Prefix)], place),
         gates=_multiply_gates(host, [i for i in injections if isinstance(i, Gate)], place),
+        keyed=_join_keyed(host, [i for i in injections if isinstance(i, Keyed)]),
     )
 
 
-def composition_key(host: Host, injections: Sequence[LowRank | Prefix | Gate]) -> str:
+def composition_key(host: Host, injections: Sequence[Other]) -> str:
     """What tells compositions apart: contents and strengths, never names."""
     parts = [host.fingerprint, str(host.dtype)]
     for injection in injections:
@@ -137,6 +173,36 @@ def _multiply_gates(host: Host, gates: Sequence[Gate], place: dict[str, Any]) ->
     return merged
 
 
+def _join_keyed(host: Host, bricks: Sequence[Keyed]) -> dict[str, KeyedResiduals]:
+    """Those of each FFN side by side."""
+    parts: dict[str, list[Keyed]] = {}
+    for brick in bricks:
+        name = host.gated_layers.get(brick.layer)
+        hidden, intermediate = host.linear_shapes[name] if name is not None else (0, 0)
+        if name is None or (brick.residuals.shape[1], brick.keys.shape[1]) != (hidden, intermediate):
+            raise MattoniError(
+                f"{brick.name} adds {brick.residuals.shape[1]} numbers at layer {brick.layer} where {brick.keys.shape[1]} "
+                f"neurons are near a key, which {host.name} does not have: it was made for another host."
+            )
+        if len(brick.keys):
+            parts.setdefault(name, []).append(brick)
+    return {
+        name: KeyedResiduals(
+            functional.normalize(torch.cat([part.keys for part in own]).to(host.device, torch.float32), dim=-1),
+            torch.cat([part.residuals for part in own]).to(host.device, torch.float32),
+            torch.cat([part.thresholds for part in own]).to(host.device, torch.float32),
+        )
+        for name, own in parts.items()
+    }
+
+
+def _add_residuals(residuals: KeyedResiduals) -> Any:
+    def hook(module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return residuals.add(args[0], output)
+
+    return hook
+
+
 def _add_delta(a: Tensor, b: Tensor) -> Any:
     def hook(module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + functional.linear(functional.linear(args[0], a), b)
@@ -159,7 +225,7 @@ class MergedInjections:
         self._kept: OrderedDict[str, Composition] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, injections: Sequence[LowRank | Prefix | Gate]) -> Composition:
+    def of(self, injections: Sequence[Other]) -> Composition:
         """The composition of these injections. Raises MattoniError as `compose` does."""
         key = composition_key(self._host, injections)
         with self._lock:
@@ -179,8 +245,8 @@ class MergedInjections:
 
 @contextmanager
 def composed(host: Host, composition: Composition) -> Iterator[None]:
-    """Run forward passes of the host with the composition's deltas and gates; afterwards nothing of them is left."""
-    if not composition.deltas and not composition.gates:
+    """Run forward passes of the host with the composition's deltas, gates and residuals; afterwards nothing of them is left."""
+    if not composition.deltas and not composition.gates and not composition.keyed:
         yield
         return
     modules = host.adaptable_layers
@@ -190,4 +256,6 @@ def composed(host: Host, composition: Composition) -> Iterator[None]:
             stack.callback(modules[name].register_forward_pre_hook(_scale_input(factors)).remove)
         for name, (a, b) in composition.deltas.items():
             stack.callback(modules[name].register_forward_hook(_add_delta(a, b)).remove)
+        for name, residuals in composition.keyed.items():
+            stack.callback(modules[name].register_forward_hook(_add_residuals(residuals)).remove)
         yield

@@ -165,7 +165,7 @@ class Host:
         if rotary and not sliding:
             supported.add("prefix")
         if self.gated_layers:
-            supported.add("gate")
+            supported |= {"gate", "keyed"}
         return frozenset(supported)
 
     @cached_property

@@ -16,7 +16,7 @@ from assistant.host.prompt import Prompt
 from assistant.host.sampling import Sampling
 from mattoni.card import Injection
 from mattoni.errors import MattoniError
-from mattoni.injections import Gate, LowRank, Prefix, Soft
+from mattoni.injections import Gate, Keyed, LowRank, Other, Prefix, Soft
 from mattoni.trace import Notice
 
 Finish = Literal["end", "length", "stopped", "stop-string", "repeats"]
@@ -30,7 +30,7 @@ class Job:
     """
 
     prompt: Prompt
-    injections: tuple[LowRank | Prefix | Gate, ...]
+    injections: tuple[Other, ...]
     sampling: Sampling
     seed: int
     conversation: str = ""
@@ -82,7 +82,7 @@ def _unpack_piece(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tup
     return tuple(int(i) for i in told["ids"])
 
 
-def _pack(injection: LowRank | Prefix | Gate, at: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _pack(injection: Other, at: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     told: dict[str, Any] = {"name": injection.name, "digest": injection.digest, "kind": type(injection).__name__}
     match injection:
         case LowRank():
@@ -96,10 +96,14 @@ def _pack(injection: LowRank | Prefix | Gate, at: str, tensors: dict[str, Tensor
         case Gate():
             tensors.update({f"{at}.g.{layer}": factors for layer, factors in injection.factors.items()})
             told["layers"] = list(injection.factors)
+        case Keyed():
+            tensors[f"{at}.keys"], tensors[f"{at}.residuals"] = injection.keys, injection.residuals
+            tensors[f"{at}.thresholds"] = injection.thresholds
+            told["layer"] = injection.layer
     return told
 
 
-def _unpack(told: Mapping[str, Any], at: str, tensors: Mapping[str, Tensor]) -> LowRank | Prefix | Gate:
+def _unpack(told: Mapping[str, Any], at: str, tensors: Mapping[str, Tensor]) -> Other:
     name, digest = str(told["name"]), str(told["digest"])
     match told["kind"]:
         case "LowRank":
@@ -110,6 +114,9 @@ def _unpack(told: Mapping[str, Any], at: str, tensors: Mapping[str, Tensor]) -> 
             return Prefix(name, digest, tuple(pairs))
         case "Gate":
             return Gate(name, digest, {int(layer): tensors[f"{at}.g.{layer}"] for layer in told["layers"]})
+        case "Keyed":
+            found = (tensors[f"{at}.{part}"] for part in ("keys", "residuals", "thresholds"))
+            return Keyed(name, digest, int(told["layer"]), *found)
         case kind:
             raise ValueError(kind)
 

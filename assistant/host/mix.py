@@ -1,8 +1,9 @@
-"""What the compositions of a pass do to its linear layers: gates on inputs, low-rank deltas on outputs.
+"""What the compositions of a pass do to its linear layers: gates on inputs, low-rank deltas and keyed residuals on outputs.
 
 `SliceMix` goes from composition to composition, each on its rows' slice, with the operations of a hook on one row alone.
 `JoinedMix` multiplies once for all of them: the factors of the compositions lie side by side, and what a row is not to have
 is set to nought in between (exact, as a sum over ranks is; S-LoRA, Sheng et al. 2023, arXiv:2311.03285, has kernels for it).
+Gates and residuals, which few rows have, go slice by slice in both.
 """
 
 from collections.abc import Sequence
@@ -28,13 +29,13 @@ class Span:
 
 
 class Mix(Protocol):
-    """The gates and deltas of a pass."""
+    """The gates, deltas and residuals of a pass."""
 
     def gate(self, name: str, inputs: Tensor) -> Tensor:
         """The inputs of a layer, (1, positions, in), with the neurons of the rows that have a gate there scaled."""
 
     def add(self, names: Sequence[str], inputs: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The outputs of layers with the same inputs, (1, positions, out) each, with the rows' own deltas."""
+        """The outputs of layers with the same inputs, (1, positions, out) each, with the rows' own deltas and residuals."""
 
 
 Groups = Sequence[tuple[Span, Composition]]
@@ -46,6 +47,7 @@ class SliceMix:
     def __init__(self, groups: Groups, positions: int) -> None:
         self._deltas = [(span, c.deltas) for span, c in groups if c.deltas]
         self._gates = [(span, c.gates) for span, c in groups if c.gates]
+        self._keyed = [(span, c.keyed) for span, c in groups if c.keyed]
         self._positions = positions
 
     def gate(self, name: str, inputs: Tensor) -> Tensor:
@@ -56,8 +58,21 @@ class SliceMix:
 
     def add(self, names: Sequence[str], inputs: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         if not self._deltas:
-            return outputs
-        return [self._add(name, inputs, output) for name, output in zip(names, outputs, strict=True)]
+            return self.add_residuals(names, inputs, outputs)
+        added = [self._add(name, inputs, output) for name, output in zip(names, outputs, strict=True)]
+        return self.add_residuals(names, inputs, added)
+
+    def add_residuals(self, names: Sequence[str], inputs: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The outputs with the residuals of the keys that each row's own positions are near."""
+        for span, keyed in self._keyed:
+            # An FFN's output projection shares its inputs with no other layer.
+            if (residuals := keyed.get(names[0])) is not None:
+                own = slice(span.begin, span.end)
+                part = outputs[0][:, own]
+                moved = residuals.add(inputs[:, own], part)
+                if moved is not part:
+                    outputs = [self._join(outputs[0], span, moved)]
+        return outputs
 
     def _add(self, name: str, inputs: Tensor, outputs: Tensor) -> Tensor:
         for span, deltas in self._deltas:
@@ -110,15 +125,18 @@ class JoinedDeltas:
 class JoinedMix:
     """All compositions of a pass at once. Each position has one of them: (positions,) says which."""
 
-    def __init__(self, joined: JoinedDeltas, owners: Sequence[int], gates: SliceMix) -> None:
-        self._joined, self._gates = joined, gates
+    def __init__(self, joined: JoinedDeltas, owners: Sequence[int], slices: SliceMix) -> None:
+        self._joined, self._slices = joined, slices
         self._owners = torch.tensor(owners)
         self._masks: dict[tuple[tuple[int, ...], ...], Tensor] = {}
 
     def gate(self, name: str, inputs: Tensor) -> Tensor:
-        return self._gates.gate(name, inputs)
+        return self._slices.gate(name, inputs)
 
     def add(self, names: Sequence[str], inputs: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self._slices.add_residuals(names, inputs, self._add(names, inputs, outputs))
+
+    def _add(self, names: Sequence[str], inputs: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         joined = self._joined.of(names)
         if joined is None:
             return outputs

@@ -32,7 +32,7 @@ def keyed(brick: Brick, has_keys: bool = True) -> KeyedBrick:
     method = method_of(card.parts)
     plain = KeyedBrick(card.name, card.kind, accepts=card.takes, chosen_by=method.chosen_by, needs=card.parts.needs)
     # One that finds out itself whether it fits a message searches its own keys.
-    if not has_keys or card.routes is None or method.chosen_by == "itself":
+    if not has_keys or card.routes is None or method.chosen_by in ("itself", "always"):
         return plain
     path = brick.folder / card.routes.keys
     return replace(

@@ -30,7 +30,7 @@ from assistant.turn.spaces import Spaces
 from assistant.turn.writing import Writer, Written
 from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
-from mattoni.injections import Gate, LowRank, Prefix, Segment, Text
+from mattoni.injections import Gate, LowRank, Other, Prefix, Segment, Text
 from mattoni.inputs import Attachment, Document, Looked, Picture
 from mattoni.records import Read, Record, Seen
 from mattoni.runtime import Asked, Finished, Given, GivenDocument, GivenPicture, Injected, Stopped
@@ -55,7 +55,7 @@ class Prepared:
     request: Request
     seed: int
     records: tuple[Record, ...]
-    injections: tuple[LowRank | Prefix | Gate, ...] = ()
+    injections: tuple[Other, ...] = ()
     written: Written | None = None
     explain: Callable[[], Iterator[Attention]] = lambda: iter(())  # where bricks looked; after the answer
     finish: Callable[[str], Sequence[Finished]] = lambda said: ()  # what the turn's skills add to what the host said
@@ -232,6 +232,7 @@ class _Planned:
             skills = [self._ask(chosen, None) for chosen in composed]
             # Kept, as a brick may be removed while its turn is answered.
             runtimes = [self.home.loaded.get(self.bricks.get(chosen.name)) for chosen in composed]
+            skills += [self._ask_always(name) for name in self.plan.always]
         others = tuple(injection for skill in skills for injection in skill.others)
         if (notice := much_is_off([o for o in others if isinstance(o, Gate)])) is not None:
             self.trace.notices.append(notice)
@@ -349,6 +350,19 @@ class _Planned:
         self.trace.injections.extend(injected.described)
         return injected
 
+    def _ask_always(self, name: str) -> Injected:
+        """Ask a brick of every turn. It has taken part where it says why; one that cannot be loaded is a notice."""
+        brick = self.bricks.get(name)
+        try:
+            injected = self.home.loaded.get(brick).inject(self._asked(None))
+        except MattoniError as problem:
+            self.trace.notices.append(Notice("refused", str(problem)))
+            return Injected(is_empty=True)
+        if injected.reason is not None:
+            _use(self.trace, brick, Chosen(name, 1.0, None, None, injected.reason))
+        self.trace.injections.extend(injected.described)
+        return injected
+
     def _asked(self, given: Given | None, strength: float = 1.0) -> Asked:
         reader = self.plan.reader if isinstance(given, GivenPicture) else None
         return Asked(
@@ -398,7 +412,7 @@ class _Planned:
 
     # Write
 
-    def _write(self, records: Sequence[Record], knowledge: str, others: Sequence[LowRank | Prefix | Gate]) -> Written:
+    def _write(self, records: Sequence[Record], knowledge: str, others: Sequence[Other]) -> Written:
         host = self.home.host
         writer = Writer(
             host.tokenizer,

@@ -65,6 +65,11 @@ class Keyring:
         """The bricks that find out themselves whether they have something to say to a message."""
         return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "itself")
 
+    @property
+    def in_every_turn(self) -> tuple[KeyedBrick, ...]:
+        """The bricks whose injections themselves act only where they are needed."""
+        return tuple(b for b in self.bricks if b.chosen_by == "always")
+
 
 @dataclass(frozen=True)
 class SeenPicture:
@@ -142,6 +147,7 @@ class Plan:
     reads: Reads = "conversation"  # what of the conversation the skills of this turn were trained to read
     reads_words: bool = False  # the reader is asked too, beside the brick that sees
     waiting: tuple[str, ...] = ()  # of those, who is asked only where what came with the message says nothing
+    always: tuple[str, ...] = ()  # bricks of every turn
     notices: tuple[Notice, ...] = ()
     candidates: tuple[Candidate, ...] = ()  # every brick that was scored, for the trace's chart
 
@@ -180,6 +186,7 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         by_user=_by_user(keyring, choices),
         knowledge=knowledge,
         waiting=waiting,
+        always=tuple(brick.name for brick in keyring.in_every_turn if choices.of(brick.name).state != "off"),
         reads_words=question.wants_words and choices.vision is None,
         needs_seen=_needs_seen(question, keyring, skills),
         needs_several=_needs_several(question, keyring, skills),

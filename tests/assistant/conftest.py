@@ -3,6 +3,7 @@
 import io
 import json
 import resource
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, load_encoder
 from modality_bricks.stitch import QFormerStitch, StitchShape, save_stitch
+from ui import command as cli
 
 QUERIES = 4
 
@@ -209,3 +211,29 @@ def full_disk(longest_file: int = 400_000) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture(name="mattoni")
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command line in this process. Returns exit status, stdout, stderr."""
+
+    def run(*arguments, stdin=None):
+        monkeypatch.setattr(sys, "argv", ["mattoni", *map(str, arguments)])
+        if stdin is not None:
+            lines = iter(stdin)
+            monkeypatch.setattr("builtins.input", lambda prompt="": next_or_eof(lines))
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as exit:
+            status = exit.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def next_or_eof(lines):
+    for line in lines:
+        return line
+    raise EOFError

@@ -24,35 +24,8 @@ from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
 from tests.assistant.conftest import add_bare_brick, write_eyes
 from tests.assistant.test_examples import stripes
-from ui import command as cli
 
-COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "train", "eval", "bench"]
-
-
-@pytest.fixture
-def mattoni(monkeypatch, capsys):
-    """Run the command line in this process. Returns exit status, stdout, stderr."""
-
-    def run(*arguments, stdin=None):
-        monkeypatch.setattr(sys, "argv", ["mattoni", *map(str, arguments)])
-        if stdin is not None:
-            lines = iter(stdin)
-            monkeypatch.setattr("builtins.input", lambda prompt="": next_or_eof(lines))
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as exit:
-            status = exit.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-def next_or_eof(lines):
-    for line in lines:
-        return line
-    raise EOFError
+COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "facts", "train", "eval", "bench"]
 
 
 def test_help_lists_every_command(mattoni):

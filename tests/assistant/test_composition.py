@@ -8,7 +8,7 @@ import torch
 from assistant.host.composition import compose, composed
 from assistant.host.host import Host, load_host
 from mattoni.errors import MattoniError
-from mattoni.injections import Gate, LowRank, Prefix
+from mattoni.injections import Gate, Keyed, LowRank, Prefix
 
 
 @pytest.fixture
@@ -145,3 +145,65 @@ def test_a_host_that_takes_no_prefix_refuses_it_by_name(host):
     host.model.config.layer_types = ["sliding_attention"] * host.model.config.num_hidden_layers
     with pytest.raises(MattoniError, match="cartridge needs a host that supports prefix injections and tiny-host"):
         compose(host, [Prefix("cartridge", "d", ())])
+
+
+def activations(host: Host, layer: int, ids: torch.Tensor) -> torch.Tensor:
+    """What enters the output projection of an FFN: (positions, intermediate)."""
+    caught: list[torch.Tensor] = []
+    projection = host.linear_layers[host.gated_layers[layer]]
+    hook = projection.register_forward_pre_hook(lambda module, args: caught.append(args[0][0]))
+    logits(host, ids)
+    hook.remove()
+    return caught[0]
+
+
+def facts_at(host: Host, positions: list[int], threshold: float = 0.999, name: str = "facts") -> Keyed:
+    """Facts whose keys are met at these positions of IDS."""
+    keys = activations(host, 0, IDS)[positions] * 3.0
+    residuals = torch.arange(1.0, 1.0 + len(positions)).unsqueeze(1).expand(-1, host.width)
+    return Keyed(name, f"{name}{positions}", 0, keys, residuals, torch.full((len(positions),), threshold))
+
+
+def ffn_output(host: Host, injections: list) -> torch.Tensor:
+    caught: list[torch.Tensor] = []
+    with composed(host, compose(host, injections)):
+        # Registered later, so that it sees what the composition has made of the output.
+        projection = host.linear_layers[host.gated_layers[0]]
+        hook = projection.register_forward_hook(lambda module, args, output: caught.append(output[0]))
+        logits(host, IDS)
+        hook.remove()
+    return caught[0]
+
+
+def test_a_residual_is_added_where_its_key_is_met_and_nowhere_else(host):
+    bare, taught = ffn_output(host, []), ffn_output(host, [facts_at(host, [4, 2])])
+    torch.testing.assert_close(taught[4], bare[4] + 1.0)
+    torch.testing.assert_close(taught[2], bare[2] + 2.0)
+    assert torch.equal(taught[[0, 1, 3]], bare[[0, 1, 3]])
+
+
+def test_facts_of_two_bricks_act_side_by_side_and_the_nearest_key_alone(host):
+    near = facts_at(host, [4])
+    other = Keyed(
+        "other",
+        "o",
+        0,
+        near.keys + 0.05 * near.keys.norm() * torch.randn(1, 64).sign() / 8,
+        near.residuals * 9,
+        near.thresholds - 1,
+    )
+    taught = ffn_output(host, [other, near])
+    torch.testing.assert_close(taught[4], ffn_output(host, [])[4] + 1.0)
+
+
+def test_facts_that_are_not_met_leave_the_logits_bit_for_bit(host):
+    never = facts_at(host, [4, 2], threshold=1.1)
+    with composed(host, compose(host, [never])):
+        assert torch.equal(logits(host, IDS), logits(host, IDS))
+        taught = logits(host, IDS)
+    assert torch.equal(taught, logits(host, IDS))
+
+
+def test_facts_of_another_host_are_refused_by_name(host):
+    with pytest.raises(MattoniError, match="facts adds 32 numbers at layer 9 .* made for another host"):
+        compose(host, [Keyed("facts", "d", 9, torch.ones(1, 64), torch.ones(1, 32), torch.ones(1))])

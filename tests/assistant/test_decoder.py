@@ -18,7 +18,7 @@ from assistant.host.composition import Composition, compose, composed
 from assistant.host.decoder import Read, TransformersDecoder
 from assistant.host.host import Host, load_host
 from assistant.host.llama_decoder import LlamaDecoder, RowKeyValues, is_like_llama
-from mattoni.injections import Gate, LowRank, Prefix
+from mattoni.injections import Gate, Keyed, LowRank, Prefix
 
 SIZES = {
     "vocab_size": 384,
@@ -82,6 +82,12 @@ def function(host: Host) -> Gate:
     return Gate("function", "function", {1: torch.rand(host.model.config.intermediate_size)})
 
 
+def facts(host: Host, threshold: float, count: int = 3) -> Keyed:
+    neurons = host.model.config.intermediate_size
+    keys, residuals = torch.randn(count, neurons), torch.randn(count, host.width)
+    return Keyed("facts", f"facts{threshold}", 1, keys, residuals, torch.full((count,), threshold))
+
+
 def compositions(host: Host) -> list[Composition]:
     return [
         compose(host, []),
@@ -89,6 +95,8 @@ def compositions(host: Host) -> list[Composition]:
         compose(host, [skill(host, 1), skill(host, 2, rank=3), cartridge(host), function(host)]),
         compose(host, [cartridge(host, 3)]),
         compose(host, [function(host)]),
+        compose(host, [facts(host, threshold=0.1)]),
+        compose(host, [skill(host, 1), facts(host, threshold=0.05)]),
     ]
 
 

@@ -296,7 +296,7 @@ def test_a_fingerprint_is_that_of_the_weights_and_not_of_the_name_or_dtype(tiny_
 
 
 def test_a_llama_takes_all_four_injections(host):
-    assert host.supports == {"sequence", "low-rank", "prefix", "gate"}
+    assert host.supports == {"sequence", "low-rank", "prefix", "gate", "keyed"}
     assert host.gated_layers == {0: "model.layers.0.mlp.down_proj", 1: "model.layers.1.mlp.down_proj"}
     assert host.linear_shapes["model.layers.0.mlp.down_proj"] == (32, 64) and "lm_head" not in host.linear_shapes
 
