@@ -10,6 +10,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -287,9 +288,9 @@ def _training_row(key: str, lines: Sequence[str], fields: Mapping[str, str], wor
     return {"id": key, "question": message, "answers": [written_as_json(fields)], "metric": "fields"}
 
 
-def translation_de(data: Path, split: str, out: Path) -> Iterator[RowValues]:
-    """English to German with the default instruction."""
-    yield from _lines(data / "text" / f"translation-de-{split}.jsonl")
+def task(name: str, data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """A task of the text pack with its default instruction."""
+    yield from _lines(data / "text" / f"{name}-{split}.jsonl")
 
 
 def equations(data: Path, split: str, out: Path) -> Iterator[RowValues]:
@@ -328,11 +329,12 @@ def mixed(data: Path, split: str, out: Path) -> Iterator[RowValues]:
         for row in _lines(out / "charts" / f"eval-{kind}.jsonl")[:10]:
             yield {**row, "image": f"charts/{row['image']}"}
     yield from islice(receipts(data, split, out), 50)
-    yield from islice(translation_de(data, split, out), 50)
+    yield from islice(task("translation-de", data, split, out), 50)
     yield from islice(plain(data, split, out), 50)
     yield from islice(chat(data, split, out), 40)
 
 
+_TASKS = ("translation-de", "translation-fr", "sql", "sentiment", "arithmetic", "maths")
 SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "tinyimagenet": tinyimagenet,
     "flickr8k": flickr8k,
@@ -348,7 +350,7 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "receipt-json": receipt_json,
     "receipt-json-lines": receipt_json_lines,
     "receipt-json-pictures": receipt_json_pictures,
-    "translation-de": translation_de,
+    **{name: partial(task, name) for name in _TASKS},
     "equations": equations,
     "reading": reading,
     "chat": chat,
@@ -369,13 +371,37 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [row.value for row in json_rows(path, advice="check MATTONI_DATA and --split.")]
 
 
-def write_rows(name: str, out: Path, data: Path, split: str = "dev") -> Path:
-    """Write a set's rows and pictures into the new folder `out`. Returns the rows' file."""
+# What was said before a row's own message that has nothing to do with it; the first is about a picture.
+_TALK = (
+    ("What is in the picture?", "It shows {}."),
+    ("What colour is it mostly?", "Mostly brown and green."),
+    ("Can you suggest a name for a rowing club?", "How about the Early Oars?"),
+)
+
+
+def after_talk(rows: Iterable[RowValues], data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Rows with three unrelated exchanges before each, two of them about a picture: does a skill stay what it is?"""
+    (tile,) = islice(tinyimagenet(data, split, out), 1)
+    said = [(question, answer.format(tile["answers"][0])) for question, answer in _TALK]
+    history = [
+        {"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    history[0]["image"] = tile["image"]
+    for row in rows:
+        yield {**row, "history": history}
+
+
+def write_rows(name: str, out: Path, data: Path, split: str = "dev", talk: bool = False) -> Path:
+    """Write a set's rows and pictures into the new folder `out`. Returns the rows' file.
+
+    talk  each row comes after three unrelated exchanges
+    """
     if out.exists():
         raise MattoniError(f"{out} exists already: name a new folder.")
     (out / "pictures").mkdir(parents=True)
     try:
         rows = list(SETS[name](data, split, out))
+        rows = list(after_talk(rows, data, split, out)) if talk else rows
         for row in rows:
             Row.model_validate(row)
         write_lines(out / "rows.jsonl", rows)
@@ -391,9 +417,10 @@ def main() -> int:
     parser.add_argument("set", choices=SETS, help="which data pack")
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--split", default="dev")
+    parser.add_argument("--after-talk", action="store_true", help="each row after three unrelated exchanges")
     arguments = parser.parse_args()
     try:
-        path = write_rows(arguments.set, arguments.out, training_data(), arguments.split)
+        path = write_rows(arguments.set, arguments.out, training_data(), arguments.split, arguments.after_talk)
     except MattoniError as problem:
         print(problem, file=sys.stderr)
         return 1

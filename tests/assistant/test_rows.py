@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import pytest
@@ -24,6 +25,24 @@ def test_a_total_is_right_in_every_spelling(total, spellings):
 def test_rows_of_a_text_pack_are_read_back(tmp_path, training_data):
     rows = read_rows(write_rows("translation-de", tmp_path / "de", training_data))
     assert len(rows) == 500 and rows[0].metric == "chrf"
+
+
+def test_rows_come_after_three_unrelated_exchanges_of_which_the_first_shows_a_picture(tmp_path, training_data):
+    path = write_rows("arithmetic", tmp_path / "talk", training_data, talk=True)
+    rows = read_rows(path)
+    assert len(rows) == 150 and {len(row.history) for row in rows} == {6}
+    assert (path.parent / rows[0].history[0].image).is_file()
+    assert rows[0].history[1].content.startswith("It shows ") and rows[0].metric == "number"
+
+
+def test_receipts_are_asked_for_as_json_from_their_scan_and_from_their_lines(tmp_path, training_data):
+    scans = read_rows(write_rows("receipt-json-pictures", tmp_path / "scans", training_data))
+    lines = read_rows(write_rows("receipt-json-lines", tmp_path / "lines", training_data))
+    asked = read_rows(write_rows("receipt-json", tmp_path / "asked", training_data))
+    assert len(scans) == len(lines) == len(asked) == 60
+    assert scans[0].message == lines[0].message and scans[0].image and lines[0].file
+    assert asked[0].message.endswith(f"\n\n{scans[0].message}") and asked[0].answers == scans[0].answers
+    assert set(json.loads(scans[0].answers[0])) == {"company", "date", "address", "total"}
 
 
 def test_a_receipt_is_a_picture_and_a_question(tmp_path, training_data):

@@ -1,0 +1,41 @@
+"""What the turn of a skill sees of a conversation, and what its card's evaluator adds, with a tiny host and a LoRA of noise."""
+
+import yaml
+
+from assistant.host.sampling import Sampling
+from assistant.turn.route import Choice, Choices
+from mattoni.inputs import Attachment
+from mattoni.paths import data_folder
+from tests.assistant.conftest import done, write_adapter
+
+SHORT = Sampling(temperature=0, max_tokens=6)
+ON = Choices(bricks={"skill": Choice("on")})
+
+
+def add_skill(assistant, tmp_path, **parts):
+    """A LoRA whose card says further `parts`."""
+    assistant.add_skill(write_adapter(tmp_path / "skill", assistant.host, seed=0), "skill")
+    path = data_folder() / "bricks" / "skill" / "brick.yaml"
+    card = yaml.safe_load(path.read_text())
+    card["parts"] |= parts
+    path.write_text(yaml.safe_dump(card))
+
+
+def test_a_skill_that_reads_what_was_sent_last_is_shown_it_beside_the_message_and_no_talk(assistant, prompts, tmp_path):
+    add_skill(assistant, tmp_path, reads="last")
+    talk = assistant.store.new()
+    done(assistant.ask("What is it?", [Attachment("slip.txt", b"sum 9.00")], None, SHORT, talk))
+    done(assistant.ask("Tell me a joke.", (), None, SHORT, talk))
+    said = done(assistant.ask("As JSON", (), ON, SHORT, talk))
+    assert prompts[-1].count("sum 9.00") == 1 and prompts[-1].count("As JSON") == 1 and "joke" not in prompts[-1]
+    assert prompts[-1].index("sum 9.00") < prompts[-1].index("As JSON")
+    assert said.trace.left_out == ["2 earlier exchanges, as skill reads the message and slip.txt, sent earlier, alone"]
+    done(assistant.ask("As JSON", [Attachment("other.txt", b"sum 7.00")], ON, SHORT, talk))
+    assert "sum 7.00" in prompts[-1] and "sum 9.00" not in prompts[-1]
+
+
+def test_an_evaluator_of_the_card_finishes_the_answer_and_what_it_cannot_compute_is_one_notice(assistant, tmp_path):
+    add_skill(assistant, tmp_path, evaluator="arithmetic")
+    ticket = done(assistant.ask("How many?", (), ON, SHORT))
+    assert ticket.error is None and ticket.trace.finished == []
+    assert [notice.code for notice in ticket.trace.notices if notice.code == "not-computed"] == ["not-computed"]
