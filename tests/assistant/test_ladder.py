@@ -89,7 +89,8 @@ SHIPPED = [shipped_models() / "bricks"]
 def test_auto_stays_with_the_host_that_the_shipped_bricks_are_for_and_says_so(machine):
     choice = settle("auto", "cpu", Registry(SHIPPED))
     assert choice.name == BUILTIN_HOST
-    assert f"no chart, compare-pictures, english-german, photo yet for {MIDDLE}, {LARGE} (--host takes" in choice.reason
+    fitted = ", ".join(sorted(brick.name for brick in Registry(SHIPPED).scan().usable if brick.card.host is not None))
+    assert f"no {fitted} yet for {MIDDLE}, {LARGE} (--host takes" in choice.reason and "english-german, photo" in fitted
 
 
 def test_without_bricks_auto_takes_the_larger_host_that_is_here_and_fast_and_measures_it_once(
