@@ -17,7 +17,7 @@ from assistant.host.composition import Composition
 from assistant.host.decoder import KeyValues, Read
 from assistant.host.host import Host
 from assistant.host.matrices import Matrices, PackedMatrices, PlainMatrices
-from assistant.host.mix import Groups, JoinedDeltas, JoinedMix, Mix, SliceMix, Span
+from assistant.host.mix import Groups, JoinedDeltas, JoinedMix, Mix, SliceMix, Span, StackedDeltas, StackedMix
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 _ROTARY = frozenset(
@@ -99,6 +99,7 @@ class LlamaDecoder:
         self.dtype = self._matrices.dtype
         self._is_plain = weights == "bf16"
         self._joined: JoinedDeltas | None = None
+        self._stacked: StackedDeltas | None = None
         config = model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_width = int(getattr(config, "head_dim", None) or config.hidden_size // self._heads)
@@ -171,7 +172,11 @@ class LlamaDecoder:
         # One row as it was loaded is computed as a hook would; what reads long pieces gains nothing from joining.
         if single and self._is_plain or not single and positions > len(spans):
             return slices, SliceMix(of_last, len(spans))
-        joined = self._join([composition for _, composition in groups])
+        own = [composition for _, composition in groups]
+        if 1 < len(groups) == len(spans) == positions:
+            mix_of_rows = StackedMix(self._stack(own), slices)
+            return mix_of_rows, mix_of_rows
+        joined = self._join(own)
         owners = [owner for owner, (span, _) in enumerate(groups) for _ in range(len(span))]
         mix = JoinedMix(joined, owners, slices)
         return mix, mix
@@ -179,8 +184,14 @@ class LlamaDecoder:
     def _join(self, compositions: list[Composition]) -> JoinedDeltas:
         """Their factors side by side; those of the last pass are kept, as the next has the same rows mostly."""
         if self._joined is None or [c.key for c in self._joined.compositions] != [c.key for c in compositions]:
-            self._joined = JoinedDeltas(compositions)
+            self._joined, self._stacked = JoinedDeltas(compositions), None
         return self._joined
+
+    def _stack(self, compositions: list[Composition]) -> StackedDeltas:
+        """As `_join`, one upon the other."""
+        if self._stacked is None or [c.key for c in self._stacked.compositions] != [c.key for c in compositions]:
+            self._stacked, self._joined = StackedDeltas(compositions), None
+        return self._stacked
 
     def _embed(self, read: Read) -> Tensor:
         return (self._host.embed(read.values) if read.values.dim() == 2 else read.values).to(self.dtype)

@@ -100,11 +100,12 @@ Kernel = Callable[[Tensor], Tensor]
 class PackedMatrices:
     """Packed copies of groups of layers that have the same inputs and are read as one matrix; the last group is the head.
 
-    Activations are fp32 for fp16 weights, and bf16 for those in 8 and 4 bits.
+    Activations, keys and values are fp32, also where a kernel takes bf16 and so rounds what it is given: on a CPU torch attends
+    with one position eight times, and multiplies by a LoRA's factors five times, as fast as in bf16 (docs/experiments.md).
     """
 
     def __init__(self, kind: Literal["fp16", "int8", "int4"], groups: Sequence[Sequence[torch.nn.Linear]]) -> None:
-        self.dtype = torch.float32 if kind == "fp16" else torch.bfloat16
+        self.dtype = torch.float32
         # The head tells apart thousands of words by little: it keeps more than four bits.
         *inner, head = groups
         self._kernels = {id(group[0]): _PACK[kind](group) for group in inner}
@@ -137,7 +138,7 @@ def _pack_fp16(group: Sequence[torch.nn.Linear]) -> Kernel:
 
 
 def _pack_int8(group: Sequence[torch.nn.Linear]) -> Kernel:
-    """One byte a weight and a scale a row; activations in bf16."""
+    """One byte a weight and a scale a row; inputs are rounded to bf16."""
     weight, bias = _stacked(group)
     scales = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
     codes = (weight / scales.unsqueeze(1)).round().to(torch.int8)
@@ -146,7 +147,7 @@ def _pack_int8(group: Sequence[torch.nn.Linear]) -> Kernel:
 
 
 def _pack_int4(group: Sequence[torch.nn.Linear]) -> Kernel:
-    """Four bits a weight, and a scale and a minimum for every `GROUP` of them; activations in bf16.
+    """Four bits a weight, and a scale and a minimum for every `GROUP` of them; inputs are rounded to bf16.
 
     Weights that came from GGUF's Q4_1 lie on such a grid: the codes are found again exactly. Layers whose shape the kernel
     does not take keep a byte a weight.
@@ -188,7 +189,7 @@ def _few_or_many(kernel: Kernel, group: Sequence[torch.nn.Linear], bias: Tensor 
 
     def apply(inputs: Tensor) -> Tensor:
         if inputs.shape[1] <= _FEW:
-            outputs = kernel(inputs[0]).unsqueeze(0)
+            outputs = kernel(inputs[0].to(torch.bfloat16)).unsqueeze(0).to(inputs)
             return outputs if bias is None else outputs + bias.to(outputs)
         if has_bf16:
             return torch.cat([layer(inputs.to(layer.weight.dtype)) for layer in group], dim=-1).to(inputs)

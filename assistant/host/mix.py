@@ -1,7 +1,8 @@
 """What the compositions of a pass do to its linear layers: gates on inputs, low-rank deltas and keyed residuals on outputs.
 
 `SliceMix` goes from composition to composition, each on its rows' slice, with the operations of a hook on one row alone.
-`JoinedMix` multiplies once for all of them: the factors of the compositions lie side by side, and what a row is not to have
+`StackedMix` multiplies each row by its own in one batched product, where each row has one position and a composition that no other
+has, as in decoding. `JoinedMix` multiplies once for all of them: the factors of the compositions lie side by side, and what a row is not to have
 is set to nought in between (exact, as a sum over ranks is; S-LoRA, Sheng et al. 2023, arXiv:2311.03285, has kernels for it).
 Gates and residuals, which few rows have, go slice by slice in both.
 """
@@ -120,6 +121,68 @@ class JoinedDeltas:
         )
         ranks = tuple(tuple(len(c.deltas[n][0]) if n in c.deltas else 0 for c in self.compositions) for n in names)
         return _Joined(torch.cat(downs), ups, ranks)
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """Factors of layers with the same inputs, composition by composition."""
+
+    a: Tensor  # (compositions, in, ranks of all layers)
+    ups: tuple[Tensor, ...]  # (compositions, ranks, out) each
+
+
+class StackedDeltas:
+    """The factors of some compositions one upon the other, made once for each group of layers."""
+
+    def __init__(self, compositions: Sequence[Composition]) -> None:
+        self.compositions = compositions
+        self._stacked: dict[str, _Stacked | None] = {}
+
+    def of(self, names: Sequence[str]) -> _Stacked | None:
+        """Those of a group of layers; None where no composition changes any."""
+        if names[0] not in self._stacked:
+            self._stacked[names[0]] = self._stack(names)
+        return self._stacked[names[0]]
+
+    def _stack(self, names: Sequence[str]) -> _Stacked | None:
+        found = [pair for name in names for c in self.compositions if (pair := c.deltas.get(name)) is not None]
+        if not found:
+            return None
+        downs, ups = [], []
+        for name in names:
+            pairs = [c.deltas.get(name) for c in self.compositions]
+            # Ranks that a composition lacks are nought: what they add is exactly nothing.
+            rank = max((len(pair[0]) for pair in pairs if pair is not None), default=0)
+            wide, high = found[0][0].shape[1], max((pair[1].shape[0] for pair in pairs if pair is not None), default=0)
+            down, up = found[0][0].new_zeros(len(pairs), wide, rank), found[0][0].new_zeros(len(pairs), rank, high)
+            for place, pair in enumerate(pairs):
+                if pair is not None:
+                    down[place, :, : len(pair[0])] = pair[0].T
+                    up[place, : len(pair[0])] = pair[1].T
+            downs.append(down)
+            ups.append(up)
+        return _Stacked(torch.cat(downs, dim=2), tuple(ups))
+
+
+class StackedMix:
+    """One position and one composition a row: (rows,) products of their own in one call."""
+
+    def __init__(self, stacked: StackedDeltas, gates: SliceMix) -> None:
+        self._stacked, self._gates = stacked, gates
+
+    def gate(self, name: str, inputs: Tensor) -> Tensor:
+        return self._gates.gate(name, inputs)
+
+    def add(self, names: Sequence[str], inputs: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        stacked = self._stacked.of(names)
+        if stacked is None:
+            return outputs
+        down = torch.bmm(inputs.transpose(0, 1), stacked.a)
+        parts = down.split([up.shape[1] for up in stacked.ups], dim=2)
+        return [
+            torch.baddbmm(output.transpose(0, 1), part, up).transpose(0, 1) if up.numel() else output
+            for output, part, up in zip(outputs, parts, stacked.ups, strict=True)
+        ]
 
 
 class JoinedMix:
