@@ -36,16 +36,17 @@ _TEXT = " The red brick is warm, and the wall that it stands in was built by han
 
 @dataclass(frozen=True)
 class Timed:
-    """One turn: seconds to its first token, seconds of all, and its token ids."""
+    """One turn: seconds to its first token and of all, how many tokens it has, and their ids as a later prompt repeats them."""
 
     first_s: float
     all_s: float
+    new: int
     ids: tuple[int, ...]
 
     @property
     def decode_tokens_s(self) -> float:
         """Tokens per second after the first one."""
-        return (len(self.ids) - 1) / (self.all_s - self.first_s)
+        return (self.new - 1) / (self.all_s - self.first_s)
 
 
 class Program(Protocol):
@@ -68,7 +69,7 @@ class Ours:
         first = 0.0
         for _ in stream:
             first = first or time.perf_counter() - start
-        return Timed(first, time.perf_counter() - start, tuple(stream.ids))
+        return Timed(first, time.perf_counter() - start, len(stream.ids), tuple(stream.ids))
 
 
 class _Clock(BaseStreamer):
@@ -114,13 +115,15 @@ class Generate:
         )
         end = time.perf_counter()
         self._read = out[0, :-1].tolist()  # the last token has no keys and values yet
-        return Timed(clock.times[1] - start, end - start, tuple(out[0, len(ids) :].tolist()))
+        return Timed(clock.times[1] - start, end - start, new, tuple(out[0, len(ids) :].tolist()))
 
 
 class LlamaCpp:
     """llama.cpp's server inside this process, one slot, as many threads as torch has."""
 
-    def __init__(self, gguf: Path, threads: int) -> None:
+    def __init__(self, gguf: Path, threads: int, encode: Callable[[str], list[int]]) -> None:
+        """`encode`: from its text to token ids, as it hands out none."""
+        self._encode = encode
         import xllamacpp  # of the extra `bench`
 
         settings = xllamacpp.CommonParams()
@@ -137,13 +140,12 @@ class LlamaCpp:
             "temperature": 0,
             "ignore_eos": True,
             "cache_prompt": True,
-            "return_tokens": True,
         }
         start = time.perf_counter()
         answer = self._server.handle_completions(asked)
         all_s = time.perf_counter() - start
         per_token_s = answer["timings"]["predicted_per_token_ms"] / 1000
-        return Timed(all_s - per_token_s * (new - 1), all_s, tuple(answer["tokens"]))
+        return Timed(all_s - per_token_s * (new - 1), all_s, new, tuple(self._encode(answer["choices"][0]["text"])))
 
 
 def bench_engines(host: Host, engine: LocalEngine, repetitions: int = 3) -> dict[str, Any]:
@@ -186,7 +188,9 @@ def _figures(turns: Sequence[dict[str, Timed]]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def llama_cpp(host: Host, open_server: Callable[[Path, int], Program] = LlamaCpp) -> Iterator[Program | None]:
+def llama_cpp(
+    host: Host, open_server: Callable[[Path, int, Callable[[str], list[int]]], Program] = LlamaCpp
+) -> Iterator[Program | None]:
     """llama.cpp on the file that the host was made from; None where there is no such file or no wheel."""
     name = BUILTIN_HOST if host.name == "builtin" else host.name
     entry = catalogue().get(name)
@@ -194,4 +198,8 @@ def llama_cpp(host: Host, open_server: Callable[[Path, int], Program] = LlamaCpp
         yield None
         return
     (file,) = entry.files
-    yield open_server(fetch_original(name) / file, torch.get_num_threads())
+
+    def encode(text: str) -> list[int]:
+        return list(host.tokenizer(text, add_special_tokens=False).input_ids)
+
+    yield open_server(fetch_original(name) / file, torch.get_num_threads(), encode)

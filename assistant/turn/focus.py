@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from assistant.turn.request import Exchange
 from mattoni.records import Read, Record
 
+_MATERIAL = 300  # characters from which on a message is itself what is asked about, pasted in
+
 
 @dataclass(frozen=True)
 class Asking:
@@ -53,9 +55,8 @@ def focus(
     if not asking.goes_on:
         return Focus((), _answering(showing, holds_answer))
     talk = _talk(past, stands_alone)
-    if talk.past and talk.past[0] in showing and asking.is_question:
-        return Focus((), _shown(showing[-1]))
-    return talk
+    began_with_it = talk.past and talk.past[0] in showing and len(talk.past[0].question) < _MATERIAL
+    return Focus((), _shown(showing[-1])) if began_with_it and asking.is_question else talk
 
 
 def _answering(showing: Sequence[Exchange], holds_answer: Callable[[Read], bool]) -> tuple[Record, ...]:
@@ -69,7 +70,7 @@ def _talk(past: Sequence[Exchange], stands_alone: Callable[[str], bool]) -> Focu
     first = len(past)
     while first:
         first -= 1
-        if past[first].records or stands_alone(past[first].question):
+        if _shown(past[first]) or stands_alone(past[first].question):
             break
     return Focus(tuple(past[first:]))
 

@@ -56,7 +56,7 @@ def test_llama_cpp_is_given_the_file_that_the_host_was_made_from(host, tmp_path,
     builtin = replace(host, name=BUILTIN_HOST)
     for wheel in (None, object()):
         monkeypatch.setattr(f"{module}.importlib.util.find_spec", lambda name, wheel=wheel: wheel)
-        with llama_cpp(builtin, lambda gguf, threads: opened.append(gguf) or Generate(host)) as program:
+        with llama_cpp(builtin, lambda gguf, threads, encode: opened.append(gguf) or Generate(host)) as program:
             assert (program is None) == (wheel is None)
     assert opened == [tmp_path / BUILTIN_HOST / "SmolLM2-135M-Instruct.Q4_1.gguf"]
 
@@ -71,5 +71,5 @@ def test_rows_of_eight_compositions_say_what_each_says_alone_and_their_speed_is_
 def test_llama_cpp_answers_beside_the_builtin_host(real_cache):
     pytest.importorskip("xllamacpp", reason="needs the extra 'bench'")
     (gguf,) = fetch_original(BUILTIN_HOST).glob("*.gguf")
-    turn = LlamaCpp(gguf, threads=1).turn(range(1000, 1020), 4)
-    assert len(turn.ids) == 4 and 0 < turn.first_s < turn.all_s
+    turn = LlamaCpp(gguf, 1, lambda text: list(text.encode())).turn(range(1000, 1020), 4)
+    assert turn.new == 4 and turn.ids and 0 < turn.first_s < turn.all_s

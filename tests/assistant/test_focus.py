@@ -1,0 +1,61 @@
+"""What of a conversation stands before a question."""
+
+import pytest
+
+from assistant.turn.focus import Asking, Focus, focus
+from assistant.turn.request import Exchange
+from mattoni.records import Read, Seen
+
+RECEIPT = Read("receipt.png", "r", "document", "Total 12.75", "picture")
+DOG, BIRD = Seen("dog.jpg", "d", "photo"), Seen("bird.jpg", "b", "photo")
+
+
+def said(question: str, *records) -> Exchange:
+    return Exchange(question, records, "An answer.", None)
+
+
+PHOTO, OTHER, BILL = said("What is it?", DOG), said("And this?", BIRD), said("What is the total?", RECEIPT)
+CHAT, MORE = said("What is the capital of France?"), said("How many people live there?")
+
+
+def focused(asking: Asking, *past: Exchange, answers: bool = False) -> Focus:
+    return focus(asking, past, lambda text: text == CHAT.question, lambda read: answers)
+
+
+def test_a_message_is_about_what_it_brings():
+    assert focused(Asking(brings_its_own=True), PHOTO, CHAT) == Focus(())
+
+
+def test_a_question_about_the_picture_stands_beside_the_latest():
+    assert focused(Asking(asks_about_picture=True), PHOTO, OTHER, CHAT) == Focus((), (BIRD,))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_comparison_stands_beside_all_pictures(own):
+    asking = Asking(brings_its_own=own, asks_about_picture=True, about_several=True)
+    assert focused(asking, PHOTO, CHAT, OTHER) == Focus((), (DOG, BIRD))
+
+
+def test_what_goes_on_with_something_shown_stands_beside_it_and_an_order_is_about_the_answer_too():
+    assert focused(Asking(), PHOTO, BILL) == Focus((), (RECEIPT,))
+    assert focused(Asking(is_question=False), PHOTO, BILL) == Focus((BILL,))
+
+
+def test_what_goes_on_with_talk_keeps_the_talk_from_where_it_began_and_nothing_shown_before():
+    assert focused(Asking(), PHOTO, CHAT, MORE) == Focus((CHAT, MORE))
+
+
+def test_a_question_that_stands_alone_is_asked_alone_unless_a_document_answers_it():
+    assert focused(Asking(goes_on=False), BILL, CHAT) == Focus(())
+    assert focused(Asking(goes_on=False), PHOTO, BILL, CHAT, answers=True) == Focus((), (RECEIPT,))
+
+
+def test_a_text_that_was_pasted_in_beside_a_picture_stays():
+    pasted = said("The red brick is warm. " * 20, DOG)
+    assert focused(Asking(), pasted) == Focus((pasted,))
+
+
+def test_what_was_recalled_of_an_earlier_document_is_not_shown_again():
+    recalled = said("How much was it?", Read("receipt.png", "r", "document", "12.75", "picture", recalled=True))
+    assert focused(Asking(), BILL, recalled) == Focus((), (RECEIPT,))
+    assert focused(Asking(about_several=True)) == Focus(())
