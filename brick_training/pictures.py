@@ -8,7 +8,7 @@ from PIL import Image
 
 from assistant.turn.look import look
 from mattoni.errors import MattoniError
-from mattoni.inputs import Attachment, Picture
+from mattoni.inputs import Attachment, Document, Picture
 
 # By name, because a folder may hold a hundred thousand files; what each really is, the assistant's own reader tells.
 PICTURE_ENDINGS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .avif .jp2 .ico .heic .heif".split())
@@ -36,7 +36,8 @@ def open_picture(source: Path | bytes, name: str = "") -> Image.Image:
     looked = look((Attachment(called, content),))
     for item in looked.items:
         # A file of several pictures may be opened as a document; what it shows first is learned from.
-        shown = item.image if isinstance(item, Picture) else next((page.image for page in item.pages[:1]), None)
+        pages = item.pages if isinstance(item, Document) else ()
+        shown = item.image if isinstance(item, Picture) else next((page.image for page in pages[:1]), None)
         if shown is not None:
             return shown
     raise MattoniError(looked.notices[0].text if looked.notices else f"{called} is no picture.")

@@ -4,10 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mattoni.kinds import Kind
 from mattoni.trace import Notice
+
+# Of every recording as it is heard: one channel, float32 between -1 and 1.
+SAMPLE_RATE_HZ = 16_000
+Samples = NDArray[np.float32]
 
 # Above this ratio of height to width a picture is a strip, such as a screenshot that was scrolled: no camera or screen
 # is that shape (a telephone's is 2.2).
@@ -86,6 +91,17 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Sound:
+    """A recording, or the sound track of a film: `blocks` decodes it anew each time, so long ones cost no memory."""
+
+    digest: str
+    name: str
+    seconds: float
+    is_film: bool = False
+    blocks: Callable[[], Iterator[Samples]] = field(default=lambda: iter(()), repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class RefusedFile:
     """What could not be used, and what kind of file it is: a question about it is about that kind."""
 
@@ -97,7 +113,7 @@ class RefusedFile:
 class Looked:
     """What could be opened, in the order sent, a sentence about the rest, and what that was."""
 
-    items: tuple[Picture | Document, ...]
+    items: tuple[Picture | Document | Sound, ...]
     notices: tuple[Notice, ...]
     refused: tuple[RefusedFile, ...] = ()
 

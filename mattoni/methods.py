@@ -51,6 +51,11 @@ class Parts(BaseModel):
         return ()
 
     @property
+    def set_up(self) -> tuple[str, ...]:
+        """Models that are fetched when Mattoni is set up."""
+        return self.sources
+
+    @property
     def needs(self) -> Needs:
         """What the brick needs of the conversation; most take it as it is."""
         return Needs()

@@ -3,7 +3,7 @@
 Frozen values; JSON only where the store writes, in the form that it has had from the beginning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -32,10 +32,18 @@ class Read:
     shown: str | None = None  # what of the text stood in the prompt; None: all of it
     recalled: bool = False  # passages of an earlier message's document, asked for again
     asked: bool = False  # the question behind it came with an instruction
+    spoken: bool = False  # it is the message itself, not something that a message is about
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a text that a message is about."""
+        return bool(self.text) and not self.spoken
 
     @property
     def in_prompt(self) -> str:
-        """What of the text stands in the prompt."""
+        """What of the text stands in the prompt, beside the message."""
+        if self.spoken:
+            return ""
         return self.text if self.shown is None else self.shown
 
     def showing(self, text: str) -> "Read":
@@ -44,6 +52,11 @@ class Read:
 
 
 Record = Seen | Read
+
+
+def spoken_words(records: Iterable[Record]) -> str:
+    """The message that these recordings are; empty where none of them is one."""
+    return "\n".join(record.text for record in records if isinstance(record, Read) and record.spoken)
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -56,7 +69,12 @@ def to_json(record: Record) -> dict[str, Any]:
         "brick": record.brick,
         "text": record.text,
     }
-    extras = {"shown": record.shown, "recalled": record.recalled or None, "asked": record.asked or None}
+    extras = {
+        "shown": record.shown,
+        "recalled": record.recalled or None,
+        "asked": record.asked or None,
+        "spoken": record.spoken or None,
+    }
     return values | {name: value for name, value in extras.items() if value is not None}
 
 
@@ -81,4 +99,5 @@ def from_json(values: Mapping[str, Any]) -> Record:
         rest.get("shown"),
         bool(rest.get("recalled")),
         bool(rest.get("asked")),
+        bool(rest.get("spoken")),
     )

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from mattoni.injections import Other, Segment
-from mattoni.inputs import Document
+from mattoni.inputs import Document, Sound
 from mattoni.records import Record, Seen
-from mattoni.trace import Attention, Candidate, Citation, Notice
+from mattoni.trace import Attention, Candidate, Citation, Heard, Notice
 
 # What a brick can be given. A page is one of a document; text is the message.
 Accepts = Literal["picture", "page", "sound", "text"]
@@ -94,7 +94,23 @@ class GivenDocument:
         return self.document.digest
 
 
-Given = GivenPicture | GivenDocument
+@dataclass(frozen=True)
+class GivenSound:
+    """A recording that a message brought."""
+
+    sound: Sound
+    spoken: bool = False  # it is the message: its words stand for it, without times
+
+    @property
+    def name(self) -> str:
+        return self.sound.name
+
+    @property
+    def digest(self) -> str:
+        return self.sound.digest
+
+
+Given = GivenPicture | GivenDocument | GivenSound
 
 
 def _no_stage(name: str) -> AbstractContextManager[None]:
@@ -137,6 +153,7 @@ class Injected:
     citations: tuple[
         Citation, ...
     ] = ()  # sequence: passages, of which the best of all bricks are put before the question
+    heard: Heard | None = None  # of a recording
     record: Record | None = None  # what the given thing became, to be kept with its message
     described: tuple[str, ...] = ()  # the injections in words, for the trace
     reason: str | None = None  # why it took part, where it knows better than the router

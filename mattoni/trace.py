@@ -51,6 +51,17 @@ class Citation:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What was understood of a recording."""
+
+    name: str
+    brick: str
+    text: str  # without times; empty where nobody speaks
+    language: str = ""  # ISO 639-1
+    seconds: float = 0.0  # of the recording
+
+
+@dataclass(frozen=True)
 class Attention:
     """What of a picture its stitch attended to. `grid` is empty where a `sentence` says why nothing is known."""
 
@@ -74,6 +85,7 @@ class Trace:
     notices: list[Notice] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
     attention: list[Attention] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
     injections: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # of the conversation, as the message has nothing to do with it
     finished: list[str] = field(default_factory=list)  # what bricks made of the host's words, after the last of them

@@ -164,8 +164,12 @@ def draw_bricks(assistant: "Assistant") -> "Choices":
         by_kind.setdefault(brick.card.kind, []).append(brick)
     draw_heading("Bricks")
     with st.expander("Pictures", icon=icon("modality"), expanded=True, key="pictures"):
-        vision = _draw_vision(assistant, by_kind.get("modality", []))
+        vision = _draw_vision(assistant, [b for b in by_kind.get("modality", []) if b.accepts("picture")])
     choices: dict[str, Choice] = {}
+    if listening := [b for b in by_kind.get("modality", []) if b.accepts("sound")]:
+        with st.expander("Recordings", icon=":material/mic:", key="recordings"):
+            for brick in listening:
+                choices[brick.name] = _draw_choice(assistant, brick, with_strength=False)
     with st.expander("Skills", icon=icon("task"), expanded=True, key="skills"):
         switched = [brick for brick in by_kind.get("emergent", []) if brick.parts.neutral is None]
         for brick in (*by_kind.get("task", []), *switched):

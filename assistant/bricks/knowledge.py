@@ -15,7 +15,7 @@ from knowledge_bricks.passages import DocumentText, PageText
 from mattoni.card import CARD, BrickCard, Routes, check_name, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
-from mattoni.inputs import Attachment, Document, Picture, document_text
+from mattoni.inputs import Attachment, Document, Picture, Sound, document_text
 from mattoni.keys import KEYS
 from mattoni.paths import brick_folders
 
@@ -134,6 +134,10 @@ def _opened(file: Attachment) -> tuple[Document | Picture, list[str]]:
         if notice.code == "refused":
             raise MattoniError(notice.text)
     (item,) = looked.items
+    if isinstance(item, Sound):
+        raise MattoniError(
+            f"{item.name} is a recording, and knowledge is made of documents: add what is said in it as text."
+        )
     name = "/".join(clean_name(part) for part in file.name.split("/") if part)
     return replace(item, name=name or item.name), [notice.text for notice in looked.notices]
 

@@ -77,25 +77,25 @@ def models_pull(
 
 def needed() -> list[str]:
     """What the assistant needs on this machine: the smallest host, which everything can fall back on, the embedder, the
-    encoders that bricks name, and the host that MATTONI_HOST names."""
+    models that bricks name, and the host that MATTONI_HOST names."""
     from assistant.host.catalogue import BUILTIN_EMBEDDER, BUILTIN_HOST, catalogue
 
-    encoders = {source.partition(":")[2] for source in encoder_sources() if source.startswith("catalogue:")}
+    named = {source.partition(":")[2] for source in model_sources() if source.startswith("catalogue:")}
     host = os.environ.get("MATTONI_HOST", "")
     return list(
-        dict.fromkeys([BUILTIN_HOST, BUILTIN_EMBEDDER, *sorted(encoders), *([host] if host in catalogue() else [])])
+        dict.fromkeys([BUILTIN_HOST, BUILTIN_EMBEDDER, *sorted(named), *([host] if host in catalogue() else [])])
     )
 
 
-def encoder_sources() -> list[str]:
-    """The encoders that the installed bricks' cards name; a card that cannot be read is for the registry to tell of."""
+def model_sources() -> list[str]:
+    """The models that the installed bricks' cards want at set-up; a card that cannot be read is for the registry to tell of."""
     from mattoni.card import CARD, read_card
     from mattoni.paths import brick_folders
 
     sources: list[str] = []
     for card in (card for parent in brick_folders() for card in sorted(parent.glob(f"*/{CARD}"))):
         with contextlib.suppress(MattoniError):
-            sources += read_card(card.parent).parts.sources
+            sources += read_card(card.parent).parts.set_up
     return sources
 
 

@@ -162,10 +162,10 @@ def read_attachment(path: Path, name: str | None = None) -> "Attachment":
                 f"{path} is a folder: name the files in it, or look things up in all of them after "
                 f"`mattoni knowledge add NAME {shlex.quote(str(path))}`."
             )
-        found, most = path.stat(), Limits().bytes
+        found = path.stat()
         if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
             raise MattoniError(f"{path} is a device, which has no end: name a file.")
-        if found.st_size > most:
+        if found.st_size > (most := Limits().most_bytes(_head(path))):
             # Before it is read: a film of some gigabytes would fill the memory first.
             megabytes = f"{found.st_size / 1e6:.0f} MB large, and at most {most / 1e6:.0f} MB are read"
             raise MattoniError(f"{path} is {megabytes}: send a smaller version or a part of it.")
@@ -174,3 +174,9 @@ def read_attachment(path: Path, name: str | None = None) -> "Attachment":
         raise MattoniError(f"{path} cannot be read ({problem.strerror}): check the path.") from problem
     except ValueError as problem:  # a name that no disk can hold
         raise MattoniError(f"{str(path)[:80]!r} cannot be read ({problem}): check the path.") from problem
+
+
+def _head(path: Path) -> bytes:
+    """So many bytes as tell a file's kind."""
+    with path.open("rb") as file:
+        return file.read(65_536)

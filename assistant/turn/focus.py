@@ -44,7 +44,7 @@ def focus(
     stands_alone  whether an earlier message went on with nothing before it
     holds_answer  whether an earlier document seems to answer the message
     """
-    showing = [exchange for exchange in past if any(not _is_recalled(record) for record in exchange.records)]
+    showing = [exchange for exchange in past if _shown(exchange)]
     if asking.about_several:
         # A skill that compares was trained on pictures of one message.
         return Focus((), tuple(r for e in showing for r in _shown(e))) if showing else _talk(past, stands_alone)
@@ -61,7 +61,7 @@ def focus(
 
 def _answering(showing: Sequence[Exchange], holds_answer: Callable[[Read], bool]) -> tuple[Record, ...]:
     """The latest document that seems to hold what is asked for."""
-    read = [r for e in reversed(showing) for r in reversed(_shown(e)) if isinstance(r, Read) and r.text]
+    read = [r for e in reversed(showing) for r in reversed(_shown(e)) if isinstance(r, Read) and r.is_text]
     return tuple(record for record in read if holds_answer(record))[:1]
 
 
@@ -70,13 +70,13 @@ def _talk(past: Sequence[Exchange], stands_alone: Callable[[str], bool]) -> Focu
     first = len(past)
     while first:
         first -= 1
-        if _shown(past[first]) or stands_alone(past[first].question):
+        if _shown(past[first]) or stands_alone(past[first].asked):
             break
     return Focus(tuple(past[first:]))
 
 
 def _shown(exchange: Exchange) -> tuple[Record, ...]:
-    return tuple(record for record in exchange.records if not _is_recalled(record))
+    return tuple(record for record in exchange.brought if not _is_recalled(record))
 
 
 def _is_recalled(record: Record) -> bool:

@@ -3,7 +3,7 @@
 May run on several threads at once: reading fifty pages of a scan holds up nobody's tokens. Each step takes a value and returns a
 value, top to bottom:
 
-    prepare ─▶ look ─▶ route ─▶ inject (each planned brick in order) ─▶ write ─▶ Prepared
+    prepare ─▶ look ─▶ listen ─▶ route ─▶ inject (each planned brick in order) ─▶ write ─▶ Prepared
 """
 
 import secrets
@@ -20,20 +20,21 @@ from assistant.turn.earlier_documents import EarlierDocuments
 from assistant.turn.focus import Asking, Focus, focus
 from assistant.turn.gates import much_is_off
 from assistant.turn.keyring import Keyrings
+from assistant.turn.listening import HeardSounds, are_message
 from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import look
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
 from assistant.turn.question import goes_on, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
-from assistant.turn.route import Choices, Chosen, Plan, Question, SeenPicture, route
+from assistant.turn.route import Choices, Chosen, Plan, Question, SeenPicture, listener, route
 from assistant.turn.spaces import Spaces
 from assistant.turn.writing import Writer, Written
 from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Other, Prefix, Segment, Text
-from mattoni.inputs import Attachment, Document, Looked, Picture
+from mattoni.inputs import Attachment, Document, Looked, Picture, Sound
 from mattoni.records import Read, Record, Seen
-from mattoni.runtime import Asked, Finished, Given, GivenDocument, GivenPicture, Injected, Stopped
+from mattoni.runtime import Asked, Finished, Given, GivenDocument, GivenPicture, GivenSound, Injected, Stopped
 from mattoni.trace import Attention, Notice, Trace, UsedBrick
 
 # Notices that stand for an answer.
@@ -84,8 +85,11 @@ class Preparation:
         with trace.stage("look"):
             looked = look(request.attachments)
         trace.notices.extend(looked.notices)
+        heard = self._listen(request, looked, bricks, trace, watcher)
+        if not request.text.strip():
+            request = replace(request, text=heard.message)
         with trace.stage("route"):
-            question = self._question(request, looked)
+            question = self._question(request, looked, heard)
             plan = route(question, self._keyrings.of(bricks), request.choices)
         trace.notices.extend(
             _nothing_left(looked) if _was_refused(looked) and notice.code == "no-picture" else notice
@@ -102,7 +106,40 @@ class Preparation:
         elif not plan.needs_seen:
             request = _without_sights(request, trace)
             found = Focus(request.past)
-        return _Planned(self, request, bricks, trace, watcher, looked, plan, found).prepare(seed)
+        return _Planned(self, request, bricks, trace, watcher, looked, heard, plan, found).prepare(seed)
+
+    def _listen(self, request: Request, looked: Looked, bricks: Bricks, trace: Trace, watcher: Watcher) -> HeardSounds:
+        """What the brick that listens makes of each recording; what it cannot be asked is a notice."""
+        sounds = [item for item in looked.items if isinstance(item, Sound)]
+        chosen = listener(self._keyrings.of(bricks), request.choices) if sounds else None
+        spoken = are_message(sounds, request.text)
+        found: dict[str, Injected] = {}
+        for sound in sounds:
+            if watcher.stopping():
+                raise Stopped
+            if chosen is None:
+                trace.notices.append(_not_heard(sound.name, request.choices.no_bricks))
+                continue
+            brick = bricks.get(chosen.name)
+            watcher.progress(f"listening to {sound.name}")
+            asked = Asked(
+                request.text,
+                GivenSound(sound, spoken),
+                embedder=lambda: self.spaces.embedder,
+                stage=trace.stage,
+                progress=watcher.progress,
+                stopping=watcher.stopping,
+            )
+            try:
+                injected = self.loaded.get(brick).inject(asked)
+            except MattoniError as problem:
+                # No model is fetched yet, say: the rest of the message goes on.
+                trace.notices.append(Notice("refused", str(problem)))
+                continue
+            found[sound.digest] = injected
+            _put_down(trace, bricks, chosen, injected)
+            trace.citations.extend(injected.citations)
+        return HeardSounds(found)
 
     def _focus(self, request: Request, question: Question, plan: Plan, watcher: Watcher) -> Focus:
         """What of the conversation the message is about."""
@@ -161,15 +198,16 @@ class Preparation:
             return ()
         request = Request(message.text, message.attachments, choices)
         looked = look(request.attachments)
-        plan = route(self._question(request, looked), self._keyrings.of(bricks), choices)
-        return _Planned(self, request, bricks, Trace(), watcher, looked, plan, Focus(())).records()
+        heard = self._listen(request, looked, bricks, Trace(), watcher)
+        plan = route(self._question(request, looked, heard), self._keyrings.of(bricks), choices)
+        return _Planned(self, request, bricks, Trace(), watcher, looked, heard, plan, Focus(())).records()
 
     def holds_answer(self, read: Read, question: str, stopping: Callable[[], bool]) -> bool:
         """Whether a passage of an earlier document is near enough to a message to answer it."""
         hits = self.earlier.search(read, question, stopping)
         return bool(hits) and hits[0].score >= answer_threshold(len(hits))
 
-    def _question(self, request: Request, looked: Looked) -> Question:
+    def _question(self, request: Request, looked: Looked, heard: HeardSounds) -> Question:
         """The message as the router sees it."""
         pictures = [item for item in looked.items if isinstance(item, Picture)]
         glances = self.spaces.glance.embed([p.image for p in pictures]) if pictures else ()
@@ -193,11 +231,11 @@ class Preparation:
             about_several=several,
             wants_words=words,
             has_past=bool(request.past),
-            has_documents=any(isinstance(item, Document) for item in looked.items),
+            has_documents=heard.has_texts or any(isinstance(item, Document) for item in looked.items),
             # A question that came with a file is about that file, not about an earlier one, also where it was refused.
-            history_has_pictures=any(exchange.records for exchange in request.past) and not _was_refused(looked),
+            history_has_pictures=any(exchange.brought for exchange in request.past) and not _was_refused(looked),
             earlier_pictures=tuple(record.brick for e in request.past for record in e.records if _is_picture(record)),
-            earlier_text=any(isinstance(r, Read) and bool(r.text) for e in request.past for r in e.records),
+            earlier_text=any(isinstance(r, Read) and r.is_text for e in request.past for r in e.records),
         )
 
 
@@ -211,6 +249,7 @@ class _Planned:
     trace: Trace
     watcher: Watcher
     looked: Looked
+    heard: HeardSounds
     plan: Plan
     focus: Focus
 
@@ -218,14 +257,14 @@ class _Planned:
         """Inject and write."""
         given = [*self._inject_given(), *self._inject_words_of_earlier()]
         records = tuple(found.record for found in given if found.record is not None)
-        says_nothing = all(found.is_empty for found in given) and not self._goes_on_with_text()
+        says_nothing = all(found.is_empty for found in given if not _is_spoken(found)) and not self._goes_on_with_text()
         knowledge = self._inject_knowledge((*self.plan.knowledge, *(self.plan.waiting if says_nothing else ())))
         if self.trace.citations:
             # Passages that answer the message outweigh its sounding like a question about a picture.
             self.trace.notices = [notice for notice in self.trace.notices if notice.code not in _UNANSWERED]
         elif self._misses_its_picture():
             return Prepared(self.request, seed, records)
-        elif self._is_about_nothing_opened():
+        elif self._is_about_nothing_opened() or self._says_and_brings_nothing(records):
             return Prepared(self.request, seed, records)
         with self.trace.stage("compose"):
             composed = (*self.plan.skills, *self.plan.by_user)
@@ -267,9 +306,19 @@ class _Planned:
             self.trace.notices.append(_nothing_left(self.looked))
         return bool(asked and nothing)
 
+    def _says_and_brings_nothing(self, records: Sequence[Record]) -> bool:
+        """Whether there is no message, or a question about recordings in which nothing was understood."""
+        if any(isinstance(record, Seen) or record.text for record in records):
+            return False
+        only_sounds = bool(self.looked.items) and all(isinstance(item, Sound) for item in self.looked.items)
+        asked = self.request.text.strip()
+        return not asked or (only_sounds and not self.request.answer_anyway and not self.plan.skills)
+
     def _goes_on_with_text(self) -> bool:
         """Whether the message goes on with a text of the conversation that holds what it asks for."""
-        texts = [r for e in self.request.past for r in e.records if isinstance(r, Read) and r.text and not r.recalled]
+        texts = [
+            r for e in self.request.past for r in e.records if isinstance(r, Read) and r.is_text and not r.recalled
+        ]
         return any(self.home.holds_answer(text, self.request.text, self.watcher.stopping) for text in texts[-1:])
 
     # Inject
@@ -281,6 +330,9 @@ class _Planned:
         for item in self.looked.items:
             if self.watcher.stopping():
                 raise Stopped
+            if isinstance(item, Sound):
+                found += [self.heard.found[item.digest]] if item.digest in self.heard.found else []
+                continue
             self.watcher.progress(f"reading {item.name}")
             candidates: tuple[Chosen, ...]
             if isinstance(item, Picture):
@@ -342,12 +394,7 @@ class _Planned:
         """Ask a planned brick, and put on the trace what it did."""
         brick = self.bricks.get(chosen.name)
         injected = self.home.loaded.get(brick).inject(self._asked(given, chosen.weight))
-        _use(self.trace, brick, chosen if injected.reason is None else replace(chosen, reason=injected.reason))
-        for helper in injected.helpers:
-            name = helper.brick.name
-            _use(self.trace, self.bricks.get(name), Chosen(name, 1.0, None, None, helper.reason))
-        self.trace.notices.extend(injected.notices)
-        self.trace.injections.extend(injected.described)
+        _put_down(self.trace, self.bricks, chosen, injected)
         return injected
 
     def _ask_always(self, name: str) -> Injected:
@@ -487,6 +534,15 @@ def _showed_several(past: Sequence[Exchange]) -> bool:
     return next((count for count in reversed(shown) if count), 0) > 1
 
 
+def _not_heard(name: str, no_bricks: bool) -> Notice:
+    why = "bricks are off" if no_bricks else "no brick that listens is installed and switched on"
+    return Notice("refused", f"{name} was not listened to: {why}.")
+
+
+def _is_spoken(found: Injected) -> bool:
+    return isinstance(found.record, Read) and found.record.spoken
+
+
 def _is_picture(record: Record) -> bool:
     return isinstance(record, Seen) or record.source == "picture"
 
@@ -517,7 +573,7 @@ def _tell_left_out(request: Request, found: Focus, trace: Trace) -> None:
 
 def _read_last(request: Request) -> tuple[Record, ...]:
     """The texts of the latest message of which any was read."""
-    read = [tuple(r for r in e.records if isinstance(r, Read) and r.text and not r.recalled) for e in request.past]
+    read = [tuple(r for r in e.records if isinstance(r, Read) and r.is_text and not r.recalled) for e in request.past]
     return next((texts for texts in reversed(read) if texts), ())
 
 
@@ -533,14 +589,29 @@ def _message_alone(request: Request, plan: Plan, found: Focus, trace: Trace) -> 
 
 def _nothing_left(looked: Looked) -> Notice:
     """What is said where nothing that was sent could be opened; "none is attached" would be wrong."""
-    sights = all(file.kind == "picture" for file in looked.refused)
-    code, what = ("no-picture", "picture to look at") if sights else ("no-document", "document to read")
+    kinds = {file.kind for file in looked.refused}
+    if kinds == {"picture"}:
+        code, what = "no-picture", "picture to look at"
+    else:
+        code, what = "no-document", "recording to listen to" if kinds <= {"sound", "film"} else "document to read"
     return Notice(code, f"So there is no {what}, and the question was not answered.")
 
 
 def _was_refused(looked: Looked) -> bool:
     """Whether something that came with the message could not be opened."""
     return any(notice.code == "refused" for notice in looked.notices)
+
+
+def _put_down(trace: Trace, bricks: Bricks, chosen: Chosen, injected: Injected) -> None:
+    """Put on the trace what a planned brick did."""
+    reason = chosen.reason if injected.reason is None else injected.reason
+    _use(trace, bricks.get(chosen.name), replace(chosen, reason=reason))
+    for helper in injected.helpers:
+        name = helper.brick.name
+        _use(trace, bricks.get(name), Chosen(name, 1.0, None, None, helper.reason))
+    trace.notices.extend(injected.notices)
+    trace.injections.extend(injected.described)
+    trace.heard.extend([injected.heard] if injected.heard is not None else [])
 
 
 def _use(trace: Trace, brick: Brick, chosen: Chosen) -> None:

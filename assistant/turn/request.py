@@ -7,7 +7,7 @@ from typing import Literal
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.inputs import Attachment
-from mattoni.records import Record, Seen
+from mattoni.records import Read, Record, Seen, spoken_words
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,12 @@ class Exchange:
     @property
     def asked(self) -> str:
         """The question, or what stands for one that was left out."""
-        return self.question if self.question.strip() else unspoken_question(self.records)
+        return self.question if self.question.strip() else unwritten_question(self.records)
+
+    @property
+    def brought(self) -> tuple[Record, ...]:
+        """What came with the question; a recording that was the question itself is none of it."""
+        return tuple(record for record in self.records if not (isinstance(record, Read) and record.spoken))
 
     @property
     def is_about_sights(self) -> bool:
@@ -40,11 +45,13 @@ class Exchange:
         The words on a picture that was seen too are a part of what was seen.
         """
         seen = {record.digest for record in self.records if isinstance(record, Seen)}
-        return bool(self.records) and all(record.digest in seen for record in self.records)
+        return bool(self.brought) and all(record.digest in seen for record in self.brought)
 
 
-def unspoken_question(records: Sequence[Record]) -> str:
-    """What somebody who sends something without a word wants to know."""
+def unwritten_question(records: Sequence[Record]) -> str:
+    """The question of a message without text: what its recordings say, else what somebody who sends something wants to know."""
+    if words := spoken_words(records):
+        return words
     if any(isinstance(record, Seen) for record in records):
         return "Describe the picture."
     return "What is this text about? Answer in one sentence." if records else ""

@@ -202,6 +202,15 @@ def _by_user(keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
     return tuple(_chosen(name, choices, [], "switched on by hand") for name in able)
 
 
+def listener(keyring: Keyring, choices: Choices) -> Chosen | None:
+    """Who listens to recordings: the brick that is On, else the first that is not Off. Asked before `route`, since what is
+    said may be the message."""
+    able = [b.name for b in keyring.for_input("sound") if not choices.no_bricks and choices.of(b.name).state != "off"]
+    on = [name for name in able if choices.of(name).state == "on"]
+    reason = "switched on by hand" if on else "listens to recordings"
+    return next((Chosen(name, 1.0, None, None, reason) for name in (*on, *able)), None)
+
+
 def _reader(keyring: Keyring, choices: Choices) -> Chosen | None:
     """The first brick that reads pages and is not switched off."""
     able = (brick.name for brick in keyring.for_input("page") if choices.of(brick.name).state != "off")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from assistant.host.prompt import ASK_TEXT, Prompt, Turn, asks, build_prompt
 from assistant.turn.fit import first_kept, fit_question, fit_text
-from assistant.turn.request import Exchange, Request, unspoken_question
+from assistant.turn.request import Exchange, Request, unwritten_question
 from knowledge_bricks.documents import Hit, answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Ids, Segment, Text
@@ -63,7 +63,7 @@ class Writer:
             - self._length(self.opening) * bool(self.opening)
             - min(self.request.sampling.max_tokens, self.context // 4)
         )
-        asked = self.request.text if self.request.text.strip() else unspoken_question(records)
+        asked = self.request.text if self.request.text.strip() else unwritten_question(records)
         question, cut = fit_question(asked, room // 2, self._count)
         if cut:
             self._tell("truncated", "The message is longer than the host can read: its middle was left out.")
@@ -90,7 +90,7 @@ class Writer:
         read = {record.digest for record in records if isinstance(record, Read)}
         sees = any(isinstance(record, Seen) and record.digest not in read for record in records)
         if asks(question) and not (self.has_skill or knowledge or sees):
-            records = [replace(r, asked=True) if isinstance(r, Read) and r.text else r for r in records]
+            records = [replace(r, asked=True) if isinstance(r, Read) and r.is_text else r for r in records]
         turns = [*self.opening, *(turn for turns in past[first:] for turn in turns), message(records)]
         standing = tuple(record for exchange in earlier[first:] for record in exchange.records)
         own = (*recalled, *records[len(recalled) + len(self.shown) :])
@@ -114,7 +114,7 @@ class Writer:
         passages_room = room // _PASSAGES_SHARE if asks(question) else room
         fitted = []
         for record in records:
-            if isinstance(record, Read) and record.text:
+            if isinstance(record, Read) and record.is_text:
                 text, cut = self._fit_one(record, question, room // texts, passages_room // texts)
                 if cut:
                     self._tell(
@@ -134,7 +134,7 @@ class Writer:
         others: dict[str, Read] = {}
         for index, exchange in enumerate(earlier):
             for record in exchange.records:
-                if isinstance(record, Read) and record.text and not record.recalled:
+                if isinstance(record, Read) and record.is_text and not record.recalled:
                     others[record.digest] = record
                     if index >= first and record.shown is None:
                         whole.add(record.digest)
@@ -192,7 +192,7 @@ def _as_new(record: Record) -> Record:
 
 
 def _is_text(record: Record) -> bool:
-    return isinstance(record, Read) and bool(record.text)
+    return isinstance(record, Read) and record.is_text
 
 
 def _instruction(records: Sequence[Record]) -> str:

@@ -88,13 +88,13 @@ def bomb() -> bytes:
         ("empty.png", b"", "empty.png is empty: send it again."),
         ("bomb.png", bomb(), "bomb.png has more than 64 million pixels: send a smaller version."),
         ("word.png", b"PK\x03\x04" + bytes(40), "word.png is damaged and cannot be opened: save it again or send another copy."),
-        ("film.png", b"\0\0\0\x18ftypmp42" + bytes(40), "film.png is a film, which is not looked at: send pictures of it."),
+        ("film.png", b"\0\0\0\x18ftypmp42" + bytes(40), "film.png is damaged and cannot be opened: save it again or send another copy."),
     ],
 )  # fmt: skip
 def test_a_picture_that_cannot_be_used_is_named_with_the_reason(send, name, content, said):
     texts, prompt = send(Attachment(name, content))
     assert texts[0] == said and "■" not in prompt
-    left = r"So there is no (picture to look at|document to read), and the question was not answered\."
+    left = r"So there is no (picture to look at|document to read|recording to listen to), and the question was not answered\."
     assert re.fullmatch(left, texts[1]) and len(texts) == 2
 
 

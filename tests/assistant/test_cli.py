@@ -202,7 +202,7 @@ def test_knowledge_is_made_of_a_folder_and_what_was_passed_over_is_told(mattoni,
         "! 3 passed over:",
         "  empty.txt is empty: send it again.",
         f"  {book / 'film.mp4'} is 3000 MB large, and at most 50 MB are read: send a smaller version or a part of it.",
-        "  program.bin is of an unknown kind: send a picture, a PDF, an office file or a text file.",
+        "  program.bin is of an unknown kind: send a picture, a recording, a PDF, an office file or a text file.",
         "! 2 hidden files and folders were not looked into.",
     ]
     documents = load_documents(data_folder() / "bricks" / "handbook")

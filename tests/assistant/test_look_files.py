@@ -508,13 +508,11 @@ def test_a_long_screenshot_stays_sharp_and_comes_in_pieces() -> None:
 # What is refused
 
 
-def test_sound_is_refused_as_sound() -> None:
+def test_damaged_sound_is_refused_as_sound() -> None:
     wav = b"RIFF\x24\0\0\0WAVEfmt " + bytes(40)
     looked = look([Attachment("memo.wav", wav)])
     assert looked.items == ()
-    assert looked.notices[0].text == (
-        "memo.wav is a sound recording, and no brick that is installed listens to those: write down what is said in it."
-    )
+    assert looked.notices[0].text == "memo.wav is damaged and cannot be opened: save it again or send another copy."
     assert [(refused.name, refused.kind) for refused in looked.refused] == [("memo.wav", "sound")]
 
 

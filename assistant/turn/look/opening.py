@@ -19,15 +19,16 @@ from assistant.turn.look import (
     rtf,
     sheets,
     slides,
+    sounds,
     svg,
     text_files,
     word,
     zips,
 )
 from assistant.turn.look.names import clean_name, promised_kind
-from assistant.turn.look.opened import DAMAGED, SEND_PART, Limits, Opened, Refused, Told
-from mattoni.inputs import Attachment, Document, Looked, Picture, RefusedFile
-from mattoni.kinds import Format, format_of, kind_of
+from assistant.turn.look.opened import DAMAGED, SEND_PART, Limits, Opened, Refused, Told, Track
+from mattoni.inputs import Attachment, Document, Looked, Picture, RefusedFile, Sound
+from mattoni.kinds import Format, Kind, format_of, kind_of
 from mattoni.trace import Notice
 
 LOG = logging.getLogger(__name__)
@@ -35,10 +36,8 @@ LOG = logging.getLogger(__name__)
 _MOST_NESTED = 3  # a mail in a mail in a mail
 _REFUSED_KINDS = {
     "postscript": "is a PostScript file, which is not read: save it as PDF.",
-    "film": "is a film, which is not looked at: send pictures of it.",
-    "unknown": "is of an unknown kind: send a picture, a PDF, an office file or a text file.",
+    "unknown": "is of an unknown kind: send a picture, a recording, a PDF, an office file or a text file.",
 }
-_SOUND = "is a sound recording, and no brick that is installed listens to those: write down what is said in it."
 _CALLED = {"picture": "a picture", "sound": "a sound recording", "document": "a document", "film": "a film"}
 
 
@@ -46,7 +45,7 @@ _CALLED = {"picture": "a picture", "sound": "a sound recording", "document": "a 
 class _Found:
     """What was opened so far, in the order sent, and how many of each kind were left out."""
 
-    items: list[Picture | Document] = field(default_factory=list)
+    items: list[Picture | Document | Sound] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     refused: list[RefusedFile] = field(default_factory=list)
     used: Counter[str] = field(default_factory=Counter)
@@ -70,7 +69,7 @@ def _look_at(attachment: Attachment, limits: Limits, found: _Found, depth: int =
     """Open one attachment, and what is attached to it, and add them to what was found."""
     name, content = attachment.name, attachment.content
     kind = kind_of(content)
-    counted = "pictures" if kind == "picture" else "documents"
+    counted = _COUNTED.get(kind, "documents")
     if found.used[counted] == _most(counted, limits):
         found.left_out[counted] += 1
         return
@@ -88,8 +87,7 @@ def _look_at(attachment: Attachment, limits: Limits, found: _Found, depth: int =
         return
     found.used[counted] += 1
     digest = hashlib.sha256(content).hexdigest()
-    what = opened.what
-    found.items.append(Document(digest, name, what) if isinstance(what, tuple) else Picture(digest, name, what))
+    found.items.append(_item(digest, name, opened))
     found.notices.extend(Notice(code, f"{name} {text}") for code, text in (*_misnamed(name, content), *opened.told))
     for inner in opened.within:
         if depth < _MOST_NESTED:
@@ -101,22 +99,35 @@ def _look_at(attachment: Attachment, limits: Limits, found: _Found, depth: int =
             )
 
 
+def _item(digest: str, name: str, opened: Opened) -> Picture | Document | Sound:
+    match opened.what:
+        case tuple(pages):
+            return Document(digest, name, pages)
+        case Track(seconds, blocks, is_film):
+            return Sound(digest, name, seconds, is_film, blocks)
+        case image:
+            return Picture(digest, name, image)
+
+
+_COUNTED: dict[Kind, str] = {"picture": "pictures", "sound": "recordings", "film": "recordings"}
+
+
 def _most(kind: str, limits: Limits) -> int:
-    return limits.pictures if kind == "pictures" else limits.documents
+    return {"pictures": limits.pictures, "recordings": limits.recordings}.get(kind, limits.documents)
 
 
 def _open(name: str, content: bytes, limits: Limits) -> Opened:
     if not content:
         raise Refused("is empty: send it again.")
-    if len(content) > limits.bytes:
-        megabytes = f"{len(content) / 1e6:.0f} MB large, and at most {limits.bytes / 1e6:.0f} MB are read"
+    if len(content) > (most := limits.most_bytes(content)):
+        megabytes = f"{len(content) / 1e6:.0f} MB large, and at most {most / 1e6:.0f} MB are read"
         raise Refused(f"is {megabytes}: send a smaller version or a part of it.")
     found = format_of(content)
     kind = kind_of(content)
     if found in _REFUSED_KINDS:
         raise Refused(_REFUSED_KINDS[found])
-    if kind == "sound":
-        raise Refused(_SOUND)
+    if kind in ("sound", "film"):
+        return sounds.open_sound(content, limits)
     if found == "zip":
         archive = zips.checked(content, limits)
         if archive.holds not in _PACKED:
@@ -149,6 +160,8 @@ def _misnamed(name: str, content: bytes) -> list[Told]:
     promised, kind = promised_kind(name), kind_of(content)
     is_text = format_of(content) == "text"
     if promised is None or not (is_text or promised != kind):
+        return []
+    if {promised, kind} == {"sound", "film"}:  # containers for both: a browser records a voice as WebM
         return []
     what = "a text file" if is_text else _CALLED[kind]
     return [("misnamed", f"is {what}, whatever its name says, and was opened as one.")]

@@ -20,7 +20,7 @@ def open_text(name: str, content: bytes, limits: Limits) -> Opened:
     """Raises Refused where it is no text after all."""
     text = decoded(content)
     if text is None:
-        raise Refused("is of an unknown kind: send a picture, a PDF, an office file or a text file.")
+        raise Refused("is of an unknown kind: send a picture, a recording, a PDF, an office file or a text file.")
     if mail.is_mail(content):
         return mail.open_mail(content, limits)
     text = plain(text)

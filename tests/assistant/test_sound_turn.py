@@ -1,0 +1,192 @@
+"""A recording in a turn: it is the question where there is none, and a text with times where there is one."""
+
+import pytest
+
+from assistant.host.sampling import Sampling
+from assistant.turn.route import Choice, Choices
+from mattoni.inputs import Attachment
+from mattoni.paths import model_folder
+from mattoni.records import Read, from_json, to_json
+from modality_bricks.methods import whisper
+from tests.assistant.conftest import done, png
+from tests.sounds import FakeWhisper, encoded, joined, loud_parts, silence, tone, wav
+
+SHORT = Sampling(temperature=0, max_tokens=4)
+QUESTION = Attachment("voice.wav", wav(joined(silence(0.5), tone(2, 300))))
+MEMO = Attachment("memo.wav", wav(joined(silence(0.5), tone(2, 600), silence(70), tone(2, 900))))
+FOREIGN = Attachment("gruss.wav", wav(tone(2, 2500)))
+
+
+@pytest.fixture
+def ears(monkeypatch):
+    """The small model is fetched, and both models and the detector are fakes that know tones."""
+    monkeypatch.setattr(whisper, "Whisper", FakeWhisper)
+    monkeypatch.setattr(whisper, "find_voices", loud_parts)
+    monkeypatch.setattr(FakeWhisper, "heard", 0)
+    model_folder("whisper-tiny.en").mkdir(parents=True)
+
+
+def said(assistant, text, *attachments, choices=None, conversation=None):
+    return done(assistant.ask(text, attachments, choices, SHORT, conversation))
+
+
+def notices(ticket):
+    return [notice.text for notice in ticket.trace.notices]
+
+
+def test_without_a_question_the_recording_is_the_question(ears, assistant, prompts):
+    ticket = said(assistant, "", QUESTION)
+    typed = said(assistant, "What is the capital of Italy?")
+    assert ticket.error is None and prompts[0] == prompts[1], "spoken or typed, the host is asked the same"
+    assert ticket.text == typed.text
+    (heard,) = ticket.trace.heard
+    assert (heard.name, heard.brick, heard.language, heard.text) == (
+        "voice.wav",
+        "speech",
+        "en",
+        "What is the capital of Italy?",
+    )
+    assert [(b.name, b.reason) for b in ticket.trace.bricks] == [("speech", "voice.wav: 0:02, in 'en'")]
+    assert ticket.trace.injections == ["sequence: speech of voice.wav by speech"]
+
+
+def test_with_a_question_the_recording_is_read_and_cited_by_time(ears, assistant, prompts):
+    ticket = said(assistant, "What does she want, two litres of milk?", MEMO)
+    assert "[0:00] Please bring two litres of milk.\n[1:12] The train leaves at noon." in prompts[0]
+    assert prompts[0].index("[1:12]") < prompts[0].index("What does she want")
+    assert {(c.document, c.brick) for c in ticket.trace.citations} == {("memo.wav", "speech")}
+    assert ticket.trace.citations[0].place in ("0:00–0:02", "0:00–1:14", "1:12–1:14")
+
+
+def test_a_spoken_question_routes_and_goes_with_a_picture(ears, assistant, prompts):
+    ticket = said(assistant, "", png(), QUESTION, choices=Choices(vision="eyes"))
+    assert {b.name for b in ticket.trace.bricks} == {"eyes", "speech"}
+    assert "■" in prompts[0] and "What is the capital of Italy?" in prompts[0] and "[0:" not in prompts[0]
+
+
+def test_follow_up_turns_hold_what_was_said_and_nothing_is_heard_again(ears, assistant, prompts):
+    talk = assistant.store.new()
+    said(assistant, "", QUESTION, conversation=talk)
+    said(assistant, "And of France?", conversation=talk)
+    assert "What is the capital of Italy?" in prompts[1] and "And of France?" in prompts[1]
+    assert prompts[1].startswith(prompts[0]), "so its keys and values are used again"
+    assert FakeWhisper.heard == 1
+    said(assistant, "When does the train leave?", MEMO, conversation=talk)
+    said(assistant, "And what about milk?", conversation=talk)
+    assert "[1:12] The train leaves at noon." in prompts[3] and FakeWhisper.heard == 3
+    done(assistant.answer_again(talk, sampling=SHORT))
+    assert FakeWhisper.heard == 3
+
+
+def test_a_deleted_conversation_leaves_nothing_that_was_heard(ears, assistant):
+    talk = assistant.store.new()
+    said(assistant, "", QUESTION, conversation=talk)
+    assistant.delete_conversation(talk)
+    said(assistant, "", QUESTION)
+    assert FakeWhisper.heard == 2
+
+
+@pytest.mark.parametrize(
+    ("samples", "sentence"),
+    [
+        (silence(3), "voice.wav is silent: see that the microphone is on, and record it again."),
+        (tone(3) / 4, "Nobody speaks in voice.wav: there is only noise or music in it."),
+        (
+            tone(2, 2500),
+            "voice.wav was not understood: it does not sound like English, the one language known here: fetch a model for "
+            "others with `mattoni models pull whisper-base`.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("question", ["", "What does she ask for?"])
+def test_where_nothing_is_said_a_sentence_says_so_and_the_host_is_not_asked(
+    ears, assistant, prompts, samples, sentence, question
+):
+    ticket = said(assistant, question, Attachment("voice.wav", wav(samples)))
+    assert notices(ticket) == [sentence] and ticket.text == "" and prompts == [] and ticket.status == "done"
+
+
+def test_with_the_large_model_other_languages_are_understood(ears, assistant, prompts):
+    model_folder("whisper-base").mkdir(parents=True)
+    ticket = said(assistant, "", FOREIGN)
+    assert ticket.trace.heard[0].language == "de" and "Guten Tag." in prompts[0]
+
+
+def test_without_a_model_the_command_is_told_and_after_it_the_message_is_answered(assistant, monkeypatch, prompts):
+    monkeypatch.setattr(whisper, "Whisper", FakeWhisper)
+    monkeypatch.setattr(whisper, "find_voices", loud_parts)
+    talk = assistant.store.new()
+    ticket = said(assistant, "", QUESTION, conversation=talk)
+    assert notices(ticket) == [
+        "voice.wav was not listened to: the model that recognises speech is not here yet; fetch it with "
+        "`mattoni models pull whisper-tiny.en`."
+    ]
+    model_folder("whisper-tiny.en").mkdir(parents=True)
+    again = done(assistant.answer_again(talk, sampling=SHORT))
+    assert again.trace.heard[0].text == "What is the capital of Italy?" and again.text
+
+
+def test_a_folder_that_is_no_model_is_one_sentence(assistant):
+    model_folder("whisper-tiny.en").mkdir(parents=True)
+    (sentence,) = notices(said(assistant, "", QUESTION))
+    assert "holds no Whisper model for CTranslate2 that can be loaded: remove it and fetch it again." in sentence
+
+
+@pytest.mark.parametrize(
+    ("choices", "why"),
+    [
+        (Choices(no_bricks=True), "bricks are off"),
+        (Choices(bricks={"speech": Choice("off")}), "no brick that listens is installed and switched on"),
+    ],
+)
+def test_switched_off_nobody_listens(ears, assistant, prompts, choices, why):
+    ticket = said(assistant, "", QUESTION, choices=choices)
+    assert notices(ticket) == [f"voice.wav was not listened to: {why}."] and prompts == []
+
+
+def test_a_long_recording_or_a_film_without_a_question_is_read_and_not_obeyed(ears, assistant, prompts):
+    long = Attachment("talk.wav", wav(joined(tone(2, 900), silence(130), tone(2, 600))))
+    said(assistant, "", long)
+    assert "What is this text about?" in prompts[0] and "] Please bring" in prompts[0]
+    film = encoded(tone(1.5, 600, 48_000), "mp4", "aac", 48_000, with_picture=True)
+    said(assistant, "", Attachment("clip.mp4", film))
+    assert "What is this text about?" in prompts[1] and "[0:00] Please bring two litres of milk." in prompts[1]
+
+
+def test_it_can_be_stopped_between_two_windows_and_goes_on_from_there(ears, assistant, monkeypatch):
+    talk = assistant.store.new()
+    first = FakeWhisper.hear
+
+    def stop(self, window, language=None):
+        guess = first(self, window, language)
+        assistant.running(talk).stop()
+        return guess
+
+    monkeypatch.setattr(FakeWhisper, "hear", stop)
+    ticket = said(assistant, "When does the train leave?", MEMO, conversation=talk)
+    assert ticket.status == "stopped" and FakeWhisper.heard == 1
+    monkeypatch.setattr(FakeWhisper, "hear", first)
+    later = said(assistant, "Go on: when does the train leave?", conversation=talk)
+    assert later.trace.heard[0].text.endswith("The train leaves at noon."), "the recording goes with the next message"
+    assert FakeWhisper.heard == 2, "what was heard before the stop is kept"
+
+
+def test_another_brick_that_listens_is_chosen_by_hand(ears, assistant):
+    from tests.assistant.conftest import add_bare_brick
+
+    add_bare_brick("ears-two", parts={"method": "whisper", "english": "catalogue:whisper-tiny.en"})
+    assert [b.name for b in said(assistant, "", QUESTION).trace.bricks] == ["ears-two"], "the user's own come first"
+    ticket = said(assistant, "", QUESTION, choices=Choices(bricks={"speech": Choice("on")}))
+    assert [(b.name) for b in ticket.trace.bricks] == ["speech"]
+
+
+def test_a_spoken_record_comes_back_from_the_store_as_it_was():
+    record = Read("voice.wav", "d", "speech", "Hello.", "sound", spoken=True)
+    assert from_json(to_json(record)) == record and record.in_prompt == "" and not record.is_text
+
+
+def test_a_voice_in_a_knowledge_brick_is_refused_by_name(assistant):
+    from mattoni.errors import MattoniError
+
+    with pytest.raises(MattoniError, match="memo.wav is a recording, and knowledge is made of documents"):
+        assistant.add_knowledge("calls", [MEMO])
