@@ -121,7 +121,6 @@ def test_a_second_photograph_is_seen_as_the_first_is(assistant, training_data):
     assert same >= 6, f"only {same} of 8 are described as they are alone"
 
 
-@pytest.mark.xfail(reason="nothing ends an answer that goes round in circles", strict=False)
 @pytest.mark.parametrize(
     ("question", "sent"),
     [

@@ -5,6 +5,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
@@ -223,11 +224,11 @@ def messages_of(row: Row, folder: Path) -> tuple[Message, ...]:
 
 
 def replies(
-    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply]
+    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply], at_once: int = 1
 ) -> Iterator[tuple[Row, Reply]]:
-    """Ask the rows one after the other, each in a conversation of its own."""
-    for row in rows:
-        yield row, ask(messages_of(row, folder))
+    """Ask the rows, each in a conversation of its own, so many at once; in their order."""
+    with ThreadPoolExecutor(at_once) as pool:
+        yield from zip(rows, pool.map(lambda row: ask(messages_of(row, folder)), rows), strict=True)
 
 
 def kept_replies(path: Path) -> dict[Hashable, Reply]:
@@ -243,12 +244,16 @@ def kept_replies(path: Path) -> dict[Hashable, Reply]:
 
 
 def reply_and_keep(
-    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply], path: Path
+    rows: Sequence[Row],
+    folder: Path,
+    ask: Callable[[tuple[Message, ...]], Reply],
+    path: Path,
+    at_once: int = 1,
 ) -> dict[Hashable, Reply]:
     """As `replies`, by `Row.asked`, each appended to the file as it comes, so that a run can be stopped and gone on with."""
     said: dict[Hashable, Reply] = {}
     with path.open("a", encoding="utf-8") as file:
-        for row, reply in replies(rows, folder, ask):
+        for row, reply in replies(rows, folder, ask, at_once):
             line = {"id": row.id, "message": row.message, "pictures": row.pictures, **asdict(reply)}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
@@ -257,13 +262,17 @@ def reply_and_keep(
 
 
 def ask_missing(
-    rows: Sequence[Row], folder: Path, ask: Callable[[tuple[Message, ...]], Reply], path: Path
+    rows: Sequence[Row],
+    folder: Path,
+    ask: Callable[[tuple[Message, ...]], Reply],
+    path: Path,
+    at_once: int = 1,
 ) -> list[dict[str, Any]]:
     """The lines of `report` for the rows; those that have a reply in the file are not asked again."""
     said = kept_replies(path)
     missing = [row for row in rows if row.asked not in said]
     print(f"{path.name}: {len(missing)} of {len(rows)} to ask", file=sys.stderr, flush=True)
-    said |= reply_and_keep(missing, folder, ask, path)
+    said |= reply_and_keep(missing, folder, ask, path, at_once)
     return report([(row, said[row.asked]) for row in rows])[1]
 
 

@@ -36,6 +36,7 @@ Figures = dict[str, Any]
 Lines = Sequence[Mapping[str, Any]]
 
 SKILL = "compare-pictures"
+_AT_ONCE = 8  # rows that are decoded together
 _CAPTION_TOKENS, _AMOUNT_TOKENS, _ROUTED_TOKENS = 40, 24, 1
 
 
@@ -60,7 +61,7 @@ class Talk:
         """Ask rows whose files lie in a set's folder, but for those that have an answer under the label, and score all."""
         sampling = Sampling(temperature=0.0, max_tokens=max_tokens, seed=0)
         ask = asking(assistant, Choices(), sampling)
-        return ask_missing(rows, self.out / folder, ask, self.out / f"{label}.answers.jsonl")
+        return ask_missing(rows, self.out / folder, ask, self.out / f"{label}.answers.jsonl", _AT_ONCE)
 
 
 def share(found: Sequence[bool]) -> Figures:

@@ -92,6 +92,11 @@ class Answer:
         """What was held back at the end."""
         return self._show(self._stream.rest()) + self._stops.rest()
 
+    def cut_off(self) -> None:
+        """Note that it had to end here: where it was going round in circles, what it said once is kept."""
+        if self._keep is None and len(self.said) > self._least and (keep := self._repetition.at_end()) is not None:
+            self.ended, self._keep = "repeats", keep
+
     def kept(self) -> tuple[str, list[int]]:
         """Text and token ids without a stop string or surplus repetitions: what the next prompt holds of it."""
         if self._keep is None:

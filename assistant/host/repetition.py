@@ -19,6 +19,7 @@ _CLOSING = frozenset(".!?,;:)]\"'…。！？，、；：")
 _LONGEST_BLOCK = 150  # words
 # Of a block of n words, so many more words than three times n: a refrain may come three times on end, one word eleven times.
 _SURPLUS, _SURPLUS_SIGNS = 8, 60
+_LEAST_WORDS = 12  # of three rounds together, where an answer was cut off in them
 # Of so many runs of _RUN words on end, this share was said so often before: code and forms say much twice.
 _RUN, _STRETCH, _SHARE, _OFTEN = 5, 60, 0.7, 2
 
@@ -48,6 +49,18 @@ class Repetition:
                 return keep
         return None
 
+    def at_end(self) -> int | None:
+        """As `push`, for an answer that was cut off: three rounds at its very end are enough, as nothing can follow them."""
+        place = len(self._words) - 1
+        for size in range(1, min(_LONGEST_BLOCK, place) + 1):
+            if self._same[size] >= max(2 * size, _LEAST_WORDS - size) and self._is_wordy(place, size):
+                return self._ends[self._close(place - self._same[size])]
+        return None
+
+    def _is_wordy(self, place: int, size: int) -> bool:
+        """Whether the last `size` words have letters."""
+        return self._letters[place] > self._letters[place - size]
+
     def _add(self, word: str, end: int) -> int | None:
         place = len(self._words)
         self._words.append(word)
@@ -67,8 +80,7 @@ class Repetition:
 
     def _is_loop(self, place: int, size: int) -> bool:
         """Whether the blocks of `size` words that end at `place` are too many."""
-        has_letters = self._letters[place] > self._letters[place - size]
-        return has_letters or self._same[size] >= 2 * size + _SURPLUS_SIGNS
+        return self._is_wordy(place, size) or self._same[size] >= 2 * size + _SURPLUS_SIGNS
 
     def _cut_old(self) -> int | None:
         run = tuple(self._words[-_RUN:])

@@ -67,6 +67,8 @@ def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, to
             piece = next(pieces, None)
     trace.tokens.update(prompt=stream.usage.prompt, reused=stream.usage.reused, new=stream.usage.new)
     trace.finish = stream.finished
+    if stream.finished == "repeats":
+        ticket.keep(stream.text)
     trace.notices.extend(stream.notices)
     notice = _NOTICES.get(stream.finished)
     if notice is not None:

@@ -83,6 +83,12 @@ class Ticket:
             self.text += piece
             self._changed.notify_all()
 
+    def keep(self, text: str) -> None:
+        """Replace the answer by what is kept of it: a beginning, where the rest only said the same again."""
+        with self._changed:
+            self.text = text
+            self._changed.notify_all()
+
     def enter(self, stage: str) -> None:
         """Say what is being done now."""
         with self._changed:

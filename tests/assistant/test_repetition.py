@@ -119,3 +119,18 @@ def test_of_an_answer_with_a_stop_string_nothing_of_it_is_kept():
     text, ids = answer.kept()
     assert answer.ended == "stop-string"
     assert shown == text == bytes(ids).decode() == "Über alles. EN "
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("Rain falls. A gentle rain, a gentle rain, a gentle rain, a gentle rain, a gen", "Rain falls. A gentle rain,"),
+        ("- oats\n- oats\n- oats\n- milk\n- salt and a lot of other things that one can eat", None),
+        ("No, no, no, and that is all", None),
+    ],
+)
+def test_an_answer_that_was_cut_off_in_its_third_round_keeps_one(answer, kept):
+    repetition = Repetition()
+    assert repetition.push(answer) is None
+    keep = repetition.at_end()
+    assert (answer[:keep] if keep is not None else None) == kept

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
+from assistant.host.repetition import Repetition
 from assistant.host.sampling import Sampling
 from assistant.training.make_router import write_keys
 from assistant.turn.earlier_documents import EarlierDocuments
@@ -317,3 +318,17 @@ def test_with_no_brick_every_logit_of_a_turn_is_the_bare_hosts_bit_for_bit(assis
             read = torch.tensor([[token]]) if token is not None else read
     assert len(ours) > SHORT.max_tokens // 2
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(ours, bare[: len(ours)], strict=True))
+
+
+def test_of_an_answer_that_went_round_in_circles_what_it_said_once_is_kept(assistant, monkeypatch):
+    said: list[str] = []
+
+    def push(self, text: str) -> int | None:
+        said.append(text)
+        return len(said[0]) if len(said) == 4 else None
+
+    monkeypatch.setattr(Repetition, "push", push)
+    talk = assistant.store.new()
+    ticket = done(assistant.ask("Sing.", (), None, Sampling(max_tokens=20, min_tokens=3), talk))
+    assert ticket.trace.finish == "repeats" and len(said) == 4
+    assert ticket.text == said[0] == assistant.store.messages(talk)[-1].text
