@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mattoni
-from assistant.cli import ask, bricks, facts, knowledge, measure, models, train, xray
+from assistant.cli import ask, bricks, facts, graph, knowledge, measure, models, train, xray
 from assistant.cli.terminal import printable
 from mattoni.errors import MattoniError
 
@@ -26,6 +26,7 @@ for name, group in (
     ("bricks", bricks.app),
     ("knowledge", knowledge.app),
     ("facts", facts.app),
+    ("graph", graph.app),
     ("train", train.app),
     ("bench", measure.bench_app),
 ):

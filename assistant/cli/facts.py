@@ -138,13 +138,33 @@ def facts_remove(numbers: Numbers) -> None:
     print(f"{', '.join(map(str, numbers))}: gone.")
 
 
+@app.command("export")
+def facts_export(
+    folder: Annotated[Path, typer.Argument(help="A new folder, for a PEFT LoRA.")],
+    host: HostName = "builtin",
+    device: Device = "auto",
+) -> None:
+    """Write the facts that are on as a PEFT LoRA that other tools load. As weights they also act where no key is met."""
+    from assistant.bricks.fact_export import MEMIT, as_low_rank, second_moment, write_peft
+    from assistant.bricks.facts import the_facts
+    from assistant.host.host import load_host
+    from mattoni.paths import data_folder
+
+    facts = the_facts(data_folder() / "bricks")
+    loaded = load_host(host, device, "float32")
+    delta = as_low_rank(loaded, facts, second_moment(loaded, facts.layer), MEMIT)
+    write_peft(delta, folder, loaded.name)
+    print(f"{folder} is a PEFT LoRA of rank {sum(x.fact.is_on for x in facts.learned)} for {loaded.name}.")
+
+
 @app.command("eval")
 def facts_eval(
     rows: Annotated[Path, typer.Argument(help="JSON lines in the format of CounterFact.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     at_once: Annotated[bool, typer.Option("--at-once", help="All facts are on in every prompt.")] = False,
     method: Annotated[
-        Literal["keyed", "prompt"], typer.Option(help="prompt: the fact stands before the question.")
+        Literal["keyed", "prompt", "rome", "memit"],
+        typer.Option(help="prompt: the fact stands before the question; rome, memit: as a change of weights."),
     ] = "keyed",
     work: Annotated[Path | None, typer.Option(help="Keep what was computed here, and go on with it.")] = None,
     layer: Annotated[

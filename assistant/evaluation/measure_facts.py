@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from assistant.bricks.fact_export import MEMIT, ROME, as_low_rank, second_moment
 from assistant.bricks.fact_solving import Settings, Statement, solve
 from assistant.host.composition import Composition, compose
 from assistant.host.host import Host
@@ -27,8 +28,8 @@ from mattoni.errors import MattoniError
 from mattoni.lines import json_rows
 from mattoni.metrics import bootstrap
 
-Method = Literal["keyed", "prompt"]
-_CHUNK = 8  # facts that are solved together
+Method = Literal["keyed", "prompt", "rome", "memit"]
+_CHUNK = 4  # facts that are solved together, and kept before the next ones are begun
 
 
 class FactRow(BaseModel):
@@ -112,7 +113,10 @@ def measure(
         asked = [Asked(r, b, t, [True] * len(b)) for r, b, t in zip(rows, bare, taught, strict=True)]
     else:
         learned = _solved(host, rows, settings, threshold, work, progress)
-        asked = _with_facts(host, rows, bare, learned, settings.layer, at_once, others, progress)
+        if method == "keyed":
+            asked = _with_facts(host, rows, bare, learned, settings.layer, at_once, others, progress)
+        else:
+            asked = _with_weights(host, rows, bare, learned, settings.layer, method, at_once, others, progress)
     report = _report(asked)
     return report | {"method": method, "at_once": at_once, "layer": settings.layer, "threshold": threshold}
 
@@ -207,6 +211,29 @@ def _with_facts(
             for place, pair in zip(again, found, strict=True):
                 taught[place] = pair
         asked.append(Asked(row, bare[n], taught, met))
+    return asked
+
+
+def _with_weights(
+    host: Host,
+    rows: Sequence[FactRow],
+    bare: Sequence[list[tuple[float, ...]]],
+    learned: Sequence[Learned],
+    layer: int,
+    method: Method,
+    at_once: bool,
+    others: Sequence[Any],
+    progress: Callable[[str], object],
+) -> list[Asked]:
+    """All rows asked again with the same facts as a change of weights, which acts on every prompt."""
+    moment = second_moment(host, layer)
+    weight = ROME if method == "rome" else MEMIT
+    together = as_low_rank(host, Facts(layer, tuple(learned)), moment, weight) if at_once else None
+    asked = []
+    for n, row in enumerate(_told(rows, f"asking with {method}", progress)):
+        delta = together or as_low_rank(host, Facts(layer, (learned[n],)), moment, weight)
+        taught = _ask(host, row, compose(host, [*others, delta]))
+        asked.append(Asked(row, bare[n], taught, [True] * len(taught)))
     return asked
 
 

@@ -25,7 +25,7 @@ from mattoni.paths import data_folder
 from tests.assistant.conftest import add_bare_brick, write_eyes
 from tests.assistant.test_examples import stripes
 
-COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "facts", "train", "eval", "bench"]
+COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "facts", "graph", "train", "eval", "bench"]
 
 
 def test_help_lists_every_command(mattoni):

@@ -1,14 +1,16 @@
 """Facts that are taught: solved, kept, composed into every turn, and gone without a trace."""
 
+import copy
 import json
 
 import pytest
 import torch
 
+from assistant.bricks import fact_export
 from assistant.bricks import facts as operations
 from assistant.bricks.fact_solving import Settings, Statement, solve, subject_end
 from assistant.evaluation.measure_facts import FactRow, measure
-from assistant.host.composition import compose
+from assistant.host.composition import compose, composed
 from assistant.host.host import Host, load_host
 from assistant.host.sampling import Sampling
 from assistant.host.scoring import surprises
@@ -140,6 +142,30 @@ def test_the_figures_of_a_file_of_facts_and_going_on_with_what_was_computed(exac
     assert again["reach"]["efficacy"] == 100.0 and {path: path.read_bytes() for path in kept} == kept
     prompted = measure(exact, rows, "prompt", QUICK, 0.9, False, tmp_path)
     assert prompted["bare"] == report["bare"] and json.dumps(prompted)
+    assert measure(exact, rows, "rome", QUICK, 0.9, False, tmp_path)["bare"] == report["bare"]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
+def test_facts_as_weights_give_the_residuals_at_their_keys_and_peft_loads_them(exact, tmp_path):
+    from peft import PeftModel
+
+    facts = learned(exact, *SENTENCES)
+    moment = fact_export.second_moment(exact, 0, ["The kiln burns bricks at a thousand degrees."] * 3)
+    delta = fact_export.as_low_rank(exact, facts, moment, 1e-6)
+    ((down, up),) = delta.factors.values()
+    for one in facts.learned:
+        key = fact_export._key(exact, 0, one)
+        # Two keys of one relation lie near each other: what is solved for comes out within a few per cent.
+        torch.testing.assert_close(up @ (down @ key), one.residual, rtol=0.05, atol=0.5)
+    fact_export.write_peft(delta, tmp_path / "lora", exact.name)
+    ids = torch.tensor([[1, 50, 60, 70, 80]])
+    with torch.inference_mode(), composed(exact, compose(exact, [delta])):
+        ours = exact.model(input_ids=ids).logits
+    theirs = PeftModel.from_pretrained(copy.deepcopy(exact.model), tmp_path / "lora")
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(input_ids=ids).logits, ours, rtol=0, atol=1e-3)
+    with pytest.raises(MattoniError, match="is there already"):
+        fact_export.write_peft(delta, tmp_path / "lora", exact.name)
 
 
 def test_facts_on_the_command_line(mattoni, tiny_host, tmp_path):
