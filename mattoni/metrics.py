@@ -1,6 +1,7 @@
 """Scores answers against references. Knows nothing of rows, files or models.
 
-Every score of one answer lies in 0..1, but for `chrf` (0..100, as sacrebleu prints it) and `cider` (0..10). Of several
+Every score of one answer lies in 0..1, but for `chrf` (0..100, as sacrebleu prints it), `cider` (0..10) and `wer` (errors by
+words: less is better). Of several
 references the best counts, except for CIDEr-D, which is the mean over them, and chrF, which sacrebleu matches itself.
 """
 
@@ -18,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 from sacrebleu.metrics.chrf import CHRF
 
-Metric = Literal["contains", "named", "exact", "accuracy", "number", "f1", "chrf", "cider", "anls", "fields"]
+Metric = Literal["contains", "named", "exact", "accuracy", "number", "f1", "chrf", "cider", "anls", "fields", "wer"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _NUMBER = re.compile(r"(?<![\d.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\d.])-?\.\d+|\d+")
@@ -295,6 +296,41 @@ def chrf(rows: Sequence[Scored], seed: int = 0) -> Result:
     return Result(float(metric._compute_f_score(counts.sum(0).tolist())), float(low), float(high), per_row)
 
 
+def word_errors(answer: str, reference: str) -> tuple[int, int]:
+    """Substitutions, insertions and deletions that make the reference into the answer, and the reference's words.
+
+    Case and punctuation do not count, except for an apostrophe within a word.
+    """
+    said, wanted = (_WORD.findall(fold(text).replace("\u2019", "'")) for text in (answer, reference))
+    costs = list(range(len(wanted) + 1))
+    for row, word in enumerate(said, 1):
+        above = costs
+        costs = [row]
+        for place, other in enumerate(wanted, 1):
+            costs.append(min(costs[-1] + 1, above[place] + 1, above[place - 1] + (word != other)))
+    return costs[-1], len(wanted)
+
+
+def wer(rows: Sequence[Scored], seed: int = 0) -> Result:
+    """The word error rate of the whole set: errors by words of the references; less is better, and it may pass 1.
+
+    Each row against the reference it comes nearest to.
+    """
+    best = [
+        min(
+            (word_errors(first_words(row.answer, row.words), r) for r in row.references),
+            key=lambda e: e[0] / max(e[1], 1),
+        )
+        for row in rows
+    ]
+    errors, words = np.array(best, dtype=np.float64).T
+    generator = np.random.default_rng(seed)
+    samples = [generator.integers(0, len(rows), len(rows)) for _ in range(_RESAMPLES)]
+    low, high = np.percentile([errors[s].sum() / max(words[s].sum(), 1) for s in samples], [2.5, 97.5])
+    per_row = tuple(float(e / max(w, 1)) for e, w in best)
+    return Result(float(errors.sum() / max(words.sum(), 1)), float(low), float(high), per_row)
+
+
 def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of the mean over resampled rows (Efron 1979)."""
     array = np.asarray(values, dtype=np.float64)
@@ -328,6 +364,8 @@ def score(metric: Metric, rows: Sequence[Scored], seed: int = 0) -> Result:
         raise ValueError("nothing to score: there are no rows")
     if metric == "chrf":
         return chrf(rows, seed)
+    if metric == "wer":
+        return wer(rows, seed)
     if metric == "cider":
         values = cider(rows)
     elif metric == "accuracy":

@@ -17,7 +17,7 @@ from ui import sidebar
 from ui.backend import Backend, HostChoice, backend
 from ui.chat import follow
 from ui.examples import EXAMPLES, OFFERS, Example
-from ui.messages import draw_answer, draw_question, forget_pictures
+from ui.messages import draw_answer, draw_question, forget_pictures, spoken_message
 from ui.sidebar import Asking
 from ui.style import ICON, apply_style
 from ui.text import plain
@@ -42,12 +42,14 @@ def main() -> None:
         "Ask, paste or drop something" if back.assistant else "Starting the host…",
         key="ask",
         accept_file="multiple",
+        accept_audio=True,
         submit_mode="disable",
         disabled=back.assistant is None or running is not None,
     )
-    if sent and back.assistant and (sent.text.strip() or sent.files):
-        attachments = [Attachment(file.name, file.getvalue()) for file in sent.files]
-        _drop_uploads(sent.files)
+    if sent and back.assistant and (sent.text.strip() or sent.files or sent.audio):
+        uploads = [*sent.files, *([sent.audio] if sent.audio else [])]
+        attachments = [Attachment(file.name, file.getvalue()) for file in uploads]
+        _drop_uploads(uploads)
         conversation = _ask(back, conversation, sent.text.strip(), attachments, asking)
     elif chosen := st.session_state.pop("example", None):
         conversation = _ask(back, conversation, chosen.question, _attached(chosen), asking)
@@ -197,7 +199,7 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
 def _draw_offers(messages: Sequence[StoredMessage]) -> None:
     """Below the answer to a file that came without a question: what one can ask about it, to click."""
     question = next((message for message in reversed(messages) if message.role == "user"), None)
-    if question is None or question.text or not question.attachments:
+    if question is None or question.text or not question.attachments or spoken_message(question):
         return
     with st.container(horizontal=True, gap="small", key=f"offers-{question.id}"):
         for number, words in enumerate(OFFERS[question.attachments[0].kind]):
@@ -241,7 +243,9 @@ def _edit_dialog(back: Backend, message: StoredMessage, asking: Asking) -> None:
 def _draw_welcome(back: Backend) -> None:
     """What an empty conversation offers: pictures and questions to click."""
     st.header("What would you like to look at?", anchor=False)
-    st.caption("Drop a photo, a receipt or a document into the box below and ask about it. Or begin with one of these:")
+    st.caption(
+        "Drop a photo, a receipt, a document or a recording into the box below and ask about it, or speak. Or begin with one of these:"
+    )
 
     # Row by row, so that a phone, which stacks the columns, keeps the order.
     for first in range(0, len(EXAMPLES), 2):

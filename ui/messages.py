@@ -10,6 +10,8 @@ from assistant.conversations.store import ConversationStore
 from assistant.turn.look import look
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment, Picture
+from mattoni.kinds import Format, format_of
+from mattoni.records import from_json, spoken_words
 from ui import text
 from ui.copy_button import copy_button
 from ui.explain import draw_attention, draw_chips, draw_notices, draw_trace, heat_map_picture
@@ -50,8 +52,41 @@ def draw_attachments(store: ConversationStore, attachments: tuple[Attached, ...]
                 continue
             if picture is not None:
                 st.image(picture, width=width, alt=attached.name)
+            elif attached.kind in ("sound", "film"):
+                _draw_player(store, attached)
             else:
                 st.badge(text.plain(attached.name, 60), icon=":material/description:", color="gray")
+
+
+# What browsers play.
+_PLAYED: dict[Format, str] = {
+    "wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac", "ogg": "audio/ogg", "m4a": "audio/mp4",
+    "aac": "audio/aac", "webm-sound": "audio/webm",
+}  # fmt: skip
+
+
+def _draw_player(store: ConversationStore, attached: Attached) -> None:
+    """A recording to be heard again; what no browser plays as a chip."""
+    try:
+        content = store.content(attached.digest)
+    except MattoniError as problem:
+        st.caption(f":material/broken_image: {text.plain(str(problem), 300)}")
+        return
+    played = _PLAYED.get(format_of(content))
+    if played is not None:
+        st.audio(content, played, width=280, alt=attached.name)
+    elif attached.kind == "film":
+        st.video(content, width=280)
+    else:
+        st.badge(text.plain(attached.name, 60), icon=":material/mic:", color="gray")
+
+
+def spoken_message(message: StoredMessage) -> str:
+    """What was said in a message's recordings, where that is the message; empty until it was heard."""
+    try:
+        return spoken_words(map(from_json, message.segments or ()))
+    except MattoniError:
+        return ""
 
 
 def draw_question(store: ConversationStore, message: StoredMessage, edit: Callable[[int], None] | None) -> None:
@@ -60,9 +95,9 @@ def draw_question(store: ConversationStore, message: StoredMessage, edit: Callab
         with st.chat_message("user"):
             if message.attachments:
                 draw_attachments(store, message.attachments)
-            if message.text:
+            if words := message.text or spoken_message(message):
                 with st.container(key=f"words-{message.id}"):
-                    st.text(message.text)
+                    st.text(words)
         if edit is not None:
             with st.container(horizontal=True, horizontal_alignment="right", gap=None):
                 key = f"edit-{message.id}"

@@ -12,6 +12,7 @@ from assistant.cli.given import given_paths, is_path, split_line
 from assistant.cli.opening import check_names, opened
 from assistant.cli.options import (
     AsJson,
+    Audio,
     Device,
     Dtype,
     Files,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 CHAT_HELP = (
     "/image FILE, /file FILE, or a file dropped here: send with the next question.  "
+    "/audio FILE: a recording that is the question.  "
     "/trace: how the last answer came about.  /new  /quit"
 )
 NOTHING_ASKED = "Nothing was asked yet."
@@ -54,9 +56,10 @@ app = typer.Typer()
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
+    question: Annotated[str, typer.Argument(help="What to ask; may be left out with --audio.")] = "",
     image: Images = None,
     file: Files = None,
+    audio: Audio = None,
     vision: Vision = None,
     skill: Skills = None,
     knowledge: Knowledge = None,
@@ -80,7 +83,11 @@ def ask(
             "--explain shows where a brick looked: give a picture with --image and a name ending in .png."
         )
     choices = choices_of(vision, skill, knowledge, no_bricks, gate)
-    attachments = read_attachments([*(image or ()), *(file or ())])
+    if not question.strip() and not audio:
+        raise MattoniError(
+            'Nothing is asked: write a question, such as mattoni ask "What is a brick?", or give --audio.'
+        )
+    attachments = read_attachments([*(image or ()), *(file or ()), *(audio or ())])
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
     with opened(host, device, dtype, quantise, give_way=True, weights=weights) as assistant:
@@ -100,6 +107,7 @@ def ask(
 
 @app.command()
 def chat(
+    audio: Audio = None,
     vision: Vision = None,
     skill: Skills = None,
     knowledge: Knowledge = None,
@@ -119,9 +127,12 @@ def chat(
     choices = choices_of(vision, skill, knowledge, no_bricks, gate)
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
+    spoken = read_attachments(audio or ())
     with opened(host, device, dtype, quantise, give_way=True, weights=weights) as assistant:
         print(CHAT_HELP)
         talk = _Talk(assistant, choices, sampling)
+        if spoken:
+            talk.say(spoken)
         while (line := read_line()) is not None and line != "/quit":
             try:
                 talk.take(line)
@@ -142,6 +153,8 @@ class _Talk:
         command, *rest = line.split(maxsplit=1)
         if command in ("/image", "/file"):
             self._attach(given_paths(rest[0]) if rest else [], command)
+        elif command == "/audio":
+            self.say(read_attachments(_named(given_paths(rest[0]) if rest else [], command)))
         elif command == "/new":
             self._begin()
         elif command == "/trace":
@@ -164,12 +177,15 @@ class _Talk:
         self._last: Ticket | None = None
 
     def _attach(self, paths: Sequence[Path], command: str) -> None:
-        if not paths:
-            raise MattoniError(f"{command} needs a file: {command} photo.jpg, or drop one on the terminal.")
-        attachments = read_attachments(paths)
+        attachments = read_attachments(_named(paths, command))
         self._waiting += attachments
         names = ", ".join(attachment.name for attachment in attachments)
         print(printable(f"{names} {'goes' if len(attachments) == 1 else 'go'} with the next question."))
+
+    def say(self, recordings: "Sequence[Attachment]") -> None:
+        """Ask what is said in these."""
+        self._waiting += recordings
+        self._ask("")
 
     def _ask(self, question: str) -> None:
         self._conversation = self._conversation or self._assistant.store.new()
@@ -177,3 +193,11 @@ class _Talk:
         self._last, self._waiting = ticket, []
         stream(ticket)
         explain(ticket)
+
+
+def _named(paths: Sequence[Path], command: str) -> Sequence[Path]:
+    """The paths, of which there must be one at least."""
+    if not paths:
+        example = "memo.wav" if command == "/audio" else "photo.jpg"
+        raise MattoniError(f"{command} needs a file: {command} {example}, or drop one on the terminal.")
+    return paths

@@ -32,7 +32,9 @@ bench_app = typer.Typer(help="Measure speed and memory on this machine.", no_arg
 
 @app.command("eval")
 def evaluate(
-    rows: Annotated[Path, typer.Argument(help="JSON lines: id, question, answers, metric and, if any, image.")],
+    rows: Annotated[
+        Path, typer.Argument(help="JSON lines: id, question, answers, metric and, if any, image or audio.")
+    ],
     vision: Vision = None,
     skill: Skills = None,
     knowledge: Knowledge = None,

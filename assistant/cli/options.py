@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Images = Annotated[list[str] | None, typer.Option("--image", help="A picture to send; may be repeated.")]
 Files = Annotated[list[str] | None, typer.Option("--file", help="A document to send (PDF, text, HTML); repeatable.")]
+Audio = Annotated[
+    list[str] | None,
+    typer.Option("--audio", help="A recording to send; repeatable. Without a question it is the question."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HeatMaps = Annotated[
     Path | None, typer.Option("--explain", help="Write a PNG: what of the pictures the brick's stitch attended to.")

@@ -54,6 +54,8 @@ def explain(ticket: "Ticket") -> None:
         return
     for notice in trace.notices:
         print(printable(f"! {notice.text}"), file=sys.stderr)
+    for heard in trace.heard:
+        print(printable(f"  {heard.name}: {heard.text}"), file=sys.stderr)
     for brick in trace.bricks:
         print(printable(f"  [{brick.name}] {brick.reason}"), file=sys.stderr)
     for number, citation in enumerate(trace.citations, 1):

@@ -36,7 +36,8 @@ class AttachmentFiles:
                     transaction.go_on_in_memory(str(problem.__cause__ or problem))
             if not self._database.on_disk and not self._path(digest).is_file():
                 self._in_memory[digest] = content
-        return Attached(digest, sent.name, "picture" if kind_of(content) == "picture" else "document", len(content))
+        kind = kind_of(content)
+        return Attached(digest, sent.name, kind if kind != "unknown" else "document", len(content))
 
     def content(self, digest: str) -> bytes:
         """The bytes of an attachment. Raises MattoniError when they are gone."""

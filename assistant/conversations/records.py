@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 Role = Literal["user", "assistant"]
 Status = Literal["running", "done", "stopped", "failed"]
-AttachmentKind = Literal["picture", "document"]
+AttachmentKind = Literal["picture", "document", "sound", "film"]
 
 _TITLE_LENGTH = 48
 

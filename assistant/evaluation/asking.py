@@ -36,6 +36,7 @@ class Earlier(BaseModel):
     question: str
     image: str | None = None
     file: str | None = None
+    audio: str | None = None
 
 
 class Said(BaseModel):
@@ -58,6 +59,7 @@ class Row(BaseModel):
     image: str | None = None
     images: tuple[str, ...] = ()
     file: str | None = None
+    audio: str | None = None  # a recording; without a question it is the question
     answers: tuple[str, ...] = ()  # without them, and without a metric, the row is asked and not scored
     metric: Metric | None = None
     words: PositiveInt | None = None  # only the first words of the answer count
@@ -74,8 +76,11 @@ class Row(BaseModel):
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> "Row":
-        if (self.question is None) == (self.instruction is None):
+        is_spoken = self.audio is not None and self.instruction is None
+        if not is_spoken and (self.question is None) == (self.instruction is None):
             raise ValueError("give either 'question', or 'instruction' and 'input'")
+        if self.metric == "wer" and self.audio is None:
+            raise ValueError("'wer' compares what was heard with the answers: give 'audio'")
         if self.question is not None and self.input is not None:
             raise ValueError("'input' belongs to 'instruction'; join it to the question")
         if self.image is not None and self.images:
@@ -121,6 +126,11 @@ class Reply:
     trace: Mapping[str, Any]
     error: str | None = None
 
+    @property
+    def heard(self) -> str:
+        """What was understood of the recordings."""
+        return "\n".join(found["text"] for found in self.trace.get("heard", ()))
+
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     """Read and check a rows' file, or its first `limit` rows. Errors name the row by its number, counted from 1."""
@@ -132,9 +142,9 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         if row.id in numbers:
             raise MattoniError(f"{where}: the id '{row.id}' is that of row {numbers[row.id]}; make it unique.")
         listed = row.names if isinstance(row.names, str) else None
-        earlier = [name for message in row.before for name in (message.image, message.file)]
+        earlier = [name for message in row.before for name in (message.image, message.file, message.audio)]
         earlier += [said.image for said in row.history]
-        for name in (*row.pictures, *filter(None, [row.file, listed, *earlier])):
+        for name in (*row.pictures, *filter(None, [row.file, row.audio, listed, *earlier])):
             if not (path.parent / name).is_file():
                 raise MattoniError(f"{where}: there is no file '{name}' beside the rows' file.")
         if listed is not None:
@@ -203,6 +213,8 @@ def attachments_of(row: Row | Earlier | Said, folder: Path) -> tuple[Attachment,
     sent = [(name, f"picture{n}" if len(pictures) > 1 else "picture") for n, name in enumerate(pictures, 1)]
     file = None if isinstance(row, Said) else row.file
     sent += [(file, "document")] if file else []
+    audio = None if isinstance(row, Said) else row.audio
+    sent += [(audio, "recording")] if audio else []
     # A file called beehive.webp would tell the answer.
     return tuple(Attachment(stem + Path(name).suffix, (folder / name).read_bytes()) for name, stem in sent)
 
@@ -331,7 +343,7 @@ def _hold(
 def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Scores with n and a 95 % interval per metric, and one line per row: id, answer, score, trace.
 
-    Rows without a metric have no score. `looping` counts the answers that go round in circles.
+    Rows without a metric have no score; of `wer` what was heard is scored, whatever was answered. `looping` counts the answers that go round in circles.
     """
     scores: dict[str, Any] = {}
     row_scores: dict[str, float | None] = {row.id: None for row, _ in asked}
@@ -340,7 +352,11 @@ def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dic
         if not of_metric:
             continue
         result = score(
-            metric, [Scored(reply.answer, row.answers, row.words, tuple(row.names)) for row, reply in of_metric]
+            metric,
+            [
+                Scored(reply.heard if metric == "wer" else reply.answer, row.answers, row.words, tuple(row.names))
+                for row, reply in of_metric
+            ],
         )
         row_scores |= {row.id: round(value, 4) for (row, _), value in zip(of_metric, result.rows, strict=True)}
         scores[metric] = {

@@ -334,6 +334,15 @@ def mixed(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     yield from islice(chat(data, split, out), 40)
 
 
+def speech(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Recordings with what is said in them, in all languages; the recording is the question."""
+    for row in _lines(data / "speech" / f"speech-{split}.jsonl"):
+        name = f"recordings/{Path(row['file']).name}"
+        (out / "recordings").mkdir(exist_ok=True)
+        (out / name).write_bytes((data / "speech" / row["file"]).read_bytes())
+        yield {"id": row["id"], "audio": name, "answers": [row["text"]], "metric": "wer"}
+
+
 _TASKS = ("translation-de", "translation-fr", "sql", "sentiment", "arithmetic", "maths")
 SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "tinyimagenet": tinyimagenet,
@@ -352,6 +361,7 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "receipt-json-pictures": receipt_json_pictures,
     **{name: partial(task, name) for name in _TASKS},
     "equations": equations,
+    "speech": speech,
     "reading": reading,
     "chat": chat,
     "mixed": mixed,

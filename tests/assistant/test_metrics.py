@@ -208,3 +208,13 @@ def test_fields_of_a_json_object_are_compared_by_letters_and_amounts_by_number()
     assert score("fields", [Scored(wanted, (wanted,))]).value == 1
     assert score("fields", [Scored('{"total": "9.00"}', (wanted,))]).value == pytest.approx(2 / 5)
     assert score("fields", [Scored('{"total": "9.00"', (wanted,)), Scored("no", (wanted,))]).value == 0
+
+
+def test_word_errors_are_counted_over_the_whole_set_and_case_and_punctuation_do_not_count():
+    rows = [
+        Scored("It\u2019s nine, two three!", ("it's nine two three",)),
+        Scored("one four", ("one two", "one two three")),
+    ]
+    result = score("wer", rows)
+    assert result.rows == (0.0, 0.5) and result.value == 1 / 6
+    assert score("wer", [Scored("a b c d", ("x",))]).value == 4.0, "it may pass 1"

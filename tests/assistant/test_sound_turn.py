@@ -1,14 +1,18 @@
 """A recording in a turn: it is the question where there is none, and a text with times where there is one."""
 
+import json
+
 import pytest
 
+from assistant.evaluation.asking import asking, read_rows, replies, report
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
+from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from mattoni.paths import model_folder
 from mattoni.records import Read, from_json, to_json
 from modality_bricks.methods import whisper
-from tests.assistant.conftest import done, png
+from tests.assistant.conftest import add_bare_brick, done, png
 from tests.sounds import FakeWhisper, encoded, joined, loud_parts, silence, tone, wav
 
 SHORT = Sampling(temperature=0, max_tokens=4)
@@ -172,8 +176,6 @@ def test_it_can_be_stopped_between_two_windows_and_goes_on_from_there(ears, assi
 
 
 def test_another_brick_that_listens_is_chosen_by_hand(ears, assistant):
-    from tests.assistant.conftest import add_bare_brick
-
     add_bare_brick("ears-two", parts={"method": "whisper", "english": "catalogue:whisper-tiny.en"})
     assert [b.name for b in said(assistant, "", QUESTION).trace.bricks] == ["ears-two"], "the user's own come first"
     ticket = said(assistant, "", QUESTION, choices=Choices(bricks={"speech": Choice("on")}))
@@ -186,7 +188,22 @@ def test_a_spoken_record_comes_back_from_the_store_as_it_was():
 
 
 def test_a_voice_in_a_knowledge_brick_is_refused_by_name(assistant):
-    from mattoni.errors import MattoniError
-
     with pytest.raises(MattoniError, match="memo.wav is a recording, and knowledge is made of documents"):
         assistant.add_knowledge("calls", [MEMO])
+
+
+def test_rows_may_be_spoken_and_their_word_errors_are_those_of_what_was_heard(ears, assistant, tmp_path):
+    (tmp_path / "capital.wav").write_bytes(QUESTION.content)
+    row = {"id": "1", "audio": "capital.wav", "answers": ["what is the capitol of italy"], "metric": "wer"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    rows = read_rows(tmp_path / "rows.jsonl")
+    asked = list(replies(rows, tmp_path, asking(assistant, Choices(), SHORT)))
+    summary, (line,) = report(asked)
+    assert summary["scores"]["wer"]["score"] == line["score"] == round(1 / 6, 4)
+    assert line["answer"], "it was asked all the same"
+
+
+def test_word_errors_without_a_recording_are_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "question": "a", "answers": ["b"], "metric": "wer"}')
+    with pytest.raises(MattoniError, match="'wer' compares what was heard with the answers: give 'audio'"):
+        read_rows(tmp_path / "rows.jsonl")

@@ -11,9 +11,12 @@ from assistant.conversations.store import open_store
 from assistant.host.host import load_host
 from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
+from mattoni.paths import model_folder
+from modality_bricks.methods import whisper
 from tests.assistant.conftest import write_eyes
 from tests.assistant.test_examples import sent, stripes
 from tests.emergent_bricks.test_gates import add_gates
+from tests.sounds import FakeWhisper, loud_parts, tone, wav
 from tests.ui.conftest import PAGE, page_backend
 from ui.backend import HostChoice, backend
 from ui.examples import OFFERS
@@ -91,6 +94,21 @@ def test_an_upload_is_kept_by_content_and_its_bytes_leave_the_session(open_page)
     assert not page.exception
     (attached,) = open_store().messages(conversation_of(page))[0].attachments
     assert open_store().content(attached.digest) == png()
+
+
+def test_a_recording_is_played_back_above_what_was_said_and_asks_it(open_page, monkeypatch):
+    monkeypatch.setattr(whisper, "Whisper", FakeWhisper)
+    monkeypatch.setattr(whisper, "find_voices", loud_parts)
+    model_folder("whisper-tiny.en").mkdir(parents=True)
+    page = open_page()
+    page.chat_input[0].upload("voice.wav", wav(tone(2, 300)), "audio/wav").set_value("")
+    page.run()
+    assert no_errors(page)
+    assert questions(page) == ["What is the capital of Italy?"]
+    assert len(page.get("audio")) == 1
+    assert not [b for b in page.button if b.label in OFFERS["sound"]], "a question was asked: there is nothing to offer"
+    (attached,) = open_store().messages(conversation_of(page))[0].attachments
+    assert attached.kind == "sound"
 
 
 def test_a_picture_can_be_sent_without_a_word_and_the_page_offers_what_to_ask(open_page):

@@ -33,5 +33,7 @@ EXAMPLES = (
 # What one can ask about a file that was sent without a question, by what it shows as.
 OFFERS: dict[AttachmentKind, tuple[str, ...]] = {
     "picture": ("What does it say?", "What is the total?", "What colour is it?"),
+    "sound": ("Sum it up in two sentences.", "What does the speaker ask for?", "Which dates are in it?"),
+    "film": ("Sum up what is said in it.", "What does the speaker ask for?", "Which names are in it?"),
     "document": ("What is this about?", "Sum it up in two sentences.", "Which dates are in it?"),
 }
