@@ -37,10 +37,8 @@ def measure(
         transcript = listen(sound.blocks(), lambda window, language: understand(window.samples, small, large, language))
         heard.append((row, transcript, time.process_time() - began))
     report: dict[str, Any] = {}
-    # What is awkward counts for itself: a telephone, a stereo MP3.
-    group = lambda row: "awkward" if row["id"].startswith("awkward") else row["language"]  # noqa: E731
-    for language in dict.fromkeys(group(row) for row, _, _ in heard if row["text"]):
-        own = [(row, t, spent) for row, t, spent in heard if group(row) == language and row["text"]]
+    for language in dict.fromkeys(_group(row) for row, _, _ in heard if row["text"]):
+        own = [(row, t, spent) for row, t, spent in heard if _group(row) == language and row["text"]]
         result = score("wer", [Scored(t.text, (row["text"],)) for row, t, _ in own])
         worst = sorted(zip(result.rows, own, strict=True), key=lambda pair: -pair[0])[:5]
         report[language] = {
@@ -55,6 +53,11 @@ def measure(
     nobody = [(row, t) for row, t, _ in heard if not row["text"]]
     made_up = {row["id"]: t.text for row, t in nobody if t.text}
     return report | {"nobody_speaks": {"n": len(nobody), "words_made_up": made_up}}
+
+
+def _group(row: dict[str, Any]) -> str:
+    """Its language; what is awkward (a telephone, a stereo MP3) counts for itself."""
+    return "awkward" if row["id"].startswith("awkward") else str(row["language"])
 
 
 def main() -> None:
