@@ -154,8 +154,8 @@ def _draw_conversation_menu(
 # ---------------------------------------------------------------- bricks
 
 
-def draw_bricks(assistant: "Assistant") -> "Choices":
-    """Bricks by kind with the user's choices; refused ones with their sentence."""
+def draw_bricks(assistant: "Assistant", look_inside: Callable[[], None]) -> "Choices":
+    """Bricks by kind with the user's choices; refused ones with their sentence. `look_inside` opens the page on neurons."""
     from assistant.turn.route import Choice, Choices  # with the host, see ui.backend
 
     bricks = assistant.bricks()
@@ -179,6 +179,9 @@ def draw_bricks(assistant: "Assistant") -> "Choices":
         with st.expander("Inside the host", icon=icon("emergent"), expanded=False, key="inside"):
             for brick in turned:
                 choices[brick.name] = _draw_dial(assistant, brick)
+            st.button(
+                "Look inside", icon=":material/grid_on:", key="look-inside", width="stretch", on_click=look_inside
+            )
     with st.expander("Knowledge", icon=icon("knowledge"), expanded=True, key="knowledge"):
         for brick in by_kind.get("knowledge", []):
             choices[brick.name] = _draw_choice(assistant, brick, with_strength=False)

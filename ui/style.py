@@ -97,6 +97,13 @@ body:has([data-testid="stConnectionStatus"]) section[role="dialog"]:not(:has([da
 .mattoni-scale i { grid-column: 1 / -1; height: .6rem; border-radius: .3rem; }
 .mattoni-scale span:nth-of-type(2) { text-align: center; }
 .mattoni-scale span:nth-of-type(3) { text-align: right; }
+/* the neurons of a brick, layer by layer */
+.mattoni-neurons { display: grid; grid-template-columns: max-content 1fr; gap: 1px .5rem; align-items: center;
+  font-size: .65rem; line-height: 1; font-variant-numeric: tabular-nums; }
+.mattoni-neurons span { text-align: right; opacity: .65; }
+.mattoni-neurons div { display: flex; gap: 1px; background: color-mix(in srgb, currentColor 6%, transparent); }
+.mattoni-neurons i { flex: 1; height: .7rem; background: #d9694a; }
+.mattoni-legend { font-size: .8rem; opacity: .7; margin-top: .5rem; }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
   [data-testid="stBottomBlockContainer"] { padding: 0 1rem 1rem; }

@@ -53,7 +53,8 @@ def _rung(name: str, entry: CatalogueEntry, place: torch.device, registry: Regis
 def lost_bricks(entry: CatalogueEntry, registry: Registry) -> tuple[str, ...]:
     """Bricks that answer with the built-in host and not with this one."""
     smallest = catalogue()[BUILTIN_HOST].identity
-    have = {brick.name for brick in registry.scan(smallest).usable}
+    # Neurons of the one are nothing that the other could have: it has its own.
+    have = {brick.name for brick in registry.scan(smallest).usable if brick.card.kind != "emergent"}
     # Of a host that nobody knows, only bricks that go with every host are sure to fit.
     fitting = {b.name for b in registry.scan(entry.identity).usable if entry.identity or b.card.host is None}
     return tuple(sorted(have - fitting))

@@ -24,6 +24,8 @@ def xray(
     against: Annotated[Path | None, typer.Option(help="For a brick: texts that it is not for.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for report.json, tables and figures.")] = None,
     bricks: Annotated[Path | None, typer.Option(help="Write a brick of every function into this folder too.")] = None,
+    find: Annotated[int, typer.Option(min=6, help="Texts of each function on which neurons are looked for.")] = 60,
+    held_out: Annotated[int, typer.Option(min=4, help="Texts of each function on which all is measured.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")] = 0,
     of: HostName = "builtin",
     device: Device = "auto",
@@ -46,10 +48,20 @@ def xray(
         raise MattoniError(
             "Looking into a host takes --texts and --out: mattoni xray HOST --texts ROWS.jsonl --out FOLDER."
         )
-    _look_inside(host, texts, out, bricks, seed, device, dtype)
+    sizes = (find, held_out)
+    _look_inside(host, texts, out, bricks, sizes, seed, device, dtype)
 
 
-def _look_inside(host: str, texts: Path, out: Path, bricks: Path | None, seed: int, device: str, dtype: str) -> None:
+def _look_inside(
+    host: str,
+    texts: Path,
+    out: Path,
+    bricks: Path | None,
+    texts_of_each: tuple[int, int],
+    seed: int,
+    device: str,
+    dtype: str,
+) -> None:
     from rich.console import Console
 
     from emergent_bricks.analysis.files import write_xray
@@ -57,7 +69,8 @@ def _look_inside(host: str, texts: Path, out: Path, bricks: Path | None, seed: i
     from emergent_bricks.analysis.xray import Sizes
     from emergent_bricks.analysis.xray import xray as look_inside
 
-    sizes = Sizes()
+    find, held_out = texts_of_each
+    sizes = Sizes(find, held_out, masked=min(Sizes.masked, held_out // 2))
     # What is wrong with the texts is said before a host is loaded.
     split = split_samples(read_samples(texts), seed, sizes.find, sizes.held_out)
     with Console(stderr=True).status("Loading the host …") as status:

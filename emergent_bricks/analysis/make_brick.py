@@ -21,6 +21,8 @@ from mattoni.files import replace_folder, write_text
 
 _FIND, _HELD_OUT = 150, 50
 _RANDOM_SEEDS = 2
+# Of a layer's neurons: the paper's 5 % take others with them, so that a dial would turn more than its function.
+SHARE = 0.01
 
 
 def check_texts(name: str, texts: Path, against: Path, seed: int) -> Split:
@@ -53,17 +55,9 @@ def make_brick(
         found = record(host, [s.text for s in split.find], Path(folder), lambda d, n: progress("recording", d, n))
         serves_all = shared(found.means, labels)
         (scores,) = functionality(found.means, labels, [name])
-        own = top(scores, without=serves_all)
+        own = top(scores, SHARE, serves_all)
         measure = Measure(host, split.held_out, Path(folder) / "measured.json", progress)
-        by_chance = [
-            measure.increases(~matched(own, np.random.default_rng([seed, place]), serves_all))
-            for place in range(_RANDOM_SEEDS)
-        ]
-        effects = {
-            "at 0": measure.increases(~own),
-            "at 2": measure.increases(1.0 + own),
-            "random at 0": mean_row(by_chance),
-        }
+        effects = _effects(measure, own, _by_chance(measure, own, serves_all, seed))
     return write_brick(name, host, split, own, effects, bricks, seed, command)
 
 
@@ -74,17 +68,28 @@ def make_bricks(
 
     folder  where the x-ray was recorded
     """
-    measure, ablation = Measure(host, split.held_out, folder / "measured.json"), found.report["ablation"]
-    for function, own in found.sets.items():
-        effects = {
-            "at 0": ablation["matrix_without_shared"][function],
-            "at 2": measure.increases(1.0 + own),
-            "random at 0": ablation["random_without_shared"],
-        }
+    measure = Measure(host, split.held_out, folder / "measured.json")
+    own = {
+        function: top(found.scores[place], SHARE, found.serves_all) for place, function in enumerate(split.functions)
+    }
+    by_chance = _by_chance(measure, next(iter(own.values())), found.serves_all, seed)
+    for function, neurons in own.items():
+        effects = _effects(measure, neurons, by_chance)
         named = Split(*(tuple(_called(s, function) for s in part) for part in (split.find, split.held_out)))
         effects = {what: {_prefixed(f, function): value for f, value in row.items()} for what, row in effects.items()}
-        write_brick(_PREFIX + function, host, named, own, effects, bricks, seed, command)
-    return [_PREFIX + function for function in found.sets]
+        write_brick(_PREFIX + function, host, named, neurons, effects, bricks, seed, command)
+    return [_PREFIX + function for function in own]
+
+
+def _by_chance(measure: Measure, like: np.ndarray, serves_all: np.ndarray, seed: int) -> dict[str, float]:
+    """What as many random neurons of the same layers do, switched off."""
+    drawn = (matched(like, np.random.default_rng([seed, place]), serves_all) for place in range(_RANDOM_SEEDS))
+    return mean_row([measure.increases(~neurons) for neurons in drawn])
+
+
+def _effects(measure: Measure, own: np.ndarray, by_chance: Mapping[str, float]) -> dict[str, Mapping[str, float]]:
+    """Increase of perplexity on every function's held-out texts, per cent."""
+    return {"at 0": measure.increases(~own), "at 2": measure.increases(1.0 + own), "random at 0": by_chance}
 
 
 _PREFIX = "function-"

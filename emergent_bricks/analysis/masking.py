@@ -5,17 +5,19 @@ section 4.1). Computing nothing for them would need kernels that skip neurons; h
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from assistant.host.host import Host
+from emergent_bricks.analysis.kept import Kept
 from emergent_bricks.analysis.neurons import Change, changed, output_norms
 from emergent_bricks.analysis.perplexity import losses
-from emergent_bricks.analysis.texts import Sample, tokenise
+from emergent_bricks.analysis.texts import Sample, digest_of, tokenise
 
-SHARES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
 
 
 def smallest(share: float, norms: Tensor) -> Change:
@@ -23,29 +25,33 @@ def smallest(share: float, norms: Tensor) -> Change:
 
     def change(layer: int, activations: Tensor) -> Tensor:
         count = round(share * activations.shape[-1])
+        if not count:
+            return activations
         sizes = activations.float().abs() * norms[layer].to(activations.device)
-        places = sizes.topk(count, dim=-1, largest=False).indices if count else None
-        return activations if places is None else activations.scatter(-1, places, 0.0)
+        # Only the count-th size is looked for: sorting takes ten times as long.
+        return activations.masked_fill(sizes <= sizes.kthvalue(count, dim=-1, keepdim=True).values, 0.0)
 
     return change
 
 
 def at_random(share: float, seed: int) -> Change:
-    """Sets as many of each position's neurons to nought, drawn by chance."""
+    """Sets that share of all activations to nought, drawn by chance."""
     generator = torch.Generator().manual_seed(seed)
 
     def change(layer: int, activations: Tensor) -> Tensor:
-        count = round(share * activations.shape[-1])
-        drawn = torch.rand(activations.shape, generator=generator).to(activations.device)
-        return activations.scatter(-1, drawn.topk(count, dim=-1, largest=False).indices, 0.0) if count else activations
+        is_off = torch.rand(activations.shape, generator=generator) < share
+        return activations.masked_fill(is_off.to(activations.device), 0.0)
 
     return change
 
 
 def masking_curve(
-    host: Host, samples: Sequence[Sample], seed: int, shares: Sequence[float] = SHARES
+    host: Host, samples: Sequence[Sample], seed: int, shares: Sequence[float] = SHARES, keep: Path | None = None
 ) -> list[dict[str, float]]:
-    """Perplexity over all the texts with each share masked: `share`, `perplexity`, `random`; the first row has none masked."""
+    """Perplexity over all the texts with each share masked: `share`, `perplexity`, `random`; the first row has none masked.
+
+    keep  a file for what is measured, so that an interrupted curve is gone on with
+    """
     ids, _ = tokenise(host, [sample.text for sample in samples])
     norms = output_norms(host)
 
@@ -53,9 +59,16 @@ def masking_curve(
         summed, counts = losses(host, ids, changed(host, change) if change else None)
         return float(np.exp(summed.sum() / counts.sum()))
 
-    plain = perplexity(None)
+    kept = Kept(keep, f"{host.fingerprint} {host.dtype} {digest_of(samples)} {seed}") if keep is not None else None
+
+    def measured(name: str, change: Change | None) -> float:
+        return float(kept.get(name, lambda: perplexity(change))) if kept is not None else perplexity(change)
+
+    plain = measured("plain", None)
     rows = [{"share": 0.0, "perplexity": plain, "random": plain}]
     for share in shares:
-        by_size, by_chance = perplexity(smallest(share, norms)), perplexity(at_random(share, seed))
-        rows.append({"share": share, "perplexity": by_size, "random": by_chance})
+        by_size = measured(f"smallest {share}", smallest(share, norms))
+        rows.append(
+            {"share": share, "perplexity": by_size, "random": measured(f"random {share}", at_random(share, seed))}
+        )
     return rows

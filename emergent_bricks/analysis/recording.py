@@ -23,6 +23,7 @@ from mattoni.errors import MattoniError
 from mattoni.files import replacing, write_text
 
 BINS = 50  # of magnitudes divided by the largest of their token and layer
+_EVERY = 8  # of the positions, so many are in the histograms once
 _BLOCK = 64  # texts between two writings
 _FORM = 1  # of the files; another number begins anew
 
@@ -32,7 +33,7 @@ class Recording:
     """What a host did on some texts.
 
     means        (texts, layers, neurons), fp32, on disk: mean |activation| over a text's positions but the first
-    activations  (layers, BINS): neurons of all positions by |activation| / largest of the position and layer
+    activations  (layers, BINS): neurons of every eighth position by |activation| / largest of the position and layer
     outputs      (layers, BINS): the same of |activation| · ‖down‖
     sums         (layers, neurons): activations with their sign, summed over positions
     positions    how many were seen
@@ -67,14 +68,15 @@ class _Sums:
         self.activations, self.outputs = np.zeros((2, self.layers, BINS), dtype=np.int64)
         self.sums = np.zeros((self.layers, self.neurons))
 
-    def add(self, layer: int, activations: Tensor, norms: Tensor) -> None:
-        """Activations of one layer at some positions, (positions, neurons)."""
-        sizes = activations.abs()
-        self.activations[layer] += _histogram(sizes)
-        self.outputs[layer] += _histogram(sizes * norms)
-        self.sums[layer] += activations.sum(dim=0, dtype=torch.float64).cpu().numpy()
+    def add(self, layer: int, activations: Tensor, sizes: Tensor, is_counted: Tensor, norms: Tensor) -> None:
+        """Activations and their sizes of one layer, (positions, neurons), and which positions count, (positions,)."""
+        self.sums[layer] += (is_counted.float() @ activations).double().cpu().numpy()
+        # Histograms cost more than the host itself: one position in eight says as much about millions of neurons.
+        some = sizes[is_counted.nonzero().squeeze(1)[::_EVERY]]
+        self.activations[layer] += _histogram(some)
+        self.outputs[layer] += _histogram(some * norms)
         if layer == 0:
-            self.positions += len(activations)
+            self.positions += int(is_counted.sum())
 
 
 def _histogram(sizes: Tensor) -> np.ndarray:
@@ -132,8 +134,9 @@ def _record_block(host: Host, ids: Sequence[Sequence[int]], means: np.ndarray, s
                 weights: Tensor = weights,
             ) -> Tensor:
                 seen = activations.float()
-                means[list(rows), layer] = torch.einsum("tpn,tp->tn", seen.abs(), weights).cpu().numpy()
-                sums.add(layer, seen[counted], norms[layer])
+                sizes = seen.abs()
+                means[list(rows), layer] = torch.bmm(weights.unsqueeze(1), sizes).squeeze(1).cpu().numpy()
+                sums.add(layer, seen.flatten(0, 1), sizes.flatten(0, 1), counted.flatten(), norms[layer])
                 return activations
 
             with changed(host, watch):

@@ -7,7 +7,6 @@ everything stand beside the ablation.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from assistant.host.host import Host
+from emergent_bricks.analysis.kept import Kept
 from emergent_bricks.analysis.masking import masking_curve
 from emergent_bricks.analysis.neurons import Change, changed, neuron_shape, turned
 from emergent_bricks.analysis.perplexity import increase, perplexities
@@ -33,7 +33,6 @@ from emergent_bricks.analysis.scores import (
     top,
 )
 from emergent_bricks.analysis.texts import Sample, Split, digest_of
-from mattoni.files import write_text
 
 _BELOW = 0.2
 _BEST = 0.005  # the paper's best 5 per mille
@@ -60,9 +59,7 @@ class XRay:
 
     report: dict[str, Any]
     scores: np.ndarray  # (functions, layers, neurons), on the texts for finding
-    sets: Mapping[
-        str, np.ndarray
-    ]  # function → its neurons, those that serve everything left out; (layers, neurons) bool
+    serves_all: np.ndarray  # (layers, neurons), bool: the neurons that serve everything
 
 
 def xray(
@@ -91,7 +88,7 @@ def xray(
         "texts": _texts(split, found.cut + held_out.cut),
         "neurons": dict(zip(("layers", "of_each"), neuron_shape(host), strict=True)),
         "protocol": _PROTOCOL,
-        "sparsity": _sparsity(held_out) | {"masking": masking_curve(host, masked, seed)},
+        "sparsity": _sparsity(held_out) | {"masking": masking_curve(host, masked, seed, keep=folder / "masking.json")},
         "score": _score(found, held_out, split, scores, seed),
         "ablation": _ablation(measure, found, whole, own, serves_all, seed, sizes.random_seeds),
         "overlap": {
@@ -101,7 +98,7 @@ def xray(
             "chance": SHARE / (2 - SHARE),
         },
     }
-    return XRay(report, scores, own)
+    return XRay(report, scores, serves_all)
 
 
 _PROTOCOL = {
@@ -195,14 +192,8 @@ class Measure:
     """Perplexities of the same texts with neurons held, each kept in a file: an interrupted call measures none twice."""
 
     def __init__(self, host: Host, samples: Sequence[Sample], file: Path, progress: Progress = silent) -> None:
-        self._host, self._samples, self._file, self._progress = host, samples, file, progress
-        stamp = f"{host.fingerprint} {host.dtype} {digest_of(samples)}"
-        self._stamp = hashlib.sha256(stamp.encode()).hexdigest()
-        try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            self._kept: dict[str, dict[str, float]] = kept if isinstance(kept, dict) else {}
-        except (OSError, ValueError):
-            self._kept = {}
+        self._host, self._samples, self._progress = host, samples, progress
+        self._kept = Kept(file, f"{host.fingerprint} {host.dtype} {digest_of(samples)}")
 
     def plain(self) -> dict[str, float]:
         """Those of the host as it is."""
@@ -219,12 +210,12 @@ class Measure:
         return increases(self._of(digest.hexdigest(), change), self.plain())
 
     def _of(self, name: str, change: Change | None) -> dict[str, float]:
-        key = f"{self._stamp}:{name}"
-        if key not in self._kept:
+        def measure() -> dict[str, float]:
             self._progress("measuring", len(self._kept), 0)
-            self._kept[key] = perplexities(self._host, self._samples, changed(self._host, change) if change else None)
-            write_text(self._file, json.dumps(self._kept))
-        return self._kept[key]
+            return perplexities(self._host, self._samples, changed(self._host, change) if change else None)
+
+        found: dict[str, float] = self._kept.get(name, measure)
+        return found
 
 
 def _ablation(

@@ -20,6 +20,7 @@ from tests.sounds import FakeWhisper, loud_parts, tone, wav
 from tests.ui.conftest import PAGE, page_backend
 from ui.backend import HostChoice, backend
 from ui.examples import OFFERS
+from ui.inside import group_counts, heat_map
 from ui.sidebar import OTHER_ANSWER, Asking
 from ui.text import plain
 
@@ -296,3 +297,30 @@ def test_a_function_of_the_host_is_turned_by_a_dial_and_left_alone_where_it_rest
     assert no_errors(ask(page.run(), "Hello again"))
     traces = [m.trace for m in open_store().messages(conversation_of(page)) if m.role == "assistant"]
     assert [[used["name"] for used in trace["bricks"]] for trace in traces] == [[], ["rome"]]
+
+
+def test_the_page_inside_the_host_shows_a_map_and_an_answer_with_and_without(open_page, tiny_host, home):
+    add_gates(load_host(str(tiny_host), device="cpu", dtype="float32"))
+    page = open_page()
+    next(button for button in page.button if button.key == "look-inside").click().run()
+    assert no_errors(page) and [h.value for h in page.header] == ["Inside the host"]
+    next(field for field in page.text_input if field.key == "inside-question").set_value("Hello there")
+    next(button for button in page.button if button.label == "Answer with and without").click().run()
+    assert no_errors(page)
+    captions = [c.value for c in page.caption]
+    assert "As it is" in captions and "At 0" in captions
+    assert open_store().conversations("") == [], "a trial is no conversation"
+    next(button for button in page.button if button.key == "leave").click().run()
+    assert no_errors(page) and page.chat_input
+
+
+def test_without_bricks_of_its_neurons_the_page_inside_the_host_says_how_to_make_one(open_page):
+    page = open_page()
+    page.query_params["view"] = "inside"
+    page.run()
+    assert no_errors(page) and "mattoni xray brick NAME" in page.info[0].value
+
+
+def test_the_map_counts_a_bricks_neurons_in_groups():
+    assert group_counts([True, False, True, True], 2) == [1, 2]
+    assert 'title="layer 3, group 1: 2 neurons"' in heat_map({3: [1, 2]})
