@@ -166,6 +166,9 @@ def facts_eval(
         Literal["keyed", "prompt", "rome", "memit"],
         typer.Option(help="prompt: the fact stands before the question; rome, memit: as a change of weights."),
     ] = "keyed",
+    unrelated: Annotated[
+        Path | None, typer.Option(help="JSON lines with `text`: 200 messages in which no fact should act.")
+    ] = None,
     work: Annotated[Path | None, typer.Option(help="Keep what was computed here, and go on with it.")] = None,
     layer: Annotated[
         int | None, typer.Option(min=0, help="Of the FFN; default: derived from the host's depth.")
@@ -179,10 +182,12 @@ def facts_eval(
     """Teach the facts of a file, one at a time or all at once, and print how well they hold and what else moved."""
     import tempfile
     from dataclasses import replace
+    from itertools import islice
 
     from assistant.bricks.fact_solving import THRESHOLD, settings_for
     from assistant.evaluation.measure_facts import measure, read_rows
     from assistant.host.host import load_host
+    from mattoni.lines import json_rows
 
     asked = read_rows(rows, limit)
     loaded = load_host(host, device, dtype)
@@ -198,6 +203,7 @@ def facts_eval(
             THRESHOLD if threshold is None else threshold,
             at_once,
             work or Path(scratch),
+            unrelated=[row.value["text"] for row in islice(json_rows(unrelated), 200)] if unrelated else [],
             progress=_progress,
         )
     print(file=sys.stderr)

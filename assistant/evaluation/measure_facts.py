@@ -96,6 +96,7 @@ def measure(
     at_once: bool,
     work: Path,
     others: Sequence[Any] = (),
+    unrelated: Sequence[str] = (),
     progress: Callable[[str], object] = lambda stage: None,
 ) -> dict[str, Any]:
     """The report: figures with intervals and n, and the bare host's beside them.
@@ -103,6 +104,7 @@ def measure(
     at_once  every row is asked while the facts of all rows are on; else each with its own fact alone
     work     keeps what was computed, by contents
     others   further injections of every turn, a skill's; the bare host then has them too
+    unrelated  messages, as the chat template puts them, in which no key of any fact should be met
     """
     work.mkdir(parents=True, exist_ok=True)
     bare = _bare(host, rows, others, work, progress)
@@ -118,6 +120,8 @@ def measure(
         else:
             asked = _with_weights(host, rows, bare, learned, settings.layer, method, at_once, others, progress)
     report = _report(asked)
+    if unrelated and method == "keyed":
+        report["unrelated"] = {"n": len(unrelated), "met": _met(host, unrelated, learned, settings.layer)}
     return report | {"method": method, "at_once": at_once, "layer": settings.layer, "threshold": threshold}
 
 
@@ -212,6 +216,19 @@ def _with_facts(
                 taught[place] = pair
         asked.append(Asked(row, bare[n], taught, met))
     return asked
+
+
+def _met(host: Host, messages: Sequence[str], learned: Sequence[Learned], layer: int) -> int:
+    """In how many messages a key of any fact is met."""
+    everything = Facts(layer, tuple(learned)).injection("facts", "all")
+    assert everything is not None
+    ((module, residuals),) = compose(host, [everything]).keyed.items()
+    template = host.tokenizer.apply_chat_template
+    prompts = [
+        str(template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True))
+        for text in messages
+    ]
+    return sum(fires(host, prompts, module, residuals))
 
 
 def _with_weights(

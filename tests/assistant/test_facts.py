@@ -138,7 +138,8 @@ def test_the_figures_of_a_file_of_facts_and_going_on_with_what_was_computed(exac
     )
     assert set(report["bare"]) == {"efficacy", "paraphrase", "neighbourhood", "score", "intervals"}
     kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    again = measure(exact, rows, "keyed", QUICK, 0.9, True, tmp_path)
+    again = measure(exact, rows, "keyed", QUICK, 0.9, True, tmp_path, unrelated=["Hello there", "What is Spain"])
+    assert again["unrelated"]["n"] == 2
     assert again["reach"]["efficacy"] == 100.0 and {path: path.read_bytes() for path in kept} == kept
     prompted = measure(exact, rows, "prompt", QUICK, 0.9, False, tmp_path)
     assert prompted["bare"] == report["bare"] and json.dumps(prompted)
