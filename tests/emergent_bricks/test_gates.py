@@ -15,9 +15,10 @@ from assistant.turn.gates import much_is_off
 from assistant.turn.route import Choice, Choices
 from emergent_bricks.analysis.make_brick import check_texts, make_brick
 from emergent_bricks.gates import factors, load_gates, save_gates
-from mattoni.card import describe_files
+from mattoni.card import check_files, describe_files, read_card
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate
+from mattoni.paths import shipped_models
 from tests.assistant.conftest import add_bare_brick, assistant, done  # noqa: F401 - a fixture
 from tests.emergent_bricks.conftest import write_rows
 
@@ -181,3 +182,21 @@ def test_the_command_writes_a_report_and_a_brick(tiny_host, rows, tmp_path):
 def test_what_the_command_lacks_is_a_sentence(arguments, said):
     run = CliRunner().invoke(app, arguments)
     assert isinstance(run.exception, MattoniError) and said in str(run.exception)
+
+
+def test_the_shipped_bricks_are_small_whole_and_say_what_they_cost_others():
+    folders = [folder for folder in (shipped_models() / "bricks").iterdir() if (folder / "gates.safetensors").is_file()]
+    assert {folder.name for folder in folders} >= {
+        "function-code",
+        "function-math",
+        "function-translation",
+        "function-chat",
+    }
+    for folder in folders:
+        card = read_card(folder)
+        check_files(card, folder)
+        gates = load_gates(folder)
+        assert sum(int(row.ne(0).sum()) for row in gates.values()) == card.parts.neurons
+        assert all("as many random neurons" in metric.beside and metric.n for metric in card.metrics)
+        assert "## Figures" in (folder / "README.md").read_text()
+    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 2_000_000
