@@ -92,8 +92,8 @@ class Answer:
         """What was held back at the end."""
         return self._show(self._stream.rest()) + self._stops.rest()
 
-    def cut_off(self) -> None:
-        """Note that it had to end here: where it was going round in circles, what it said once is kept."""
+    def over(self) -> None:
+        """Note that nothing more comes: where it went round in circles at its end, what it said once is kept."""
         if self._keep is None and len(self.said) > self._least and (keep := self._repetition.at_end()) is not None:
             self.ended, self._keep = "repeats", keep
 

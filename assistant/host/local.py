@@ -151,8 +151,8 @@ class _Row:
         rest = self._answer.rest()
         if rest and problem is None:
             stream.put(Piece(rest, ()))
-        if self.ended == "length":
-            self._answer.cut_off()
+        if self.ended is not None:
+            self._answer.over()
         stream.finished = self._answer.ended or self.ended or "stopped"
         stream.text, stream.ids = self._answer.kept()
         stream.usage = Usage(

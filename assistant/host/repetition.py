@@ -2,12 +2,13 @@
 
 An answer is taken as words: what numbers the items of a list and where lines end does not count, so that "61. India",
 "62. India" is the same word again and again. It goes round in circles when its end is one block of words several times over,
-or when in a long stretch nearly every run of words was said before. Figures and signs alone may repeat for longer: tables and
+when in a long stretch nearly every run of words was said before, or when a list names again and again what it has named. Figures and signs alone may repeat for longer: tables and
 rows of zeros do.
 """
 
 import re
 from collections import Counter, deque
+from collections.abc import Sequence
 
 # A list's marker at the beginning of a line; a character of a script without spaces, a word, or a run of one sign.
 _UNIT = re.compile(
@@ -19,9 +20,11 @@ _CLOSING = frozenset(".!?,;:)]\"'…。！？，、；：")
 _LONGEST_BLOCK = 150  # words
 # Of a block of n words, so many more words than three times n: a refrain may come three times on end, one word eleven times.
 _SURPLUS, _SURPLUS_SIGNS = 8, 60
-_LEAST_WORDS = 12  # of three rounds together, where an answer was cut off in them
+_LEAST_WORDS = 12  # of three rounds together, where an answer ends in them
 # Of so many runs of _RUN words on end, this share was said so often before: code and forms say much twice.
 _RUN, _STRETCH, _SHARE, _OFTEN = 5, 60, 0.7, 2
+_ITEM = re.compile(r"[ \t]*(?:\d+[.)]|[-*+•]+)[ \t]+(.*\S)")
+_OLD_ITEMS = 6  # of one list, one after the other, that it had named before
 
 
 class Repetition:
@@ -36,6 +39,10 @@ class Repetition:
         self._same = [0] * (_LONGEST_BLOCK + 1)  # words on end that equal the one so many places before
         self._said: Counter[tuple[str, ...]] = Counter()
         self._old: deque[bool] = deque(maxlen=_STRETCH)
+        self._was_said: list[bool] = []  # of the run that ends with each word
+        self._lines = 0  # characters of the lines that are whole
+        self._items: list[str] = []  # of the list that the last of them belongs to
+        self._old_since: list[int] = []  # where each of the latest items that had been named before began
 
     def push(self, text: str) -> int | None:
         """Add to the answer. Returns how many of its characters to keep when it goes round in circles, else None."""
@@ -47,19 +54,34 @@ class Repetition:
             keep = self._add(match[1].lower(), match.end()) if match[1] else None
             if keep is not None:
                 return keep
+        return self._push_lines()
+
+    def _push_lines(self) -> int | None:
+        """Look at the items of a list as they become whole: one that only names what it has named ends."""
+        while (end := self._text.find("\n", self._lines) + 1) > 0:
+            line, begin, self._lines = self._text[self._lines : end], self._lines, end
+            item = _ITEM.match(line)
+            if item is None:
+                if line.strip():
+                    self._items, self._old_since = [], []
+                continue
+            named = item[1].casefold()
+            self._old_since = [*self._old_since, begin] if named in self._items else []
+            self._items.append(named)
+            if len(self._old_since) >= _OLD_ITEMS and any(map(str.isalpha, named)):
+                return len(self._text[: self._old_since[0]].rstrip("\n"))
         return None
 
     def at_end(self) -> int | None:
-        """As `push`, for an answer that was cut off: three rounds at its very end are enough, as nothing can follow them."""
-        place = len(self._words) - 1
-        for size in range(1, min(_LONGEST_BLOCK, place) + 1):
-            if self._same[size] >= max(2 * size, _LEAST_WORDS - size) and self._is_wordy(place, size):
-                return self._ends[self._close(place - self._same[size])]
+        """As `push`, for an answer that is over: three rounds at its very end are enough, as nothing can follow them."""
+        # Signs do not count here: a line's end may stand where a comma stood the round before.
+        places = [place for place, word in enumerate(self._words) if word[0].isalnum()]
+        words = [self._words[place] for place in places]
+        for size in range(1, min(_LONGEST_BLOCK, len(words) // 3) + 1):
+            same = _run_back(words, size)
+            if same >= max(2 * size, _LEAST_WORDS - size) and any(w[0].isalpha() for w in words[-size:]):
+                return self._ends[self._close(places[len(words) - 1 - same])]
         return None
-
-    def _is_wordy(self, place: int, size: int) -> bool:
-        """Whether the last `size` words have letters."""
-        return self._letters[place] > self._letters[place - size]
 
     def _add(self, word: str, end: int) -> int | None:
         place = len(self._words)
@@ -80,18 +102,35 @@ class Repetition:
 
     def _is_loop(self, place: int, size: int) -> bool:
         """Whether the blocks of `size` words that end at `place` are too many."""
-        return self._is_wordy(place, size) or self._same[size] >= 2 * size + _SURPLUS_SIGNS
+        has_letters = self._letters[place] > self._letters[place - size]
+        return has_letters or self._same[size] >= 2 * size + _SURPLUS_SIGNS
 
     def _cut_old(self) -> int | None:
         run = tuple(self._words[-_RUN:])
         self._old.append(self._said[run] >= _OFTEN)
+        self._was_said.append(self._said[run] > 0)
         self._said[run] += 1
         if len(self._old) < _STRETCH or sum(self._old) < _SHARE * _STRETCH or not self._has_letters(_STRETCH):
             return None
-        begin = self._ends[max(0, len(self._words) - _STRETCH - _RUN)]
+        begin = self._ends[max(0, self._first_old() - _RUN)]
         ends = [match.end() for match in _SENTENCE_ENDS.finditer(self._text, 0, begin)]
         return ends[-1] if ends else begin
+
+    def _first_old(self) -> int:
+        """The word from which on to the end so large a share of runs had been said before."""
+        first, old = len(self._was_said) - _STRETCH, 0
+        for count, said in enumerate(reversed(self._was_said), 1):
+            old += said
+            if old >= _SHARE * count:
+                first = min(first, len(self._was_said) - count)
+        return first
 
     def _has_letters(self, last: int) -> bool:
         """Whether at least a third of the last words have letters."""
         return self._letters[-1] - self._letters[-last] >= last // 3
+
+
+def _run_back(words: Sequence[str], size: int) -> int:
+    """How many words at the end equal the one `size` places before."""
+    pairs = zip(reversed(words), reversed(words[:-size]), strict=False)
+    return next((count for count, (word, before) in enumerate(pairs) if word != before), len(words) - size)

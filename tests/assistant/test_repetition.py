@@ -126,11 +126,35 @@ def test_of_an_answer_with_a_stop_string_nothing_of_it_is_kept():
     [
         ("Rain falls. A gentle rain, a gentle rain, a gentle rain, a gentle rain, a gen", "Rain falls. A gentle rain,"),
         ("- oats\n- oats\n- oats\n- milk\n- salt and a lot of other things that one can eat", None),
+        ("A whisper of light,\na whisper of light,\na whisper of light, a whisper of light", "A whisper of light,"),
         ("No, no, no, and that is all", None),
     ],
 )
-def test_an_answer_that_was_cut_off_in_its_third_round_keeps_one(answer, kept):
+def test_an_answer_that_ends_in_its_third_round_keeps_one(answer, kept):
     repetition = Repetition()
     assert repetition.push(answer) is None
     keep = repetition.at_end()
     assert (answer[:keep] if keep is not None else None) == kept
+
+
+def test_a_list_that_names_only_what_it_has_named_ends_and_two_lists_may_be_alike():
+    names = [
+        "China",
+        "India",
+        "Russia",
+        "Brazil",
+        "Turkey",
+        "India",
+        "China",
+        "Russia",
+        "Brazil",
+        "India",
+        "Turkey",
+        "Peru",
+    ]
+    answer = "Small nations:\n" + "".join(f"{n}. {name}\n" for n, name in enumerate(names, 1))
+    repetition = Repetition()
+    keep = repetition.push(answer)
+    assert keep is not None and answer[:keep].endswith("5. Turkey")
+    week = "".join(f"- {what}\n" for what in ("run", "rest", "swim", "stretch"))
+    assert Repetition().push("".join(f"Week {n}:\n{week}" for n in range(1, 3))) is None
