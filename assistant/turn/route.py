@@ -362,7 +362,9 @@ def _route_message(
         return question.about_several or candidate.score >= candidate.threshold
 
     automatic = [candidate for candidate in scored if candidate.name not in on and is_near(candidate)]
-    if automatic:
+    # Where the message is for a skill that is on, a second one would disturb it: `arithmetic` beside `maths`.
+    is_served = any(candidate.name in on and is_near(candidate) for candidate in scored)
+    if automatic and not is_served:
         found = automatic[0]
         near = found.score >= found.threshold
         reason = _nearness(found) if near else f"the message is about several pictures; {_nearness(found)}"

@@ -262,3 +262,11 @@ def test_a_skill_that_needs_a_text_is_chosen_where_something_was_read_or_by_hand
     assert names() == [] and names(Choices(bricks={"json": Choice("on")})) == ["json"]
     assert names(has_documents=True) == names(earlier_text=True) == names(pictures=(picture(1, 0, 0, 0),)) == ["json"]
     assert names(earlier_pictures=("photo",)) == []
+
+
+def test_auto_adds_no_skill_where_the_message_is_for_one_that_is_on():
+    ring = Keyring((keyed("maths", "task", "text", E[:1], 0.5), keyed("sums", "task", "text", E[:1], 0.4)))
+    on = Choices(bricks={"maths": Choice("on")})
+    assert [s.name for s in route(Question(texts=E[:1]), ring, on).skills] == ["maths"]
+    other = Keyring((keyed("maths", "task", "text", E[1:2], 0.5), keyed("sums", "task", "text", E[:1], 0.4)))
+    assert [s.name for s in route(Question(texts=E[:1]), other, on).skills] == ["maths", "sums"]
