@@ -46,6 +46,11 @@ class Parts(BaseModel):
     method: str
 
     @property
+    def brings_words(self) -> bool:
+        """Whether the brick itself brings the words on what it sees, so that no reader is asked beside it."""
+        return False
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """Models that are not in the brick's folder, to be fetched before it is loaded."""
         return ()

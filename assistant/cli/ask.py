@@ -84,7 +84,7 @@ def ask(
         )
     choices = choices_of(vision, skill, knowledge, no_bricks, gate)
     if not question.strip() and not audio:
-        raise MattoniError(
+        raise typer.BadParameter(
             'Nothing is asked: write a question, such as mattoni ask "What is a brick?", or give --audio.'
         )
     attachments = read_attachments([*(image or ()), *(file or ()), *(audio or ())])

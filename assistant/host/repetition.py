@@ -80,7 +80,8 @@ class Repetition:
         for size in range(1, min(_LONGEST_BLOCK, len(words) // 3) + 1):
             same = _run_back(words, size)
             if same >= max(2 * size, _LEAST_WORDS - size) and any(w[0].isalpha() for w in words[-size:]):
-                return self._ends[self._close(places[len(words) - 1 - same])]
+                first = self._close(places[len(words) - 1 - same])
+                return self._to_end(first, places[len(words) - 1 - same + size] - first)
         return None
 
     def _add(self, word: str, end: int) -> int | None:
@@ -91,8 +92,16 @@ class Repetition:
         for size in range(1, min(_LONGEST_BLOCK, place) + 1):
             self._same[size] = self._same[size] + 1 if word == self._words[place - size] else 0
             if self._same[size] >= 2 * size + _SURPLUS and self._is_loop(place, size):
-                return self._ends[self._close(place - self._same[size])]
+                return self._to_end(self._close(place - self._same[size]), size)
         return self._cut_old()
+
+    def _to_end(self, place: int, size: int) -> int:
+        """Where to cut behind a word: behind its sentence or line, where that ends within the next `size` words."""
+        end, limit = self._ends[place], self._ends[min(place + size, len(self._ends) - 1)]
+        if _SENTENCE_ENDS.match(self._text, end) or self._words[place] in _CLOSING:
+            return end
+        found = _SENTENCE_ENDS.search(self._text, end, limit + 1)
+        return end if found is None or found.end() > limit else found.end() - (found[0] == "\n")
 
     def _close(self, place: int) -> int:
         """The word that ends the first round: what closes it may also have stood before it."""

@@ -351,7 +351,8 @@ class _Planned:
     def _inject_words(self, given: Given, looking: Chosen) -> list[Injected]:
         """What is written on a picture that another brick sees, where the message asks for it."""
         reader = self.plan.reader
-        if reader is None or self.bricks.get(looking.name).accepts("page"):
+        seeing = self.bricks.get(looking.name)
+        if reader is None or seeing.accepts("page") or seeing.parts.brings_words:
             return []
         reason = f"the message asks for the words on {given.name}"
         read = self.home.loaded.get(self.bricks.get(reader.name)).inject(self._asked(given))

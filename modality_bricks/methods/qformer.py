@@ -35,6 +35,10 @@ class QFormerParts(Parts):
     reads: Literal["labels"] | None = None
 
     @property
+    def brings_words(self) -> bool:
+        return self.reads is not None
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The encoder, where it is the catalogue's."""
         return (self.encoder,)

@@ -15,6 +15,7 @@ from mattoni.methods import method_of
 from mattoni.paths import data_folder
 from mattoni.runtime import GivenPicture
 from modality_bricks.chart_labels import ChartTexts, Named
+from modality_bricks.methods.qformer import QFormerParts
 from tests.assistant.conftest import QUERIES, done, png, write_eyes
 
 SHORT = Sampling(temperature=0, max_tokens=4)
@@ -102,3 +103,8 @@ def test_a_chart_without_any_text_is_only_seen(bars, prompts):
     ticket = done(bars.ask("Which bar is the highest?", [png()], CHART, SHORT))
     assert ticket.status == "done", ticket.error
     assert f"{'■' * QUERIES}\nWhich bar is the highest?" in prompts[0]
+
+
+def test_no_reader_is_asked_beside_a_brick_that_brings_the_labels_itself():
+    assert QFormerParts(method="qformer", encoder="local-dir:encoder", reads="labels").brings_words
+    assert not QFormerParts(method="qformer", encoder="local-dir:encoder").brings_words

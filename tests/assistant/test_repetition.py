@@ -158,3 +158,8 @@ def test_a_list_that_names_only_what_it_has_named_ends_and_two_lists_may_be_alik
     assert keep is not None and answer[:keep].endswith("5. Turkey")
     week = "".join(f"- {what}\n" for what in ("run", "rest", "swim", "stretch"))
     assert Repetition().push("".join(f"Week {n}:\n{week}" for n in range(1, 3))) is None
+
+
+def test_a_sentence_that_a_round_begins_in_is_kept_whole():
+    answer = "The total is 20.00\n\n" + "The answer is 20.00\n\n" * 6
+    assert cut(answer, 4) == "The total is 20.00\n\nThe answer is 20.00"
