@@ -70,7 +70,7 @@ def measure(assistant: Assistant, pages: int, tokens: int) -> dict[str, Any]:
     beside = gaps(assistant, tokens, reading)
     reading.stop()
     reading.wait()
-    if len(beside) < tokens // 4:
+    if len(beside) < max(2, tokens // 8):
         raise MattoniError("The scan was read before there were enough tokens: take more --pages.")
     return {
         "alone_ms": _told(alone),

@@ -501,7 +501,7 @@ def test_it_takes_over_the_keys_of_the_photo_brick_and_is_routed(checkpoints, op
     # A host of the same shape came with another checkpoint; its brick would fit, and is left to the user.
     bring_in(make_llava(tmp_path / "a-twin", seed=1))
     assistant = opened(card.name)
-    names = {brick.name: brick.warning for brick in assistant.bricks().usable if brick.card.kind == "modality"}
+    names = {brick.name: brick.warning for brick in assistant.bricks().usable if brick.accepts("picture")}
     assert set(names) == {card.name, "a-twin", "document"} and names["a-twin"]
     keyring = Keyrings().of(assistant.bricks())
     assert {brick.name for brick in keyring.bricks if brick.keys is not None} == {card.name, "document"}
