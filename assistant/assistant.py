@@ -24,6 +24,7 @@ from assistant.bricks.knowledge import add_knowledge, without_passages
 from assistant.bricks.settle import AUTO, settle
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore, open_store
+from assistant.host.embedder import Embedder
 from assistant.host.host import Host, load_host
 from assistant.host.job import Engine, EngineInfo
 from assistant.host.ladder import Choice
@@ -104,6 +105,16 @@ class Assistant:
     def engine(self) -> EngineInfo:
         """What decodes its answers."""
         return self._engine.info
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many turns run, and how many wait."""
+        return self._queue.load
+
+    @property
+    def embedder(self) -> Embedder:
+        """What embeds messages and passages; loaded when it is first needed."""
+        return self._preparation.spaces.embedder
 
     @property
     def memory_bytes(self) -> int:

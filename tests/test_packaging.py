@@ -15,7 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ui.command import app
+from front_ends.command import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = [
@@ -27,6 +27,8 @@ PACKAGES = [
     "emergent_bricks",
     "brick_training",
     "ui",
+    "server",
+    "front_ends",
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -1,4 +1,4 @@
-"""The command `mattoni` with the page in it: what the package installs. Knows nothing of other commands."""
+"""The command `mattoni ui`, and the command line with it. Knows nothing of other commands."""
 
 from typing import Annotated
 

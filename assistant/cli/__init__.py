@@ -1,7 +1,7 @@
 """The command `mattoni`. Forwards to the assistant, prints what comes back; decides nothing itself.
 
 A module per group of commands. Everything heavy is imported inside the command that needs it: `mattoni --help` must not
-wait for torch. What starts a front end is added by that front end (`ui/command.py`).
+wait for torch. What starts a front end is added by that front end (`ui/command.py`, `server/command.py`).
 """
 
 import os

@@ -70,6 +70,10 @@ class Embedder:
             vectors[rows] = self._unit_vectors([ids[row] for row in rows]).cpu()
         return vectors
 
+    def tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens of these texts count, the two that frame each of them among them."""
+        return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts)))
+
     @torch.inference_mode()
     def depths(self, text: str) -> Tensor:
         """The mean hidden state at every depth, the input embeddings first: (layers + 1, width), float32, on the CPU.

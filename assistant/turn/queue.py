@@ -46,6 +46,12 @@ class TurnQueue:
             self._changed.notify_all()
         return ticket
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many turns run, and how many wait."""
+        with self._changed:
+            return len(self._running), sum(map(len, self._waiting.values()))
+
     def close(self, timeout_s: float = 30.0) -> None:
         """Stop what runs, leave the rest unanswered, and end the threads."""
         with self._changed:
@@ -88,19 +94,19 @@ class TurnQueue:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             conversation, ticket, run = job
-            status, error = self._outcome(ticket, run)
+            status, error, broken = self._outcome(ticket, run)
             with self._changed:
                 del self._running[conversation]
                 self._changed.notify_all()
-            ticket.end(status, error)
+            ticket.end(status, error, broken)
 
     @staticmethod
-    def _outcome(ticket: Ticket, run: Run) -> tuple[Status, str | None]:
+    def _outcome(ticket: Ticket, run: Run) -> tuple[Status, str | None, bool]:
         try:
-            return run(ticket), None
+            return run(ticket), None, False
         except MattoniError as problem:
-            return "failed", str(problem)
+            return "failed", str(problem), False
         except Exception:
             # One broken turn must not take the worker, and with it somebody else's turn, down.
             LOG.exception("a turn failed")
-            return "failed", "Something inside went wrong: ask again, or start with --debug to see it."
+            return "failed", "Something inside went wrong: ask again, or start with --debug to see it.", True

@@ -21,10 +21,12 @@ class Ticket:
         self.stage = "waiting"
         self.trace: Trace | None = None
         self.error: str | None = None
+        self.broken = False  # failed by something inside, not by what was asked
         self._place_of = place_of
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._on_stop: Callable[[], None] | None = None
+        self._on_change: Callable[[], None] | None = None
 
     @property
     def place(self) -> int:
@@ -63,6 +65,12 @@ class Ticket:
             elif finished or timeout_s is not None:
                 return
 
+    def tells(self, told: Callable[[], None]) -> None:
+        """Have `told` called after each change, on the worker's thread: for those who must not block. Called once at once."""
+        with self._changed:
+            self._on_change = told
+        told()
+
     def _beyond(self, shown: int, timeout_s: float | None) -> tuple[str, bool]:
         """The answer once it is longer than `shown`, or whatever it is when the turn or the time has ended."""
         with self._changed:
@@ -81,7 +89,7 @@ class Ticket:
         """Add to the answer."""
         with self._changed:
             self.text += piece
-            self._changed.notify_all()
+            self._tell()
 
     def keep(self, text: str) -> None:
         """Replace the answer by what is kept of it: a beginning, where the rest only said the same again."""
@@ -93,13 +101,18 @@ class Ticket:
         """Say what is being done now."""
         with self._changed:
             self.status, self.stage = "running", stage
-            self._changed.notify_all()
+            self._tell()
 
-    def end(self, status: Status, error: str | None = None) -> None:
+    def end(self, status: Status, error: str | None = None, broken: bool = False) -> None:
         """Say how it ended."""
         with self._changed:
-            self.status, self.error, self.stage = status, error, status
-            self._changed.notify_all()
+            self.status, self.error, self.broken, self.stage = status, error, broken, status
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        if self._on_change is not None:
+            self._on_change()
 
 
 class Pace:

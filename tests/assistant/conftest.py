@@ -26,13 +26,13 @@ from assistant.host.prompt import Prompt, Turn, build_prompt
 from assistant.turn.recogniser import Recogniser, unit_depths
 from assistant.turn.spaces import Spaces
 from assistant.turn.ticket import Ticket
+from front_ends import command as cli
 from mattoni.card import describe_files
 from mattoni.injections import Soft
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, load_encoder
 from modality_bricks.stitch import QFormerStitch, StitchShape, save_stitch
-from ui import command as cli
 
 QUERIES = 4
 

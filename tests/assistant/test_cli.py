@@ -25,7 +25,9 @@ from mattoni.paths import data_folder
 from tests.assistant.conftest import add_bare_brick, write_eyes
 from tests.assistant.test_examples import stripes
 
-COMMANDS = ["ask", "chat", "ui", "models", "bricks", "knowledge", "facts", "graph", "train", "eval", "bench"]
+COMMANDS = [
+    "ask", "chat", "ui", "serve", "models", "bricks", "knowledge", "facts", "graph", "train", "eval", "bench",
+]  # fmt: skip
 
 
 def test_help_lists_every_command(mattoni):
@@ -34,7 +36,9 @@ def test_help_lists_every_command(mattoni):
 
 
 def test_help_waits_for_nothing_heavy():
-    script = "import sys, ui.command; print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
+    script = (
+        "import sys, front_ends.command; print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -315,7 +319,7 @@ def test_help_is_there_at_once():
 
 def timed_help():
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "ui.command", "--help"], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-m", "front_ends.command", "--help"], capture_output=True, check=True)
     return time.perf_counter() - start
 
 

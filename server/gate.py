@@ -1,0 +1,98 @@
+"""What every request passes first: its key, its size, its count. Pure ASGI: a middleware on streams would hold them up.
+
+A body is taken as a whole before anything looks into it, so one that is too large ends there, and one without a key is not read.
+"""
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.keys import Keys
+from server.metrics import Metrics
+from server.problems import ApiError
+
+# Whoever looks after the server asks these, without a key.
+_OPEN = frozenset({"/health", "/openapi.json", "/docs"})
+_BODY_S = 60.0
+
+
+class Gate:
+    """Lets a request in with `scope["state"]["key"]` (None where no keys are needed), or answers it."""
+
+    def __init__(self, app: ASGIApp, keys: Keys | None, metrics: Metrics, most_bytes: int) -> None:
+        self.app, self._keys, self._metrics, self._most = app, keys, metrics, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            try:
+                body = await self._admit(scope, receive)
+            except ApiError as problem:
+                await problem.response()(scope, receive, watched)
+                return
+            await self.app(scope, _replayed(body, receive), watched)
+        finally:
+            route = scope.get("route")
+            self._metrics.requests.labels(getattr(route, "path", "other"), str(status)).inc()
+
+    async def _admit(self, scope: Scope, receive: Receive) -> bytes:
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        scope.setdefault("state", {})["key"] = None
+        if scope["path"] not in _OPEN and self._keys is not None:
+            key = self._keys.key_of(headers.get(b"authorization", b"").decode("latin-1"))
+            scope["state"]["key"] = key
+            if scope["method"] == "POST":
+                self._keys.admit(key)
+        if scope["method"] != "POST":
+            return b""
+        # A page of any site can make a browser send text here, and no JSON without asking first (CORS).
+        if headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
+            raise ApiError(415, "The body must be JSON: send it with 'Content-Type: application/json'.")
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._most:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(_BODY_S):
+                return await self._read(receive)
+        except TimeoutError as problem:
+            raise ApiError(408, f"The body did not come within {_BODY_S:.0f} s: send it again.") from problem
+
+    async def _read(self, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ApiError(400, "The connection ended before the body did: send it again.")
+            body += message.get("body", b"")
+            if len(body) > self._most:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"The body is larger than {self._most / 1e6:g} MB: send less, or smaller pictures.")
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body once, and then whatever the connection tells."""
+    told = False
+
+    async def replay() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

@@ -1,0 +1,245 @@
+"""Clients that people use, as they are, against the running server."""
+
+import base64
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import which
+
+import openai
+import pytest
+
+from server.app import Settings
+from server.keys import Keys
+from tests.assistant.conftest import png, write_adapter
+
+TALK = [{"role": "user", "content": "What burns in the kiln?"}]
+
+
+def data_url(colour="orange"):
+    return "data:image/png;base64," + base64.b64encode(png(colour).content).decode()
+
+
+@pytest.fixture
+def client(serve):
+    running = serve()
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none needed", max_retries=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def skills(assistant, tmp_path):
+    """Two skills that change every answer."""
+    return [
+        assistant.add_skill(write_adapter(tmp_path / name, assistant.host, seed)).name
+        for seed, name in enumerate(("one", "two"))
+    ]
+
+
+def test_openais_sdk_chats_streams_shows_pictures_and_embeds(client):
+    model = client.models.list().data[0].id
+    told = client.chat.completions.create(model=model, messages=TALK, max_tokens=6, seed=3)
+    assert told.choices[0].message.content and told.choices[0].finish_reason == "length"
+    assert told.usage.completion_tokens == 6 and told.usage.total_tokens == told.usage.prompt_tokens + 6
+    assert told.mattoni["finish"] == "length" and told.mattoni["seed"] == 3
+    options = {"include_usage": True}
+    chunks = list(
+        client.chat.completions.create(
+            model=model, messages=TALK, max_tokens=6, seed=3, stream=True, stream_options=options
+        )
+    )
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said == told.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].usage == told.usage and chunks[-1].mattoni["tokens"] == told.mattoni["tokens"]
+    seen = client.chat.completions.create(
+        model=model,
+        max_tokens=4,
+        extra_body={"bricks": {"eyes": "auto"}},
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is this?"},
+                    {"type": "image_url", "image_url": {"url": data_url()}},
+                ],
+            }
+        ],
+    )
+    assert [brick["name"] for brick in seen.mattoni["bricks"]] == ["eyes"]
+    vectors = client.embeddings.create(model="all-minilm-l6-v2", input=["a kiln", "a garden"]).data
+    assert [len(one.embedding) for one in vectors] == [48, 48]
+    assert sum(x * x for x in vectors[0].embedding) == pytest.approx(1, abs=1e-5)
+
+
+def test_bricks_are_named_in_three_ways_and_an_empty_list_is_the_bare_host(client, skills):
+    model = client.models.list().data[0].id
+
+    def ask(model=model, **extra):
+        return client.chat.completions.create(model=model, messages=TALK, max_tokens=6, extra_body=extra)
+
+    def used(told):
+        return {brick["name"]: brick["weight"] for brick in told.mattoni["bricks"]}
+
+    half = ask(bricks={"one": 0.5})
+    assert used(half) == {"one": 0.5}
+    assert used(ask(lora=[{"id": 0, "scale": 0.5}])) == {"one": 0.5}
+    assert used(ask(lora=[{"id": 0, "scale": 0}, {"id": 1}])) == {"two": 1.0}
+    by_model = ask(model=f"{model}+one")
+    assert used(by_model) == {"one": 1.0} and by_model.model == f"{model}+one"
+    assert used(ask(bricks=["one", "two"])) == {"one": 1.0, "two": 1.0}
+    for nothing in ({"bricks": []}, {"bricks": {}}, {"lora": []}, {"bricks": {"one": 0}}):
+        bare = ask(**nothing)
+        assert used(bare) == {} and not bare.mattoni["injections"]
+    assert bare.choices[0].message.content != by_model.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="no brick called 'three'"):
+        ask(bricks={"three": 1})
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
+        ask(model="gpt-4")
+    with pytest.raises(openai.BadRequestError, match="no brick called"):
+        ask(model=f"{model}+../../etc/passwd")
+
+
+def test_clients_with_different_bricks_at_once_get_what_each_alone_gets(client, skills):
+    asked = [{"bricks": bricks} for bricks in ([], ["one"], ["two"], {"one": 0.5, "two": 0.5})]
+
+    def ask(extra):
+        return client.chat.completions.create(model="", messages=TALK, max_tokens=12, extra_body=extra)
+
+    alone = [ask(extra).choices[0].message.content for extra in asked]
+    assert len(set(alone)) == len(asked)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, asked * 3))
+    assert [told.choices[0].message.content for told in together] == alone * 3
+
+
+def test_several_answers_have_seeds_and_traces_of_their_own(client):
+    def ask(**more):
+        return client.chat.completions.create(
+            model="", messages=TALK, max_tokens=8, n=2, seed=7, temperature=2, extra_body={"bricks": []}, **more
+        )
+
+    told = ask()
+    first, second = told.choices
+    assert [choice.mattoni["seed"] for choice in told.choices] == [7, 8]
+    assert first.message.content != second.message.content
+    streamed = ["", ""]
+    for chunk in ask(stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == [first.message.content, second.message.content]
+
+
+def test_a_stop_string_ends_an_answer(client):
+    def ask(**more):
+        return client.chat.completions.create(model="", messages=TALK, max_tokens=20, **more).choices[0]
+
+    said = ask().message.content
+    stop = said[3:5]
+    assert ask(stop=stop).message.content == said[: said.index(stop)]
+    assert ask(stop=[stop]).finish_reason == "stop"
+
+
+def test_what_is_not_done_is_refused_by_name_and_what_nobody_knows_is_passed_over(client):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    for name, value in {
+        "tools": [tool],
+        "response_format": {"type": "json_object"},
+        "logprobs": True,
+        "frequency_penalty": 0.5,
+    }.items():
+        with pytest.raises(openai.BadRequestError, match=f"{name} is not supported by this server") as raised:
+            client.chat.completions.create(model="", messages=TALK, **{name: value})
+        assert raised.value.param == name
+    told = client.chat.completions.create(
+        model="", messages=TALK, max_tokens=1, tools=[], user="me", store=False, extra_body={"no_such_field": 1}
+    )
+    assert told.usage.completion_tokens == 1
+
+
+def test_documents_come_as_files(client, prompts):
+    note = base64.b64encode(b"The kiln burns at 900 degrees.").decode()
+    for data in (note, f"data:text/plain;base64,{note}"):
+        part = {"type": "file", "file": {"filename": "../../note.txt", "file_data": data}}
+        client.chat.completions.create(
+            model="",
+            max_tokens=1,
+            messages=[{"role": "user", "content": [part, {"type": "text", "text": "How hot?"}]}],
+        )
+        assert "burns at 900 degrees" in prompts[-1] and ".." not in prompts[-1]
+
+
+def test_litellm_chats_and_streams(serve):
+    litellm = pytest.importorskip("litellm", reason="litellm is not installed: pip install litellm")
+    running = serve()
+    asked = {
+        "model": f"openai/{running.assistant.host.name}",
+        "api_base": f"{running.url}/v1",
+        "api_key": "none",
+        "messages": TALK,
+        "max_tokens": 6,
+    }
+    told = litellm.completion(**asked)
+    pieces = litellm.completion(**asked, stream=True)
+    said = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert said == told.choices[0].message.content != ""
+
+
+SCRIPT = """
+import OpenAI from "openai";
+const client = new OpenAI({ baseURL: process.argv[2], apiKey: process.argv[3], maxRetries: 0 });
+const asked = { model: "", max_tokens: 6, seed: 1, messages: [{ role: "user", content: "What burns in the kiln?" }] };
+const told = await client.chat.completions.create(asked);
+let streamed = "";
+for await (const chunk of await client.chat.completions.create({ ...asked, stream: true }))
+  streamed += chunk.choices[0]?.delta?.content ?? "";
+let refused = 0;
+try { await client.chat.completions.create({ ...asked, bricks: ["no-such-brick"] }); } catch (problem) { refused = problem.status; }
+const models = (await client.models.list()).data.map((model) => model.id);
+console.log(JSON.stringify({ said: told.choices[0].message.content, streamed, refused, models, finish: told.mattoni.finish }));
+"""
+
+
+@pytest.mark.slow
+def test_openais_sdk_for_javascript_chats_and_streams(serve, tmp_path):
+    if which("npm") is None:
+        pytest.skip("npm is not installed, so OpenAI's SDK for JavaScript is not tried")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    installed = subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "openai"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if installed.returncode:
+        pytest.skip(f"npm cannot install openai here: {installed.stderr[-200:]}")
+    running = serve()
+    (tmp_path / "ask.mjs").write_text(SCRIPT)
+    done = subprocess.run(
+        ["node", "ask.mjs", f"{running.url}/v1", "none"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["said"] == told["streamed"] != "" and told["finish"] == "length"
+    assert told["refused"] == 400 and told["models"][0] == running.assistant.host.name
+
+
+def test_an_sdk_sends_its_key_and_is_told_what_is_wrong_with_it(serve, tmp_path: Path):
+    file = tmp_path / "keys.yaml"
+    file.write_text(
+        "a-key-of-anna-0001: {user: anna, bricks: [eyes]}\na-key-of-bert-0001: {user: bert, revoked: true}\n"
+    )
+    running = serve(Settings(keys=Keys(file)))
+
+    def models(key):
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0) as client:
+            return [model.id for model in client.models.list().data]
+
+    host = running.assistant.host.name
+    assert models("a-key-of-anna-0001") == [host, f"{host}+eyes", "all-minilm-l6-v2"]
+    with pytest.raises(openai.AuthenticationError, match="not known"):
+        models("a-key-of-nobody-01")
+    with pytest.raises(openai.PermissionDeniedError, match="revoked"):
+        models("a-key-of-bert-0001")
