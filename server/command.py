@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from assistant.cli import app
-from assistant.cli.options import Device, Dtype, HostName, Quantise, WeightsKind, is_address
+from assistant.cli.options import Device, Dtype, HostName, Quantise, WeightsKind, refuse_address
 from mattoni.errors import MattoniError
 
 
@@ -31,8 +31,7 @@ def serve(
     weights: WeightsKind = "auto",
 ) -> None:
     """Serve OpenAI's API for programs, on this machine only unless --address says otherwise."""
-    if is_address(host):
-        raise MattoniError(f"--host names the language model: to listen on {host}, use --address {host}.")
+    refuse_address(host)
     if engine != "local":
         raise MattoniError(f"--engine {engine}: there is no such engine yet; leave it out, or write --engine local.")
     from assistant.cli.opening import opened

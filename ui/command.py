@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 from assistant.cli import app, main
-from assistant.cli.options import Device, Dtype, HostName, Quantise, WeightsKind, is_address
-from mattoni.errors import MattoniError
+from assistant.cli.options import Device, Dtype, HostName, Quantise, WeightsKind, refuse_address
 
 __all__ = ["app", "main"]
 
@@ -24,8 +23,7 @@ def ui(
     weights: WeightsKind = "auto",
 ) -> None:
     """Serve the chat page for a browser, on this machine only unless --address says otherwise."""
-    if is_address(host):
-        raise MattoniError(f"--host names the language model: to listen on {host}, use --address {host}.")
+    refuse_address(host)
     from ui.launch import launch
 
     launch(address, port, host, device, dtype, quantise, weights)

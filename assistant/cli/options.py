@@ -97,6 +97,12 @@ def is_address(text: str) -> bool:
     return True
 
 
+def refuse_address(host: str) -> None:
+    """Raise MattoniError where `--host` was given a network address, as other servers take it."""
+    if is_address(host):
+        raise MattoniError(f"--host names the language model: to listen on {host}, use --address {host}.")
+
+
 def choices_of(
     vision: str | None,
     skills: Sequence[str] | None,

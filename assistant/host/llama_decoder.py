@@ -7,7 +7,7 @@ modelling code, operation by operation; `tests/assistant/test_decoder.py` holds 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ _ROTARY = frozenset(
     {"default", "linear", "llama3", "yarn"}
 )  # kinds whose frequencies don't depend on the length so far
 _GROWTH = 256  # positions
+_Deltas = TypeVar("_Deltas", JoinedDeltas, StackedDeltas)
 
 
 def is_like_llama(host: Host) -> bool:
@@ -98,8 +99,7 @@ class LlamaDecoder:
         )
         self.dtype = self._matrices.dtype
         self._is_plain = weights == "bf16"
-        self._joined: JoinedDeltas | None = None
-        self._stacked: StackedDeltas | None = None
+        self._deltas: JoinedDeltas | StackedDeltas | None = None
         config = model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_width = int(getattr(config, "head_dim", None) or config.hidden_size // self._heads)
@@ -174,24 +174,20 @@ class LlamaDecoder:
             return slices, SliceMix(of_last, len(spans))
         own = [composition for _, composition in groups]
         if 1 < len(groups) == len(spans) == positions:
-            mix_of_rows = StackedMix(self._stack(own), slices)
+            mix_of_rows = StackedMix(self._factors(StackedDeltas, own), slices)
             return mix_of_rows, mix_of_rows
-        joined = self._join(own)
+        joined = self._factors(JoinedDeltas, own)
         owners = [owner for owner, (span, _) in enumerate(groups) for _ in range(len(span))]
         mix = JoinedMix(joined, owners, slices)
         return mix, mix
 
-    def _join(self, compositions: list[Composition]) -> JoinedDeltas:
-        """Their factors side by side; those of the last pass are kept, as the next has the same rows mostly."""
-        if self._joined is None or [c.key for c in self._joined.compositions] != [c.key for c in compositions]:
-            self._joined, self._stacked = JoinedDeltas(compositions), None
-        return self._joined
-
-    def _stack(self, compositions: list[Composition]) -> StackedDeltas:
-        """As `_join`, one upon the other."""
-        if self._stacked is None or [c.key for c in self._stacked.compositions] != [c.key for c in compositions]:
-            self._stacked, self._joined = StackedDeltas(compositions), None
-        return self._stacked
+    def _factors(self, kind: type[_Deltas], compositions: list[Composition]) -> _Deltas:
+        """Their factors side by side or one upon the other; the last pass's are kept, as the next has the same rows mostly."""
+        kept = self._deltas
+        if isinstance(kept, kind) and [c.key for c in kept.compositions] == [c.key for c in compositions]:
+            return kept
+        self._deltas = made = kind(compositions)
+        return made
 
     def _embed(self, read: Read) -> Tensor:
         return (self._host.embed(read.values) if read.values.dim() == 2 else read.values).to(self.dtype)

@@ -555,21 +555,21 @@ def _without_sights(request: Request, trace: Trace) -> Request:
     (`docs/experiments.md`). They are back as soon as a message asks about a picture or goes on.
     """
     kept = tuple(exchange for exchange in request.past if not exchange.is_about_sights)
-    left_out = len(request.past) - len(kept)
-    if left_out:
-        exchanges = "exchange" if left_out == 1 else "exchanges"
-        trace.left_out.append(f"{left_out} earlier {exchanges} about a picture, not asked about")
+    _leave_out(trace, len(request.past) - len(kept), " about a picture, not asked about")
     return replace(request, past=kept)
+
+
+def _leave_out(trace: Trace, count: int, why: str) -> None:
+    """Say on the trace how many exchanges stay out of the prompt, and why."""
+    if count:
+        trace.left_out.append(f"{count} earlier {'exchange' if count == 1 else 'exchanges'}{why}")
 
 
 def _tell_left_out(request: Request, found: Focus, trace: Trace) -> None:
     """Say on the trace how many exchanges stay out."""
-    left_out = len(request.past) - len(found.past)
-    if left_out:
-        exchanges = "exchange" if left_out == 1 else "exchanges"
-        shown = " and ".join(dict.fromkeys(record.name for record in found.shown))
-        why = f"as the message is about {shown}, which stands beside it" if shown else "not gone on with"
-        trace.left_out.append(f"{left_out} earlier {exchanges}, {why}")
+    shown = " and ".join(dict.fromkeys(record.name for record in found.shown))
+    why = f"as the message is about {shown}, which stands beside it" if shown else "not gone on with"
+    _leave_out(trace, len(request.past) - len(found.past), f", {why}")
 
 
 def _read_last(request: Request) -> tuple[Record, ...]:
@@ -580,11 +580,9 @@ def _read_last(request: Request) -> tuple[Record, ...]:
 
 def _message_alone(request: Request, plan: Plan, found: Focus, trace: Trace) -> Request:
     """The request without everything before it: a skill that was trained on single messages reads no other."""
-    if request.past:
-        exchanges = "exchange" if len(request.past) == 1 else "exchanges"
-        readers = " and ".join(chosen.name for chosen in plan.skills)
-        shown = "".join(f" and {record.name}, sent earlier," for record in found.shown)
-        trace.left_out.append(f"{len(request.past)} earlier {exchanges}, as {readers} reads the message{shown} alone")
+    readers = " and ".join(chosen.name for chosen in plan.skills)
+    shown = "".join(f" and {record.name}, sent earlier," for record in found.shown)
+    _leave_out(trace, len(request.past), f", as {readers} reads the message{shown} alone")
     return replace(request, past=())
 
 
