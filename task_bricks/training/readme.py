@@ -22,6 +22,10 @@ def write_readme(folder: Path, card: Mapping[str, Any], samples: str) -> None:
         f"- {s['name']}. Licence: {s['licence']}. {s.get('url', '')}".rstrip() for s in training["data"]
     )
     message = "the default instruction, a blank line and the sentence as the message"
+    parents = [
+        f"version {p['version']} of {p['name']}" if "version" in p else p["name"] for p in training.get("parents", ())
+    ]
+    went_on = f" It goes on from {parents[0]}." if parents else ""
     asked = "the row's pictures and its question as the message" if recipe.get("vision") else message
     text = f"""# {card["title"]}
 
@@ -32,7 +36,7 @@ def write_readme(folder: Path, card: Mapping[str, Any], samples: str) -> None:
 LoRA (Hu et al. 2021, arXiv:2106.09685), rank {recipe["lora"]["rank"]}, alpha {recipe["lora"]["alpha"]}, on all
 linear layers of {recipe["base_model"]}, which stays frozen; loss on the answer only. {training["pairs_seen"]} pairs in
 {training["hours"]} hours ({training["hardware"]}), seed {training["seed"]}, best of the dev scores at step
-{training["best_step"]}. To make it again: `{training["command"]}`.
+{training["best_step"]}.{went_on} To make it again: `{training["command"]}`.
 
 ## Data
 

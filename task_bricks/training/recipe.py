@@ -107,6 +107,7 @@ class Recipe(_Part):
     routing: Routing | None = None
 
     lora: LoRASize
+    start_from: str | None = None  # a skill's name, or a folder with one, whose training goes on; None: from nothing
     batch_size: PositiveInt
     steps: PositiveInt
     warmup: PositiveInt

@@ -17,10 +17,12 @@ from brick_training.frame import PromptFrame
 from brick_training.settings import LoopSettings, WarmupStableDecay
 from brick_training.step import Evaluation
 from mattoni.files import write_text
+from mattoni.injections import LowRank
 from task_bricks.evaluators import EVALUATORS
 from task_bricks.training.readme import format_samples
 from task_bricks.training.recipe import LoRASize, Recipe
 from task_bricks.training.rows import Batches, Row
+from task_bricks.training.start import give_factors
 from task_bricks.training.steps import Batch, Eyes, answer_greedily, answer_loss, encode_batch, encode_prompt
 
 EVALUATION_BATCH = 20
@@ -40,9 +42,9 @@ class Task:
 
 
 class SkillModel(nn.Module):
-    """A frozen host with fresh LoRA factors on all of its linear layers, in the host's own type."""
+    """A frozen host with LoRA factors on all of its linear layers, in the host's own type: fresh ones, or a skill's."""
 
-    def __init__(self, host: PreTrainedModel, size: LoRASize, seed: int) -> None:
+    def __init__(self, host: PreTrainedModel, size: LoRASize, seed: int, start: LowRank | None = None) -> None:
         super().__init__()
         torch.manual_seed(seed)
         config = LoraConfig(
@@ -56,6 +58,8 @@ class SkillModel(nn.Module):
             # peft 0.21 asks the model for is_gradient_checkpointing, which transformers 5.23 calls deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             self.peft: PeftModel = get_peft_model(host, config, autocast_adapter_dtype=False)
+        if start is not None:
+            give_factors(self.peft, start)
 
     @property
     def host(self) -> PreTrainedModel:
@@ -73,10 +77,19 @@ class SkillStage:
     """Trains a LoRA on the rows of a task. The best weights are those with the best score of the first dev rows."""
 
     def __init__(
-        self, host: PreTrainedModel, frame: PromptFrame, eyes: Eyes | None, recipe: Recipe, task: Task, folder: Path
+        self,
+        host: PreTrainedModel,
+        frame: PromptFrame,
+        eyes: Eyes | None,
+        recipe: Recipe,
+        task: Task,
+        folder: Path,
+        start: LowRank | None = None,
     ) -> None:
-        """folder  where sample answers are written"""
-        self.skill = SkillModel(host, recipe.lora, recipe.seed)
+        """folder  where sample answers are written
+        start   the skill whose training goes on
+        """
+        self.skill = SkillModel(host, recipe.lora, recipe.seed, start)
         self.model: nn.Module = self.skill
         self.frame, self.eyes, self.recipe, self.task, self.folder = frame, eyes, recipe, task, folder
         self.steps, self.steps_per_evaluation = recipe.steps, recipe.evaluate_every

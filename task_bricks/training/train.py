@@ -26,7 +26,7 @@ from brick_training.learner import give_weights
 from brick_training.loop import train
 from brick_training.pictures import open_picture, tidy_path
 from brick_training.run_folder import BEST, locked
-from mattoni.card import BrickCard, describe_files, write_card
+from mattoni.card import CARD, BrickCard, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of
 from mattoni.injections import check_low_rank
@@ -37,6 +37,7 @@ from task_bricks.training.recipe import Recipe, read_recipe
 from task_bricks.training.routing import Embed, SkillKeys, make_skill_keys
 from task_bricks.training.rows import Row, read_rows, read_wordings
 from task_bricks.training.stage import SkillStage, Task, fast_attention, settings_of
+from task_bricks.training.start import Start, find_start
 from task_bricks.training.steps import Eyes
 
 if TYPE_CHECKING:
@@ -44,25 +45,31 @@ if TYPE_CHECKING:
     from mattoni.card import HostIdentity
 
 
-def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_source: str) -> Path:
+def train_skill(
+    recipe_path: Path, out: Path | None, work: Path | None, host_source: str, start_from: str | None = None
+) -> Path:
     """Train by a recipe and write the brick. Returns its folder.
 
-    out   folder of brick folders; None: the user's own
-    work  folder for checkpoints, curve and samples; None: in the cache
+    out         folder of brick folders; None: the user's own
+    work        folder for checkpoints, curve and samples; None: in the cache
+    start_from  the skill, by name or folder, whose training goes on; None: as the recipe says
     """
     from assistant.host.host import load_host
 
     recipe = read_recipe(recipe_path)
+    if start_from is not None:
+        recipe = recipe.model_copy(update={"start_from": start_from})
     task = _read_task(recipe, training_data())
     # Before the long part: a missing list or embedder is found at once.
     keys = make_skill_keys(recipe, recipe_path.parent, training_data(), _embedder()) if recipe.routing else None
     host = load_host(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
+    start = find_start(recipe.start_from, identity) if recipe.start_from is not None else None
     eyes = _eyes(recipe.vision, host, recipe.pictures_as == "words")
     run = work or cache_folder() / "runs" / recipe.name
     with locked(run), fast_attention(host.model):
-        stage = SkillStage(host.model, prompt_frame(host), eyes, recipe, task, run)
+        stage = SkillStage(host.model, prompt_frame(host), eyes, recipe, task, run, start.lora if start else None)
         outcome = trained(stage, run)
         _say(f"measuring the best weights and the bare host on {len(task.dev)} dev rows")
         answers, bare = stage.answers(task.dev), stage.answers(task.dev[: recipe.bare_rows], with_lora=False)
@@ -70,6 +77,7 @@ def train_skill(recipe_path: Path, out: Path | None, work: Path | None, host_sou
     _say(f"{recipe.metric} {metric['value']} (bare host {metric['beside']['bare host']}), n = {len(task.dev)}")
     target = (out or data_folder() / "bricks") / recipe.name
     card = _card(recipe, recipe_path, task, host.device, identity, outcome, metric)
+    card = _versioned(card, start, target)
     samples = format_samples(card["training"]["best_step"], task.dev, answers)
     replace_folder(target, lambda folder: _write_brick(folder, recipe, card, keys, stage.skill.peft, samples))
     check_low_rank(read_lora(target), shapes, host.name)
@@ -215,6 +223,19 @@ def _card(
     }
 
 
+def _versioned(card: dict[str, Any], start: Start | None, target: Path) -> dict[str, Any]:
+    """The card with its version, one above those that it replaces or goes on from, and what it came from."""
+    before = [read_card(target)] if (target / CARD).is_file() else []
+    if start is not None:
+        training = card["training"]
+        # A folder's path says something of this machine, its name is enough.
+        recipe = {**training["recipe"], "start_from": start.lora.name}
+        command = f"{training['command']} --start-from {start.lora.name}"
+        card = {**card, "training": {**training, "command": command, "recipe": recipe, "parents": start.parents}}
+        before += [start.card] if start.card is not None and start.card.name == card["name"] else []
+    return {**card, "version": max((old.version for old in before), default=0) + 1}
+
+
 def _needs(recipe: Recipe, task: Task) -> dict[str, int | str]:
     """How many pictures a message must have at least for the skill to be chosen without the user, seen by whom, shown how."""
     if recipe.vision is None:
@@ -258,9 +279,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of brick folders; default: your own bricks")
     parser.add_argument("--work", type=Path, help="folder for checkpoints, curve and samples; default: in the cache")
     parser.add_argument("--host", default="builtin", help="catalogue name, Hub id, folder or GGUF file")
+    parser.add_argument(
+        "--start-from", metavar="SKILL", help="go on from a skill, by name or folder; its rank must be the recipe's"
+    )
     given = parser.parse_args(arguments)
     try:
-        folder = train_skill(given.recipe, given.out, given.work, given.host)
+        folder = train_skill(given.recipe, given.out, given.work, given.host, given.start_from)
     except MattoniError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code

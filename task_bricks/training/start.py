@@ -1,0 +1,92 @@
+"""Where a training starts from that continues a skill: its LoRA, and what the new card says of it. Training only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mattoni.torchvision_ops  # noqa: F401
+
+import torch
+from peft import PeftModel
+
+from mattoni.card import CARD, BrickCard, brick_digest, check_files, read_card
+from mattoni.errors import MattoniError
+from mattoni.injections import LowRank
+from mattoni.paths import brick_folders
+from task_bricks.lora import read_lora
+
+if TYPE_CHECKING:
+    from mattoni.card import HostIdentity
+
+# What a card keeps of the skill that a training went on from.
+_KEPT = ("data", "pairs_seen", "best_step", "seed", "hours")
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A skill's factors, and its card where it has one: a folder that peft wrote has none."""
+
+    lora: LowRank
+    card: BrickCard | None
+
+    @property
+    def parents(self) -> list[dict[str, Any]]:
+        """What the new card says under `training.parents`: this skill, then those that it came from itself."""
+        if self.card is None:
+            return [{"name": self.lora.name, "digest": self.lora.digest}]
+        before = self.card.training
+        told = {key: before[key] for key in _KEPT if key in before}
+        metrics = [metric.model_dump(mode="json", exclude_none=True) for metric in self.card.metrics]
+        about = {"name": self.card.name, "version": self.card.version, "digest": brick_digest(self.card)}
+        return [{**about, **told, "metrics": metrics}, *before.get("parents", [])]
+
+
+def find_start(source: str, host: "HostIdentity") -> Start:
+    """The skill of a name, or in a folder (with a card or as peft wrote it), for this host.
+
+    Raises MattoniError where there is none, it is no LoRA, damaged, or was trained on another host.
+    """
+    from assistant.registry import Registry
+
+    folder = Path(source).expanduser()
+    if "/" not in source and not folder.is_dir():
+        folder = Registry(brick_folders()).scan(host).get(source).folder
+    if not folder.is_dir():
+        raise MattoniError(f"start_from: there is no folder {source}: name a skill, or a folder that holds one.")
+    card = read_card(folder) if (folder / CARD).is_file() else None
+    if card is not None:
+        check_files(card, folder)
+        if card.kind != "task":
+            raise MattoniError(f"start_from: '{card.name}' is a {card.kind} brick and no skill: name a skill.")
+        if card.host is not None and card.host.fingerprint != host.fingerprint:
+            raise MattoniError(
+                f"start_from: '{card.name}' was trained on other weights than this host's: choose its host with --host."
+            )
+    return Start(read_lora(folder), card)
+
+
+@torch.no_grad()
+def give_factors(model: PeftModel, start: LowRank) -> None:
+    """Put a skill's factors into a model's fresh LoRA; ΔW stays what it was, also where alpha is another.
+
+    Layers that the skill leaves alone keep their fresh factors, whose ΔW is 0. Raises MattoniError where rank or layers differ.
+    """
+    layers = {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    for name, (a, b) in start.factors.items():
+        if name not in layers:
+            raise MattoniError(
+                f"start_from: '{start.name}' changes '{name}', which a recipe does not train: train the skill anew."
+            )
+        layer = layers[name]
+        mine_a, mine_b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        if mine_a.shape != a.shape or mine_b.shape != b.shape:
+            raise MattoniError(
+                f"start_from: '{start.name}' has rank {a.shape[0]} and the recipe {mine_a.shape[0]}: write the same rank under "
+                "lora."
+            )
+        mine_a.copy_(a)
+        mine_b.copy_(b.float() * (start.scales[name] / layer.scaling["default"]))
