@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mattoni
-from assistant.cli import ask, bricks, facts, graph, knowledge, measure, models, train, xray
+from assistant.cli import ask, bricks, facts, graph, knowledge, measure, models, operations, train, xray
 from assistant.cli.terminal import printable
 from mattoni.errors import MattoniError
 
@@ -21,6 +21,7 @@ HELP = "A multimodal assistant built of bricks: one frozen language model, and p
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for commands in (ask.app, measure.app, xray.app):
     app.add_typer(commands)
+bricks.app.add_typer(operations.app)
 for name, group in (
     ("models", models.app),
     ("bricks", bricks.app),

@@ -1,4 +1,4 @@
-"""`mattoni bricks`: list, show, check, add and remove them."""
+"""`mattoni bricks`: list, show, check, add and remove them. What is done with skills is in `operations.py`."""
 
 import json
 import sys
