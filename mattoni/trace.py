@@ -1,5 +1,6 @@
 """What really ran in a turn. Knows nothing of how it was decided or done."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,12 @@ class Citation:
     place: str  # "page 3", "passage 12"
     score: float
     text: str
+    passage_id: str = field(init=False)  # of its words alone: the same in another brick, and after an update elsewhere
+
+    def __post_init__(self) -> None:
+        # White space does not count: a page that is laid out anew keeps its passages.
+        words = " ".join(self.text.split())
+        object.__setattr__(self, "passage_id", hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:16])
 
 
 @dataclass(frozen=True)

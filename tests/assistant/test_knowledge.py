@@ -158,6 +158,16 @@ def test_an_update_replaces_documents_of_the_same_name_and_keeps_the_others(add,
     assert {c.text for c in found} == {"The kiln is cold since Tuesday.", MORTAR}
 
 
+def test_a_passage_is_known_by_its_words_wherever_they_stand(add, bricks, embedder):
+    add("masonry", FILES)
+    add("again", [Attachment("renamed.txt", MORTAR.replace(" ", "\n", 1).encode()), FILES[0]])
+    found = bricks()
+    one, other = (find([found[name]], "What is mortar made of?", embedder)[0] for name in ("masonry", "again"))
+    assert (one.document, other.document) == ("mortar.md", "renamed.txt")
+    assert one.passage_id == other.passage_id and len(one.passage_id) == 16
+    assert len({c.passage_id for c in find([found["masonry"]], "What is mortar made of?", embedder)}) == 2
+
+
 def test_a_failed_update_leaves_the_brick_as_it_was(add, bricks):
     card = add("masonry", FILES)
     with pytest.raises(MattoniError, match="new.txt is empty"):
