@@ -9,16 +9,18 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mattoni.errors import MattoniError
-from mattoni.files import pickles_in, sha256_of
+from mattoni.files import pickles_in, sha256_of, write_text
 from mattoni.injections import LowRank
 
 CONFIG = "adapter_config.json"
@@ -97,6 +99,33 @@ def read_lora(folder: Path, digest: str | None = None) -> LowRank:
     factors = pair_factors(_by_module(_read_tensors(folder), where), where)
     scales = {name: scale_of((name,), a.shape[0], config, folder.name) for name, (a, _) in factors.items()}
     return LowRank(folder.name, digest or _digest(folder), factors, scales)
+
+
+def write_lora(folder: Path, lora: LowRank, base_model: str | None) -> None:
+    """Write a delta into a folder as peft does; its scales become alphas."""
+    ranks = {name: len(a) for name, (a, _) in lora.factors.items()}
+    alphas = {name: lora.scales[name] * rank for name, rank in ranks.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "inference_mode": True,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(ranks),
+        "r": rank,
+        "rank_pattern": {name: r for name, r in ranks.items() if r != rank},
+        "lora_alpha": alpha,
+        "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
+    }
+    tensors = {
+        f"{PREFIX}{name}.lora_{side}.weight": factor.cpu().contiguous()
+        for name, pair in lora.factors.items()
+        for side, factor in zip("AB", pair, strict=True)
+    }
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True))
 
 
 def _digest(folder: Path) -> str:

@@ -1,11 +1,19 @@
-"""`mattoni bricks export`: what is done with skills that are here. Part of the group `bricks`."""
+"""`mattoni bricks export` and `merge`: what is done with skills that are here. Part of the group `bricks`."""
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from assistant.cli.given import given_path
 from assistant.cli.opening import scanned
+from assistant.cli.options import HostName
+from assistant.cli.terminal import printable
+from mattoni.errors import MattoniError
+
+if TYPE_CHECKING:
+    from task_bricks.merging import Part
 
 app = typer.Typer()
 
@@ -21,3 +29,86 @@ def bricks_export(
     brick = scanned().get(name)
     export_skill(brick.folder, brick.card, folder.expanduser())
     print(f'{folder} is a PEFT LoRA: PeftModel.from_pretrained(host, "{folder}") loads it.')
+
+
+@app.command("merge")
+def bricks_merge(
+    names: Annotated[list[str], typer.Argument(help="Two skills or more.")],
+    out: Annotated[str, typer.Option(help="What to call the new skill.")],
+    method: Annotated[
+        Literal["cat", "linear", "ties", "dare", "svd", "learned"],
+        typer.Option(
+            help="cat: the exact weighted sum, its rank the sum of the ranks; svd: the nearest to it of --rank; linear, ties, dare: "
+            "as peft has them, of equal ranks; learned: cat with weights that are learned on --rows."
+        ),
+    ] = "cat",
+    weights: Annotated[str | None, typer.Option(help="One for each, as in 1,0.5. Default: 1 each.")] = None,
+    rows: Annotated[str | None, typer.Option(help="For learned: a few examples, as those of training.")] = None,
+    density: Annotated[float, typer.Option(help="For ties and dare: the share that is kept.")] = 0.5,
+    rank: Annotated[int | None, typer.Option(min=1, help="For svd. Default: the largest of the ranks.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For dare, which drops at random.")] = 0,
+    host: HostName = "builtin",
+) -> None:
+    """Make one skill of several, by peft's own add_weighted_adapter."""
+    from mattoni.paths import data_folder
+    from task_bricks.merging import How, merge_skills, read_parts
+
+    bricks = scanned()
+    if out in {brick.name for brick in (*bricks.usable, *bricks.refused)}:
+        raise MattoniError(f"There is already a brick called '{out}': remove it first or give another --out.")
+    if (method == "learned") != (rows is not None):
+        raise MattoniError("--rows and --method learned go together: give both, or neither.")
+    if method == "learned" and weights is not None:
+        raise MattoniError("--method learned finds the weights itself: leave out --weights.")
+    if rank is not None and method != "svd":
+        raise MattoniError(f"--rank is for --method svd: {method} has the rank that it has.")
+    parts = read_parts([(brick.folder, brick.card) for brick in map(bricks.get, names)])
+    learned = _learned(parts, rows, host) if rows is not None else None
+    given = tuple(learned["weights"]) if learned else _numbers(weights, len(parts))
+    how = How("cat" if method == "learned" else method, given, density, rank, seed)
+    told = {key: value for key, value in learned.items() if key != "weights"} if learned else None
+    card, notes = merge_skills(parts, how, data_folder() / "bricks" / out, told)
+    for note in notes:
+        print(printable(note))
+    print(f'{card.name} is here, of rank {getattr(card.parts, "rank", 0)}: mattoni ask --skill {card.name} "…"')
+
+
+def _numbers(text: str | None, count: int) -> tuple[float, ...]:
+    """--weights as numbers; 1 for each where there is none."""
+    if text is None:
+        return (1.0,) * count
+    try:
+        numbers = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise MattoniError(f"--weights {text}: write a number for each skill, as in 1,0.5.")
+    return numbers
+
+
+def _learned(parts: "list[Part]", rows: str, host: str) -> dict[str, Any]:
+    """Weights learned on rows, and how, as the card has it."""
+    from assistant.host.host import load_host
+    from task_bricks.training.learned import learn_weights, rows_loss
+    from task_bricks.training.rows import read_rows
+
+    read = read_rows(given_path(rows), lambda line: print(printable(line)))
+    loaded = load_host(host)
+    loras = [part.lora for part in parts]
+    for part in parts:
+        if part.card.host is not None and part.card.host.fingerprint != loaded.identity.fingerprint:
+            raise MattoniError(
+                f"'{part.card.name}' was made for another host than {loaded.name}: choose its with --host."
+            )
+    learned = learn_weights(rows_loss(loaded, loras, read), len(parts))
+    alone = ", ".join(f"{p.card.name} {loss:.3f}" for p, loss in zip(parts, learned.alone, strict=True))
+    print(
+        f"loss of {len(read)} rows: {learned.loss:.3f} with weights {', '.join(f'{w:g}' for w in learned.weights)} "
+        f"(alone: {alone}; bare host {learned.bare:.3f})"
+    )
+    return {
+        "weights": learned.weights,
+        "rows": len(read),
+        "loss on them": round(learned.loss, 4),
+        "evaluations": learned.evaluations,
+    }
