@@ -362,7 +362,7 @@ class Assistant:
     def remove_facts(self, numbers: Sequence[int]) -> None:
         """Take facts out, also of memory. Raises MattoniError for a number that is not there."""
         with self._adding:
-            digests = frozenset(b.digest for b in self.registry.scan().usable if b.name == fact_brick.NAME)
+            digests = frozenset(b.digest for b in self.bricks().usable if b.name == fact_brick.NAME)
             fact_brick.remove(self._user_bricks, numbers, self._preparation.loaded.between_loads)
             self._preparation.loaded.unload(digests)
             self._engine.clear()
@@ -373,7 +373,7 @@ class Assistant:
         if not folder.is_dir() or folder.resolve().parent != self._user_bricks.resolve():
             brick = self.bricks().get(name)
             raise MattoniError(f"'{brick.name}' came with Mattoni and stays: switch it off instead.")
-        digests = frozenset(b.digest for b in self.registry.scan().usable if b.folder == folder)
+        digests = frozenset(b.digest for b in self.bricks().usable if b.folder == folder)
 
         def remove() -> None:
             remove_folder(folder)

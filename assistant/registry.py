@@ -4,7 +4,7 @@ The scan is cheap enough for every turn: a brick that appears in or leaves a fol
 are computed once per state of a folder (names, sizes, times).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from mattoni.runtime import Accepts
 if TYPE_CHECKING:
     from assistant.host.host import Host
 
+_SHAPE = ("model_type", "hidden_size", "layers", "vocabulary")
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
 
@@ -31,6 +32,12 @@ class Brick:
     card: BrickCard
     digest: str
     warning: str | None = None
+    place: str = ""  # of what belongs to this host, in the folder
+
+    @property
+    def host_folder(self) -> Path:
+        """Where the files lie that belong to one host: a variant's folder, or the brick's own."""
+        return self.folder / self.place
 
     @property
     def name(self) -> str:
@@ -82,7 +89,7 @@ class Bricks:
 
 def check_weights(folder: Path, card: BrickCard) -> None:
     """Raise MattoniError when a file is pickled, is no safetensors file, or holds NaN or infinity."""
-    for name in card.files:
+    for name in card.all_files:
         path = folder / name
         if is_pickle(path):
             raise MattoniError(f"{card.name}/{name} is a pickle, which can run code: convert it to safetensors.")
@@ -106,7 +113,7 @@ def check_weights(folder: Path, card: BrickCard) -> None:
 
 def unlisted_files(folder: Path, card: BrickCard) -> list[str]:
     """Files beside the card that it does not list; a pickle or a program among them would go unchecked."""
-    known = {CARD, "README.md", *card.files}
+    known = {CARD, "README.md", *card.all_files}
     inside = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     return sorted(p.as_posix() for p in inside if p.as_posix() not in known and "versions" not in p.parts)
 
@@ -169,19 +176,55 @@ def check_brick(folder: Path) -> Brick | Refused:
 
 
 def _fit(entry: Brick | Refused, host: "Host | HostIdentity | None") -> Brick | Refused:
+    """The brick as it is for this host: its variant, if there are several."""
     if isinstance(entry, Refused) or host is None or entry.card.host is None:
         return entry
-    mine, wanted = (host if isinstance(host, HostIdentity | None) else host.identity), entry.card.host
-    if mine.fingerprint == wanted.fingerprint:
-        return entry
-    if all(getattr(mine, f) == getattr(wanted, f) for f in ("model_type", "hidden_size", "layers", "vocabulary")):
-        warning = f"{entry.name} was made for other weights of the same shape; it may answer worse on this host."
-        return Brick(entry.folder, entry.card, entry.digest, warning)
+    mine = host if isinstance(host, HostIdentity) else host.identity
+    bricks = _for_each_host(entry)
+    for brick in bricks:
+        if brick.card.host is not None and mine.fingerprint == brick.card.host.fingerprint:
+            return brick
+    for brick in bricks:
+        if all(getattr(mine, f) == getattr(brick.card.host, f) for f in _SHAPE):
+            warning = f"{entry.name} was made for other weights of the same shape; it may answer worse on this host."
+            return replace(brick, warning=warning)
+    theirs = "; ".join(_shape(brick.card.host) for brick in bricks if brick.card.host is not None)
     return Refused(
         entry.name,
         entry.folder,
-        f"{entry.name} was made for another host ({_shape(wanted)}; this is {_shape(mine)}): train it for this one.",
+        f"{entry.name} was made for {'other hosts' if len(bricks) > 1 else 'another host'} ({theirs}; this is {_shape(mine)}): "
+        f"{_advice(entry.card, None if isinstance(host, HostIdentity) else host.name)}",
     )
+
+
+def _for_each_host(brick: Brick) -> tuple[Brick, ...]:
+    """A brick once for each host that it has a variant for."""
+    if not brick.card.variants:
+        return (brick,)
+    places = ("", *(variant.place for variant in brick.card.variants))
+    return tuple(
+        Brick(brick.folder, card, brick_digest(card), place=place)
+        for card, place in zip(brick.card.for_each_host(), places, strict=True)
+    )
+
+
+def _advice(card: BrickCard, host: str | None) -> str:
+    """How the variant comes about that is missing: the command, where the card says how the brick was trained."""
+    command = train_command(card)
+    if command is None:
+        return "train it for this one."
+    return f"`{command} --host {host or 'NAME'}` adds what it needs for this one."
+
+
+def train_command(card: BrickCard) -> str | None:
+    """The command that trained a brick, all its stages in one; None where the card does not say."""
+    commands = card.training.get("command")
+    lines = [commands] if isinstance(commands, str) else commands if isinstance(commands, list) else []
+    words = [str(line).split() for line in lines]
+    # `python -m PACKAGE.train CONFIG`, once a stage; what such a line says beside that belonged to its own host.
+    if not words or any(len(line) < 4 or line[:3] != words[0][:3] for line in words):
+        return None
+    return " ".join([*words[0][:3], *dict.fromkeys(line[3] for line in words)])
 
 
 def _shape(host: HostIdentity) -> str:

@@ -6,17 +6,17 @@ import json
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     PositiveInt,
     SerializeAsAny,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -28,6 +28,8 @@ from mattoni.runtime import Accepts
 CARD = "brick.yaml"
 _LONGEST_NAME = 64
 _NAME = r"^[a-z0-9][a-z0-9-]*$"
+_HOST_NAME = r"^[a-z0-9][a-z0-9._-]*$"
+VARIANTS = "variants"  # the folder of what belongs to further hosts
 BrickName = Annotated[str, Field(pattern=_NAME, max_length=_LONGEST_NAME)]
 Kind = Literal["modality", "task", "knowledge", "emergent"]
 Injection = Literal["sequence", "low-rank", "prefix", "gate", "keyed"]
@@ -62,6 +64,17 @@ class BrickFile(_Part):
     sha256: str = Field(pattern=r"^(sha256:)?[0-9a-f]{64}$")
 
 
+def _inside(files: dict[str, BrickFile]) -> dict[str, BrickFile]:
+    for name in files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise ValueError(f"the path '{name}' leaves the brick's folder; name files inside it")
+    return files
+
+
+Files = Annotated[dict[str, BrickFile], AfterValidator(_inside)]
+
+
 class Metric(_Part):
     """A measured figure with its baselines beside it."""
 
@@ -73,8 +86,35 @@ class Metric(_Part):
     command: str | None = None
 
 
+class Variant(_Part):
+    """What of a brick belongs to one further host; the rest is the brick's, whatever the host."""
+
+    name: str = Field(pattern=_HOST_NAME, max_length=_LONGEST_NAME)  # how the host is called; also its folder's name
+    host: HostIdentity
+    version: PositiveInt = 1
+    files: Files = Field(min_length=1)  # below `variants/NAME/`
+    parts: SerializeAsAny[Parts]
+    metrics: tuple[Metric, ...] = ()
+    training: dict[str, Any] = {}
+
+    @property
+    def place(self) -> str:
+        """Its folder inside the brick's."""
+        return f"{VARIANTS}/{self.name}"
+
+    @model_validator(mode="after")
+    def _below_its_folder(self) -> Self:
+        for name in self.files:
+            if not name.startswith(f"{self.place}/"):
+                raise ValueError(f"the file '{name}' of a variant lies outside of {self.place}; move it there")
+        return self
+
+
 class BrickCard(_Part):
-    """What `brick.yaml` says. Read once; from there on, plain arguments."""
+    """What `brick.yaml` says. Read once; from there on, plain arguments.
+
+    Host, version, files, parts, metrics and training are those of the first variant; `variants` are the others.
+    """
 
     schema_: Literal[1] = Field(alias="schema")
     name: BrickName
@@ -85,30 +125,57 @@ class BrickCard(_Part):
     host: HostIdentity | None = None  # None: fits any host (a brick that only adds text)
     injects: tuple[Injection, ...] = Field(min_length=1)
     routes: Routes | None = None
-    files: dict[str, BrickFile] = {}
+    files: Files = {}
     accepts: tuple[Accepts, ...] = ()  # what it can be given; empty: what its method takes
     parts: SerializeAsAny[Parts]
     training: dict[str, Any] = {}
     metrics: tuple[Metric, ...] = ()
     licence: str
     limits: str = ""
+    variants: tuple[Variant, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _typed_parts(cls, values: Any) -> Any:
-        """The parts by their method, which older cards do not name."""
+        """The parts by their method, which older cards do not name; those of the variants too."""
         if not isinstance(values, dict):
             return values
         kind = str(values.get("kind"))
-        # A skill that came without a word on how it was made is what skills are.
-        parts = values.get("parts", {} if kind == "task" else None)
-        if isinstance(parts, dict):
-            try:
-                return {**values, "parts": typed_parts(kind, parts)}
-            except ValidationError as problem:
-                # Not pydantic's business: a MattoniError goes through it as it is.
-                raise MattoniError(_sentence(problem, "parts")) from problem
+        values = _with_typed_parts(values, kind)
+        variants = values.get("variants")
+        if isinstance(variants, list | tuple):
+            values = {
+                **values,
+                "variants": [_with_typed_parts(v, kind) if isinstance(v, dict) else v for v in variants],
+            }
         return values
+
+    @model_validator(mode="after")
+    def _one_variant_a_host(self) -> Self:
+        hosts = [variant.host.fingerprint for variant in self.variants]
+        if self.variants and (self.host is None or len({self.host.fingerprint, *hosts}) <= len(hosts)):
+            raise ValueError("two variants are for the same host, or the first is for any; keep one of them")
+        if len({variant.name for variant in self.variants}) < len(hosts):
+            raise ValueError("two variants have the same name; rename one of them")
+        return self
+
+    def for_each_host(self) -> "tuple[BrickCard, ...]":
+        """The card as it reads for each host that there is a variant for, the first one's first; none has variants.
+
+        What is not the host's (keys, an encoder) is listed under every host's files.
+        """
+        first = self.model_copy(update={"variants": ()})
+        return (first, *(first._for(variant) for variant in self.variants))
+
+    def _for(self, variant: Variant) -> "BrickCard":
+        own = {name: getattr(variant, name) for name in ("host", "version", "parts", "metrics", "training")}
+        return self.model_copy(update={**own, "files": {**self.files, **variant.files}})
+
+    @property
+    def all_files(self) -> dict[str, BrickFile]:
+        """The files of the brick and of all its variants."""
+        owners: tuple[BrickCard | Variant, ...] = (self, *self.variants)
+        return {name: file for owner in owners for name, file in owner.files.items()}
 
     @property
     def takes(self) -> frozenset[Accepts]:
@@ -121,14 +188,17 @@ class BrickCard(_Part):
         notes = self.training.get("notes", ())
         return tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
 
-    @field_validator("files")
-    @classmethod
-    def _inside(cls, files: dict[str, BrickFile]) -> dict[str, BrickFile]:
-        for name in files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name:
-                raise ValueError(f"the path '{name}' leaves the brick's folder; name files inside it")
-        return files
+
+def _with_typed_parts(values: dict[str, Any], kind: str) -> dict[str, Any]:
+    # A skill that came without a word on how it was made is what skills are.
+    parts = values.get("parts", {} if kind == "task" else None)
+    if not isinstance(parts, dict):
+        return values
+    try:
+        return {**values, "parts": typed_parts(kind, parts)}
+    except ValidationError as problem:
+        # Not pydantic's business: a MattoniError goes through it as it is.
+        raise MattoniError(_sentence(problem, "parts")) from problem
 
 
 def check_name(name: str) -> None:
@@ -149,6 +219,7 @@ def proposed_name(text: str) -> str:
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """The keys that the card allows at a pydantic error's place."""
     models: dict[str, type[BaseModel]] = {"host": HostIdentity, "routes": Routes, "files": BrickFile, "metrics": Metric}
+    models["variants"] = Variant
     if location[0] == "parts":
         return sorted({name for method in methods().values() for name in method.parts.model_fields})
     model = models.get(str(location[0]), BrickCard) if len(location) > 1 else BrickCard
@@ -208,7 +279,7 @@ def read_card(folder: Path) -> BrickCard:
 
 def check_files(card: BrickCard, folder: Path, deep: bool = True) -> None:
     """Raise MattoniError unless every file of the card is there, of its size and (when `deep`) of its digest."""
-    for name, expected in card.files.items():
+    for name, expected in card.all_files.items():
         path = folder / name
         where = f"{card.name}/{name}"
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -223,22 +294,32 @@ def check_files(card: BrickCard, folder: Path, deep: bool = True) -> None:
             raise MattoniError(f"{where} is damaged (its sha256 is not the card's): copy the brick again.")
 
 
-def describe_files(folder: Path) -> dict[str, BrickFile]:
-    """Sizes and digests of all files of a brick, the card and older versions left out."""
+def describe_files(folder: Path, place: str = "") -> dict[str, BrickFile]:
+    """Sizes and digests of a brick's files by their names in its folder; card, older versions and variants left out.
+
+    place  a variant's folder in the brick's: its files alone
+    """
+    root = folder / place
     return {
         path.relative_to(folder).as_posix(): BrickFile(bytes=path.stat().st_size, sha256=sha256_of(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (CARD, "README.md") and "versions" not in path.relative_to(folder).parts
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and path.name not in (CARD, "README.md")
+        and not {"versions", VARIANTS} & set(path.relative_to(root).parts)
     }
 
 
 def write_card(card: BrickCard, folder: Path) -> None:
     """Write `brick.yaml` as a whole."""
     values = card.model_dump(mode="json", by_alias=True, exclude_defaults=False, exclude_none=True)
+    if not card.variants:
+        del values["variants"]
     write_text(folder / CARD, yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
 
 
 def brick_digest(card: BrickCard) -> str:
     """Hash of a brick's contents: its card and, through it, all its files' digests. Cache keys use it, never a name."""
     values = card.model_dump(mode="json", by_alias=True)
+    if not card.variants:
+        del values["variants"]  # which older cards did not have
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

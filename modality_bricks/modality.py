@@ -106,14 +106,16 @@ def load_modality(
     host_embedding: Tensor,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    host_folder: Path | None = None,
 ) -> ModalityBrick:
     """Load what the card's `parts` name: `encoder` (a source; folders are inside the brick) and, as `method`, the stitch.
 
+    host_folder  where the stitch is, if not in the brick's own folder: that of a variant
     dtype  of our own stitches and their encoders; an imported checkpoint runs in the host's, as it did before
 
     Raises MattoniError for parts that are missing, unknown or do not fit each other or the host.
     """
-    where = f"{folder.name}/brick.yaml"
+    where, own = f"{folder.name}/brick.yaml", host_folder or folder
     kind, source = parts.method, parts.encoder
     scheme, _, name = source.partition(":")
     if scheme in FOLDERS:
@@ -124,9 +126,9 @@ def load_modality(
     if kind != "qformer":
         dtype = host_embedding.dtype
         encoder = load_encoder(source, device, dtype)
-        return ModalityBrick(encoder, load_imported_stitch(str(kind), folder, host_embedding.shape[1], device, dtype))
+        return ModalityBrick(encoder, load_imported_stitch(str(kind), own, host_embedding.shape[1], device, dtype))
     encoder = load_encoder(source, device, dtype)
-    stitch = load_stitch(folder, host_embedding, device, dtype)
+    stitch = load_stitch(own, host_embedding, device, dtype)
     queries = getattr(parts, "queries", None)
     if queries not in (None, stitch.shape.queries):
         raise MattoniError(

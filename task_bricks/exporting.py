@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from mattoni.card import CARD, BrickCard, check_files
+from mattoni.card import CARD, BrickCard, check_files, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
 from mattoni.keys import KEYS
@@ -29,6 +29,8 @@ def export_skill(brick: Path, card: BrickCard, target: Path) -> Path:
     `PeftModel.from_pretrained(host, target)` loads it, with everything that its `LoraConfig` said; card and keys, which peft
     passes over, let `mattoni bricks add` bring back the same brick. Older versions stay here.
 
+    Of a brick with variants, the one of the first host goes out alone.
+
     Raises MattoniError when the brick is no LoRA or damaged, or the folder is there.
     """
     check_is_lora(card)
@@ -41,6 +43,8 @@ def export_skill(brick: Path, card: BrickCard, target: Path) -> Path:
         for name in (CONFIG, WEIGHTS, README, KEYS, CARD):
             if (brick / name).is_file():
                 shutil.copyfile(brick / name, fresh / name)
+        if card.variants:
+            write_card(card.for_each_host()[0], fresh)
 
     replace_folder(target, fill)
     return target

@@ -66,7 +66,7 @@ def _draw_map(brick: "Brick") -> None:
     from emergent_bricks.gates import load_gates
 
     try:
-        gates = load_gates(brick.folder)
+        gates = load_gates(brick.host_folder)
     except MattoniError as problem:
         st.error(plain(str(problem), 400))
         return

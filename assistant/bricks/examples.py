@@ -89,7 +89,9 @@ def add_examples(
             f"seldom be chosen: nothing was changed. Give other pictures, or choose '{name}' by hand."
         )
     routes = Routes(space="glance", keys=KEYS, threshold=round(threshold, 4))
-    card = brick.card.model_copy(update={"routes": routes, "version": brick.card.version + 1})
+    # As it is on the disk, with the variants for other hosts: they share the keys.
+    whole = read_card(brick.folder)
+    card = whole.model_copy(update={"routes": routes, "version": whole.version + 1})
 
     def fill(fresh: Path) -> None:
         shutil.copytree(brick.folder, fresh, dirs_exist_ok=True)

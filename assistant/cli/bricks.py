@@ -34,16 +34,21 @@ def bricks_list(as_json: AsJson = False) -> None:
 
 @app.command("show")
 def bricks_show(name: str, as_json: AsJson = False) -> None:
-    """A brick's card: what it is, was trained on and scored, and what it cannot do."""
+    """A brick's card: what it is, for which hosts, was trained on and scored, and what it cannot do."""
     import yaml
+
+    from assistant.bricks.variants import hosts_of
 
     brick = scanned().get(name)
     values = brick.card.model_dump(mode="json", by_alias=True, exclude_none=True)
+    hosts = hosts_of(brick.card)
     if as_json:
-        print(json.dumps(values, ensure_ascii=False))
+        print(json.dumps({**values, "hosts": hosts.versions}, ensure_ascii=False))
     else:
         print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100), end="")
         print(f"folder: {brick.folder}\ndigest: {brick.digest}")
+        for sentence in hosts.sentences:
+            print(printable(sentence))
 
 
 @app.command("check")

@@ -98,7 +98,7 @@ def eye_parts(brick: Brick) -> QFormerParts:
 
 def at_random(brick: Brick, host: Host) -> ModalityBrick:
     """The brick with a stitch of random weights, which knows no more than the spread of the features."""
-    trained = load_stitch(brick.folder, host.embedding.float())
+    trained = load_stitch(brick.host_folder, host.embedding.float())
     torch.manual_seed(0)
     stitch = QFormerStitch(trained.shape)
     for name, values in trained.named_buffers():
@@ -106,8 +106,8 @@ def at_random(brick: Brick, host: Host) -> ModalityBrick:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / brick.name
         shutil.copytree(brick.folder, folder)
-        save_stitch(stitch, folder)
-        return load_modality(folder, eye_parts(brick), host.embedding)
+        save_stitch(stitch, folder / brick.place)
+        return load_modality(folder, eye_parts(brick), host.embedding, host_folder=folder / brick.place)
 
 
 def main() -> int:
@@ -128,7 +128,8 @@ def main() -> int:
         tiles = pixels[np.random.default_rng(0).permutation(len(pixels))[: arguments.limit]]
         host = load_host("builtin")
         brick = Registry(brick_folders()).scan(host).get(arguments.vision)
-        trained, random = load_modality(brick.folder, eye_parts(brick), host.embedding), at_random(brick, host)
+        trained = load_modality(brick.folder, eye_parts(brick), host.embedding, host_folder=brick.host_folder)
+        random = at_random(brick, host)
         figures: dict[str, Any] = {"n": len(tiles), "even share": 0.25}
         for background in BACKGROUNDS:
             pictures = canvases(tiles, background)

@@ -29,7 +29,8 @@ class LoadedBricks:
         def load() -> BrickRuntime:
             with self._loading:
                 # Under its digest nothing else may ever be kept: the folder may have been replaced since it was scanned.
-                if not brick.folder.is_dir() or brick_digest(read_card(brick.folder)) != brick.digest:
+                now = read_card(brick.folder).for_each_host() if brick.folder.is_dir() else ()
+                if brick.digest not in map(brick_digest, now):
                     raise MattoniError(f"'{brick.name}' was changed or removed while this message waited: ask again.")
                 for source in brick.parts.sources:
                     fetch_source(source)

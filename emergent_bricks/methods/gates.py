@@ -52,7 +52,7 @@ class GatesRuntime(BrickRuntime):
 
 
 def _load(brick: BrickFiles, host: HostView) -> GatesRuntime:
-    gates = load_gates(brick.folder)
+    gates = load_gates(brick.host_folder)
     places = {name: shape[1] for name, shape in host.adaptable_shapes.items() if name.endswith(_PROJECTION)}
     widths = {int(name.removesuffix(_PROJECTION).split(".")[-1]): width for name, width in places.items()}
     check_gates(gates, widths, brick.name, host.name)

@@ -30,7 +30,9 @@ class ImportedRuntime(SeeingRuntime):
 
 def _load(brick: BrickFiles, host: HostView) -> ImportedRuntime:
     with torch.inference_mode(False):
-        modality = load_modality(brick.folder, brick.parts, host.embedding, host.device, torch.float32)
+        modality = load_modality(
+            brick.folder, brick.parts, host.embedding, host.device, torch.float32, brick.host_folder
+        )
     return ImportedRuntime(brick, host, modality)
 
 

@@ -107,7 +107,9 @@ class QFormerRuntime(SeeingRuntime):
 
 def _load(brick: BrickFiles, host: HostView) -> QFormerRuntime:
     with torch.inference_mode(False):
-        modality = load_modality(brick.folder, brick.parts, host.embedding, host.device, torch.float32)
+        modality = load_modality(
+            brick.folder, brick.parts, host.embedding, host.device, torch.float32, brick.host_folder
+        )
     return QFormerRuntime(brick, host, modality)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers)
@@ -40,6 +40,7 @@ from modality_bricks.training.teacher import load_teacher, teacher_features
 from modality_bricks.training.words_stage import WordsStage
 
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
+_LOOKING = ("places", "feature_")  # parts of a stitch that belong to its encoder
 STATISTICS = 512  # pictures of each source that a new stitch learns the features' mean and spread from
 Find = Callable[[str], Path]
 Labelled = tuple[LabelledPictures, dict[str, list[str]]]
@@ -322,10 +323,40 @@ def words_stage(
     """Stage 1 of a stitch, of which only the host's words are needed: tokenizer and (vocabulary, width) embedding."""
     with accelerator.main_process_first():
         split, dev = read_splits(recipe, reading, accelerator.device)
-        spelling = Spelling(tokenizer, split.sources, recipe.stitch.words, recipe.stitch.skip_commonest)
+        before = started_stitch([Path(recipe.start_from)], embedding) if recipe.start_from else None
+        words = before.word_ids.tolist() if before is not None else None
+        spelling = Spelling(tokenizer, split.sources, recipe.stitch.words, recipe.stitch.skip_commonest, words)
         refuse_without_words(split.sources, spelling)
         stitch = new_stitch(recipe, split, spelling, embedding)
+        if before is not None:
+            take_over(stitch, before, recipe.learn == "features")
     return WordsStage(stitch, spelling, split, dev, pace_of(recipe))
+
+
+def take_over(stitch: QFormerStitch, before: QFormerStitch, freeze: bool) -> None:
+    """Give a stitch for a new encoder the weights of one for another: all but those that look at features.
+
+    freeze  what was taken over does not learn
+
+    Raises MattoniError where the two are not built alike.
+    """
+    shapes = [{**asdict(s.shape), "tokens": 0, "feature_width": 0} for s in (stitch, before)]
+    if shapes[0] != shapes[1]:
+        raise MattoniError(
+            f"start_from: that stitch has the shape {shapes[1]} and this config {shapes[0]}: write the same under stitch."
+        )
+    own = stitch.state_dict()
+    known = {
+        name: value
+        for name, value in before.state_dict().items()
+        if own[name].shape == value.shape
+        and not name.startswith(_LOOKING)
+        and ".crossattention.attention.key" not in name
+        and ".crossattention.attention.value" not in name
+    }
+    stitch.load_state_dict({**own, **known})
+    for name, parameter in stitch.named_parameters():
+        parameter.requires_grad_(not freeze or name not in known)
 
 
 def pace_of(recipe: WordsRecipe | GenerateRecipe) -> Pace:

@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from brick_training.variants import card_for, keep_encoder, place_for, same_files, short_name, write_variant
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
 from mattoni.paths import data_folder
 from modality_bricks.encoder import FOLDERS, load_encoder, split_source
 from modality_bricks.methods.qformer import QFormerParts
+from modality_bricks.stitch import FILE as STITCH
 from modality_bricks.stitch import load_stitch
 from modality_bricks.training.compare import compare, measure
 from modality_bricks.training.data_checks import Say
@@ -83,18 +85,25 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
         return
     stays = f"{target} stays as it is, and the new stitch in {run}; --replace-anyway replaces it all the same"
     card = read_card(target)
-    fits = card.host is not None and card.host.fingerprint == host.fingerprint
-    if not fits or not isinstance(card.parts, QFormerParts):
-        raise MattoniError(
-            f"'{card.name}' is no image brick of this kind for {host.name}, so the two cannot be compared: {stays}."
-        )
+    if card.host is None or not isinstance(card.parts, QFormerParts):
+        raise MattoniError(f"'{card.name}' is no image brick of this kind, so the two cannot be compared: {stays}.")
+    own = card_for(card, host.identity)
+    if own is None:
+        say(f"{card.name}: its first stitch for {host.name}, a variant beside the others")
+        return
+    assert isinstance(own.parts, QFormerParts)
     device, folder = stage.speaker.host.device, Path(recipe.cache)
     new = measure(stage, load_encoder(recipe.encoder, device), load_stitch(run, host.embedding, device), folder)
-    source = card.parts.encoder
+    source = own.parts.encoder
     scheme, place = split_source(source)
     if scheme in FOLDERS:
         source = f"{scheme}:{target / place}"
-    old = measure(stage, load_encoder(source, device), load_stitch(target, host.embedding, device), folder)
+    old = measure(
+        stage,
+        load_encoder(source, device),
+        load_stitch(target / place_for(target, host.identity, ""), host.embedding, device),
+        folder,
+    )
     found = compare(new.rows, old.rows)
     if found.worse:
         raise MattoniError(f"{card.name}: {found.sentence()}: {stays}.")
@@ -102,7 +111,10 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
 
 
 def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") -> Path:
-    """Put encoder, stitch and card into the brick's folder. A brick that is there becomes its next version, keys and all."""
+    """Put encoder, stitch and card into the brick's folder. A brick that is there becomes its next version, keys and all.
+
+    A brick that is there for another host keeps everything and gets a variant.
+    """
     from mattoni.card import CARD, BrickCard, Metric, describe_files, read_card, write_card
 
     assert recipe.brick is not None
@@ -130,14 +142,51 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
         if kind in best
     )
 
+    training = {
+        "command": [r["command"] for r in results],
+        "data": list(brick.data),
+        "seed": recipe.seed,
+        "hardware": result["hardware"],
+        "hours": round(sum(r["hours"] for r in results), 2),
+        "stages": [
+            {
+                "config_sha256": r["config_sha256"],
+                "hours": round(r["hours"], 2),
+                "best": r["best"],
+                "note": r.get("note", ""),
+            }
+            for r in results
+        ],
+    }
+    parts = {
+        "method": "qformer",
+        "encoder": f"{scheme}:encoder" if scheme in FOLDERS else recipe.encoder,
+        "queries": load_stitch(Path(recipe.run), host.embedding).shape.queries,
+    } | ({"reads": brick.reads} if brick.reads else {})
+
+    def fill_variant(folder: Path) -> dict[str, Any]:
+        shutil.copy(Path(recipe.run) / STITCH, folder / own)
+        if scheme not in FOLDERS or same_files(Path(place), folder / "encoder"):
+            return {}
+        shutil.copytree(place, folder / own / "encoder", dirs_exist_ok=True)
+        return {"encoder": f"{scheme}:{own}/encoder"}
+
+    own = place_for(target, host.identity, short_name(host.name))
+    if own:
+        values = {"parts": parts, "training": training, "metrics": [m.model_dump() for m in metrics]}
+        write_variant(target, target, own, host.identity, values, fill_variant)
+        return target
+
     def fill(folder: Path) -> None:
+        variants = before.variants if before else ()
         if target.is_dir():
             shutil.copytree(target, folder, dirs_exist_ok=True)
-        if scheme in FOLDERS:
+        if scheme not in FOLDERS or not same_files(Path(place), folder / "encoder"):
+            variants = keep_encoder(folder, variants, "encoder")
             shutil.rmtree(folder / "encoder", ignore_errors=True)
-            shutil.copytree(place, folder / "encoder")
-        shutil.copy(Path(recipe.run) / "stitch.safetensors", folder)
-        stitch_queries = load_stitch(folder, host.embedding).shape.queries
+        if scheme in FOLDERS:
+            shutil.copytree(place, folder / "encoder", dirs_exist_ok=True)
+        shutil.copy(Path(recipe.run) / STITCH, folder)
         card = BrickCard.model_validate(
             {
                 "schema": 1,
@@ -151,31 +200,12 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
                 # Keys are made from pictures in the glance space, so another encoder or stitch leaves them valid.
                 "routes": before.routes.model_dump() if before and before.routes else None,
                 "files": describe_files(folder),
-                "parts": {
-                    "method": "qformer",
-                    "encoder": f"{scheme}:encoder" if scheme in FOLDERS else recipe.encoder,
-                    "queries": stitch_queries,
-                }
-                | ({"reads": brick.reads} if brick.reads else {}),
-                "training": {
-                    "command": [r["command"] for r in results],
-                    "data": list(brick.data),
-                    "seed": recipe.seed,
-                    "hardware": result["hardware"],
-                    "hours": round(sum(r["hours"] for r in results), 2),
-                    "stages": [
-                        {
-                            "config_sha256": r["config_sha256"],
-                            "hours": round(r["hours"], 2),
-                            "best": r["best"],
-                            "note": r.get("note", ""),
-                        }
-                        for r in results
-                    ],
-                },
+                "parts": parts,
+                "training": training,
                 "metrics": [m.model_dump() for m in metrics],
                 "licence": brick.licence,
                 "limits": brick.limits,
+                "variants": [v.model_dump(mode="json") for v in variants],
             }
         )
         write_card(card, folder)

@@ -133,6 +133,10 @@ class WordsRecipe(_StitchStage):
 
     stage: Literal["words"]
     stitch: StitchPart = StitchPart()
+    start_from: str | None = (
+        None  # a run whose stitch read another encoder: what does not look at features is taken over
+    )
+    learn: Literal["all", "features"] = "all"  # only what looks at features: what is said of them stays as it was
 
 
 class BrickRecipe(_Part):
@@ -189,7 +193,7 @@ def read_recipe(path: Path) -> StageRecipe:
 
 
 def for_host(recipe: StageRecipe, host: str) -> StageRecipe:
-    """The recipe for another host: the same data, encoder and cached features, and runs and a brick of its own."""
+    """The recipe for another host: the same data, encoder, cached features and brick, and runs of its own."""
     if isinstance(recipe, EncoderRecipe | ColumnsRecipe) or recipe.host == host:
         return recipe
     end = re.sub(r"[^a-z0-9]+", "-", host.rstrip("/").split("/")[-1].lower().removesuffix(".gguf")).strip("-")
@@ -200,8 +204,7 @@ def for_host(recipe: StageRecipe, host: str) -> StageRecipe:
         if recipe.brick is not None:
             # An encoder's run belongs to every host.
             parents = [own if Path(own := f"{run}--{end}").exists() else run for run in recipe.brick.parents]
-            brick = {"folder": f"{recipe.brick.folder}-{end}", "parents": tuple(parents)}
-            changes["brick"] = recipe.brick.model_copy(update=brick)
+            changes["brick"] = recipe.brick.model_copy(update={"parents": tuple(parents)})
     return recipe.model_copy(update=changes)
 
 

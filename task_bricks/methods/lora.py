@@ -62,7 +62,7 @@ class LoraRuntime(BrickRuntime):
 
 
 def _load(brick: BrickFiles, host: HostView) -> LoraRuntime:
-    lora = read_lora(brick.folder, brick.digest)
+    lora = read_lora(brick.host_folder, brick.digest)
     check_low_rank(lora, host.adaptable_shapes, host.name)
     return LoraRuntime(brick, lora)
 

@@ -1,6 +1,6 @@
 """Where a training starts from that continues a skill: its LoRA, and what the new card says of it. Training only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import mattoni.torchvision_ops  # noqa: F401
 import torch
 from peft import PeftModel
 
+from brick_training.variants import card_for, place_for
 from mattoni.card import CARD, BrickCard, brick_digest, check_files, read_card
 from mattoni.errors import MattoniError
 from mattoni.injections import LowRank
@@ -54,15 +55,17 @@ def find_start(source: str, host: "HostIdentity") -> Start:
     if not folder.is_dir():
         raise MattoniError(f"start_from: there is no folder {source}: name a skill, or a folder that holds one.")
     card = read_card(folder) if (folder / CARD).is_file() else None
+    place, own = "", card
     if card is not None:
         check_files(card, folder)
         if card.kind != "task":
             raise MattoniError(f"start_from: '{card.name}' is a {card.kind} brick and no skill: name a skill.")
-        if card.host is not None and card.host.fingerprint != host.fingerprint:
+        place, own = place_for(folder, host, ""), card_for(card, host)
+        if card.host is not None and own is None:
             raise MattoniError(
                 f"start_from: '{card.name}' was trained on other weights than this host's: choose its host with --host."
             )
-    return Start(read_lora(folder), card)
+    return Start(replace(read_lora(folder / place), name=folder.name), own or card)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ and it goes on where it was.
 
 import argparse
 import platform
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,12 +27,13 @@ from brick_training.learner import give_weights
 from brick_training.loop import train
 from brick_training.pictures import open_picture, tidy_path
 from brick_training.run_folder import BEST, locked
-from mattoni.card import CARD, BrickCard, describe_files, read_card, write_card
+from brick_training.variants import place_for, short_name, write_variant
+from mattoni.card import CARD, VARIANTS, BrickCard, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, sha256_of
 from mattoni.injections import check_low_rank
-from mattoni.paths import brick_folders, cache_folder, data_folder, training_data
-from task_bricks.lora import WEIGHTS, card_parts, read_lora
+from mattoni.paths import brick_folders, cache_folder, data_folder, shipped_models, training_data
+from task_bricks.lora import README, WEIGHTS, card_parts, read_lora
 from task_bricks.training.readme import format_samples, write_readme
 from task_bricks.training.recipe import Recipe, read_recipe
 from task_bricks.training.routing import Embed, SkillKeys, make_skill_keys
@@ -67,7 +69,11 @@ def train_skill(
     identity, shapes = host.identity, host.linear_shapes
     start = find_start(recipe.start_from, identity) if recipe.start_from is not None else None
     eyes = _eyes(recipe.vision, host, recipe.pictures_as == "words")
-    run = work or cache_folder() / "runs" / recipe.name
+    target = (out or data_folder() / "bricks") / recipe.name
+    # A skill that came with Mattoni stays for its own host: what is written of it is a copy with one more variant.
+    base = target if (target / CARD).is_file() else shipped_models() / "bricks" / recipe.name
+    place = place_for(base, identity, short_name(host.name))
+    run = work or cache_folder() / "runs" / "--".join([recipe.name, *([Path(place).name] if place else [])])
     with locked(run), fast_attention(host.model):
         stage = SkillStage(host.model, prompt_frame(host), eyes, recipe, task, run, start.lora if start else None)
         outcome = trained(stage, run)
@@ -75,12 +81,22 @@ def train_skill(
         answers, bare = stage.answers(task.dev), stage.answers(task.dev[: recipe.bare_rows], with_lora=False)
     metric = _metric(recipe, task, answers, bare)
     _say(f"{recipe.metric} {metric['value']} (bare host {metric['beside']['bare host']}), n = {len(task.dev)}")
-    target = (out or data_folder() / "bricks") / recipe.name
     card = _card(recipe, recipe_path, task, host.device, identity, outcome, metric)
     card = _versioned(card, start, target)
     samples = format_samples(card["training"]["best_step"], task.dev, answers)
-    replace_folder(target, lambda folder: _write_brick(folder, recipe, card, keys, stage.skill.peft, samples))
-    check_low_rank(read_lora(target), shapes, host.name)
+    if place:
+        # Its routing keys, title and limits are the brick's, whatever the host.
+        training = {**card["training"], "command": f"{card['training']['command']} --host {Path(place).name}"}
+        values = {"parts": card["parts"], "training": training, "metrics": [metric]}
+        peft = stage.skill.peft
+        write_variant(
+            base, target, place, identity, values, lambda folder: _write_weights(folder / place, host.name, peft)
+        )
+    else:
+        replace_folder(
+            target, lambda folder: _write_brick(folder, target, recipe, card, keys, stage.skill.peft, samples)
+        )
+    check_low_rank(read_lora(target / place), shapes, host.name)
     return target
 
 
@@ -149,7 +165,7 @@ def _eyes(name: str | None, host: "Host", as_words: bool) -> Eyes | None:
 
     if name is None:
         return None
-    brick = Registry(brick_folders()).scan().get(name)
+    brick = Registry(brick_folders()).scan(host).get(name)
     if not brick.accepts("picture") or brick.accepts("page"):
         raise MattoniError(f"vision: '{name}' makes no soft tokens: name an image brick such as photo.")
     eyes = LoadedBricks(host).get(brick)
@@ -251,21 +267,32 @@ def _read_and_finished(recipe: Recipe) -> dict[str, str | bool]:
     return told | ({"evaluator": str(recipe.evaluator)} if recipe.evaluator else {})
 
 
+def _write_weights(folder: Path, base_model: str, peft: PeftModel) -> dict[str, Any]:
+    """Write PEFT's files in bf16. Nothing more belongs on the card."""
+    peft.peft_config["default"].base_model_name_or_path = base_model
+    peft.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / README).unlink(missing_ok=True)  # peft's own, a form that nobody filled in
+    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    return {}
+
+
 def _write_brick(
     folder: Path,
+    target: Path,
     recipe: Recipe,
     card: dict[str, Any],
     keys: SkillKeys | None,
     peft: PeftModel,
     samples: str,
 ) -> None:
-    """Write PEFT's files in bf16, keys, card and README."""
-    peft.peft_config["default"].base_model_name_or_path = recipe.base_model
-    peft.save_pretrained(str(folder), save_embedding_layers=False)
-    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(folder / WEIGHTS).items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    """Write PEFT's files, keys, card and README; variants for other hosts of the brick that is there stay."""
+    _write_weights(folder, recipe.base_model, peft)
     if keys is not None:
         card = {**card, "routes": keys.save(folder)}
+    if (target / CARD).is_file() and (variants := read_card(target).variants):
+        shutil.copytree(target / VARIANTS, folder / VARIANTS)
+        card = {**card, "variants": [variant.model_dump(mode="json") for variant in variants]}
     write_card(BrickCard.model_validate({**card, "files": describe_files(folder)}), folder)
     write_readme(folder, card, samples)
 

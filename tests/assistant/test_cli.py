@@ -20,8 +20,9 @@ from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choice
 from assistant.turn.spaces import Spaces
 from knowledge_bricks.documents import load_documents
+from mattoni.card import read_card
 from mattoni.errors import MattoniError
-from mattoni.paths import data_folder
+from mattoni.paths import data_folder, shipped_models
 from tests.assistant.conftest import add_bare_brick, write_eyes
 from tests.assistant.test_examples import stripes
 
@@ -369,3 +370,12 @@ def test_an_image_brick_is_found_by_pictures_and_folders_of_pictures(mattoni, tm
     assert (status, told) == (1, "3.png is empty: send it again.\n")
     status, _, told = mattoni("bricks", "examples", "stripes", tmp_path / "none")
     assert status == 1 and told.startswith(f"{tmp_path / 'none'} cannot be read")
+
+
+def test_a_brick_says_for_which_hosts_it_is(mattoni):
+    """The hosts by their names, and the command for those that are missing."""
+    card = read_card(shipped_models() / "bricks" / "chart")
+    _, out, _ = mattoni("bricks", "show", "chart")
+    assert f"\nhosts: smollm2-135m-instruct (version {card.version})" in out
+    assert "generate.yaml --host qwen2.5-coder-1.5b-instruct` adds it" in out
+    assert json.loads(mattoni("bricks", "show", "document", "--json")[1])["hosts"] == {}

@@ -135,3 +135,70 @@ def test_a_brick_reloaded_under_the_same_name_has_another_digest(tmp_path):
     folder.rmdir()
     add_brick(tmp_path, "german", weights=torch.full((4,), 2.0))
     assert registry.scan(MINE).get("german").digest != before
+
+
+OTHER = MINE.model_copy(update={"fingerprint": "sha256:o", "hidden_size": 64})
+
+
+def add_variant(folder: Path, other: HostIdentity, name: str) -> None:
+    """Give a brick's card one more variant, a file of its own with it."""
+    (folder / "variants" / name).mkdir(parents=True, exist_ok=True)
+    save_file({"w": torch.zeros(4)}, folder / "variants" / name / "adapter_model.safetensors")
+    files = {k: v.model_dump() for k, v in describe_files(folder, f"variants/{name}").items()}
+    variant = {"name": name, "host": other.model_dump(), "files": files, "parts": {"rank": 8}, "version": 3}
+    card = yaml.safe_load((folder / "brick.yaml").read_text())
+    card["variants"] = [*card.get("variants", []), variant]
+    (folder / "brick.yaml").write_text(yaml.safe_dump(card))
+
+
+def test_each_host_gets_its_own_variant_of_a_brick(tmp_path):
+    folder = add_brick(tmp_path, "german")
+    before = Registry([tmp_path]).scan(MINE).get("german")
+    add_variant(folder, OTHER, "other-0.5b")
+    registry = Registry([tmp_path])
+    first, second = (registry.scan(host).get("german") for host in (MINE, OTHER))
+    assert (first.host_folder, second.host_folder) == (folder, folder / "variants/other-0.5b")
+    assert (first.card.version, second.card.version, second.parts.rank) == (1, 3, 8)
+    # What was made with the brick as it was stays good.
+    assert first.digest == before.digest != second.digest
+    assert first.card.variants == second.card.variants == ()
+    assert [v.name for v in registry.scan().get("german").card.variants] == ["other-0.5b"]
+
+
+def test_a_host_without_a_variant_is_told_the_command_that_trains_it(tmp_path):
+    stages = ["python -m modality_bricks.train words.yaml", "python -m modality_bricks.train generate.yaml --host x"]
+    add_variant(add_brick(tmp_path, "german", training={"command": stages}), OTHER, "other")
+    third = MINE.model_copy(update={"fingerprint": "sha256:t", "hidden_size": 96})
+    (refused,) = Registry([tmp_path]).scan(third).refused
+    assert refused.sentence == (
+        "german was made for other hosts (llama, width 32, 2 layers; llama, width 64, 2 layers; this is llama, width 96, "
+        "2 layers): `python -m modality_bricks.train words.yaml generate.yaml --host NAME` adds what it needs for this one."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"host": MINE.model_dump()}, "two variants are for the same host"),
+        ({"files": {"adapter_model.safetensors": {"bytes": 80, "sha256": "0" * 64}}}, "lies outside of variants/other"),
+        ({"files": {"variants/other/../../x": {"bytes": 80, "sha256": "0" * 64}}}, "leaves the brick's folder"),
+        ({"name": "../other"}, "variants.0.name: String should match pattern"),
+        ({"pats": {}}, "unknown key 'pats' in variants.0; did you mean 'parts'?"),
+        ({"parts": {"rnk": 8}}, "unknown key 'rnk' in parts; did you mean 'rank'?"),
+    ],
+)
+def test_mistakes_of_a_variant_get_one_sentence(tmp_path, change, sentence):
+    add_variant(add_brick(tmp_path, "german"), OTHER, "other")
+    card = yaml.safe_load((tmp_path / "german/brick.yaml").read_text())
+    card["variants"][0] |= change
+    (tmp_path / "german/brick.yaml").write_text(yaml.safe_dump(card))
+    (refused,) = Registry([tmp_path]).scan(OTHER).refused
+    assert sentence in refused.sentence
+
+
+def test_a_damaged_file_of_a_variant_is_found(tmp_path):
+    folder = add_brick(tmp_path, "german")
+    add_variant(folder, OTHER, "other")
+    (folder / "variants/other/adapter_model.safetensors").write_bytes(b"short")
+    (refused,) = Registry([tmp_path]).scan(MINE).refused
+    assert refused.sentence.startswith("german/variants/other/adapter_model.safetensors has 5 bytes instead of")

@@ -7,17 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from transformers import MambaConfig, MambaForCausalLM
 
 import modality_bricks.training.train as entry
-from assistant.registry import Brick, check_brick
+from assistant.host.host import load_host
+from assistant.registry import Brick, Registry, check_brick
+from assistant.turn.loaded import LoadedBricks
 from brick_training import watch
 from brick_training.run_folder import read_log
 from brick_training.step import Evaluation
 from mattoni.card import read_card
 from mattoni.errors import MattoniError
+from mattoni.injections import Soft
 from mattoni.paths import data_folder
+from mattoni.runtime import Asked, GivenPicture
 from modality_bricks.encoder import VisionEncoder, load_encoder
 from modality_bricks.training.compare import compare
 from modality_bricks.training.dev_answers import DevAnswers
@@ -77,7 +82,9 @@ def test_a_dry_run_says_that_the_disk_is_too_small(make_configs, monkeypatch):
 # Another host
 
 
-def test_another_host_is_trained_for_with_the_same_features(make_configs, make_host, tmp_path, monkeypatch, capsys):
+def test_another_host_gets_a_variant_from_the_same_features(
+    make_configs, make_host, tiny_host, tmp_path, monkeypatch, capsys
+):
     configs = [str(path) for path in make_configs()]
     entry.main(configs)
     other = make_host(tmp_path / "Other.Host", seed=1, hidden_size=64)
@@ -93,18 +100,38 @@ def test_another_host_is_trained_for_with_the_same_features(make_configs, make_h
     assert "runs/encoder: the encoder is there and serves every host" in capsys.readouterr().out
     for run in ("words--other-host", "generate--other-host"):
         assert (tmp_path / "runs" / run / "result.json").is_file()
-    first, second = (read_card(data_folder() / "bricks" / name) for name in ("shapes", "shapes-other-host"))
+    folder = data_folder() / "bricks" / "shapes"
+    first, second = read_card(folder).for_each_host()
     assert first.host.hidden_size == 32 and second.host.hidden_size == 64
     assert second.training["command"][0].endswith("encoder.yaml")
     assert second.training["command"][-1].endswith("generate.yaml --host Other.Host")
-    assert isinstance(check_brick(data_folder() / "bricks" / "shapes-other-host"), Brick)
+    # The encoder is there once; the variant's own file is its stitch.
+    assert [v.name for v in read_card(folder).variants] == ["other.host"]
+    assert set(second.files) - set(first.files) == {"variants/other.host/stitch.safetensors"}
+    assert second.parts.encoder == first.parts.encoder == "local-dir:encoder"
+    assert isinstance(check_brick(folder), Brick)
+    for place in (tiny_host, other):
+        host = load_host(str(place), device="cpu", dtype="float32")
+        brick = Registry([folder.parent]).scan(host).get("shapes")
+        runtime = LoadedBricks(host).get(brick)
+        shown = GivenPicture("a", "a", lambda: Image.new("RGB", (20, 20), "red"))
+        (soft,) = (s for s in runtime.inject(Asked("What is it?", shown)).segments if isinstance(s, Soft))
+        assert soft.vectors.shape[1] == host.width
+    # The next version of one of them leaves the other.
+    entry.main([configs[2], "--host", str(other), "--replace-anyway"])
+    first, second = read_card(folder).for_each_host()
+    assert (first.version, second.version) == (1, 2)
+    entry.main([configs[2], "--replace-anyway"])
+    first, again = read_card(folder).for_each_host()
+    assert (first.version, again.version) == (2, 2) and again.parts == second.parts
+    assert isinstance(check_brick(folder), Brick)
 
 
 def test_the_name_of_a_host_makes_runs_and_brick_of_its_own(make_configs):
     recipe = for_host(read_recipe(make_configs()[2]), "Qwen/Qwen2.5-1.5B-Instruct")
     assert recipe.run == "runs/generate--qwen2-5-1-5b-instruct"
     assert recipe.start_from == "runs/words--qwen2-5-1-5b-instruct"
-    assert recipe.brick.folder == "shapes-qwen2-5-1-5b-instruct"
+    assert recipe.brick.folder == "shapes"
     assert recipe.cache == "runs/features"
 
 
@@ -191,16 +218,18 @@ def test_a_better_brick_is_not_replaced_unless_asked(make_configs, monkeypatch, 
     assert read_card(folder).version == 3
 
 
-def test_a_brick_of_another_host_is_not_replaced(make_configs, make_host, tmp_path):
+def test_a_brick_of_another_kind_is_not_replaced(make_configs):
     configs = [str(path) for path in make_configs()]
-    entry.main(configs)
-    other = make_host(tmp_path / "other", seed=1)
-    configs = [str(path) for path in make_configs("again", words={"host": str(other)}, generate={"host": str(other)})]
+    entry.main(configs[:2])
+    folder = data_folder() / "bricks" / "shapes"
+    folder.mkdir(parents=True)
+    card = {"schema": 1, "name": "shapes", "title": "Test", "summary": "A test.", "licence": "none", "kind": "modality"}
+    card |= {"injects": ["sequence"], "parts": {"method": "reader", "models": "rapidocr"}}
+    (folder / "brick.yaml").write_text(yaml.safe_dump(card))
     with pytest.raises(
-        MattoniError,
-        match=r"'shapes' is no image brick of this kind for other, so the two cannot be compared: .* stays",
+        MattoniError, match=r"'shapes' is no image brick of this kind, so the two cannot be compared: .* stays"
     ):
-        entry.main(configs)
+        entry.main(configs[2:])
 
 
 def test_a_parent_without_a_result_is_named_before_the_long_part(make_configs):

@@ -16,12 +16,15 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from assistant.host.host import load_host
-from assistant.registry import Brick, check_brick
+from assistant.registry import Brick, Registry, check_brick
+from assistant.turn.loaded import LoadedBricks
 from brick_training.frame import SOFT, prompt_frame
 from brick_training.run_folder import read_log
 from brick_training.settings import WarmupStableDecay
+from mattoni.card import read_card
 from mattoni.errors import Interrupted, MattoniError
 from mattoni.paths import data_folder
+from mattoni.runtime import Asked
 from task_bricks.training import train as entry
 from task_bricks.training.messages import read_messages
 from task_bricks.training.recipe import Recipe, read_recipe
@@ -105,6 +108,23 @@ def test_one_command_makes_a_brick_that_the_registry_takes(make_recipe, tiny_hos
     )
     assert str(tmp_path) not in (out / "shout" / "brick.yaml").read_text()
     assert "## Known failures" in (out / "shout" / "README.md").read_text()
+
+
+def test_another_host_gets_a_variant_of_the_same_brick(make_recipe, make_host, tiny_host, tmp_path):
+    other = make_host(tmp_path / "Other.Host", seed=1, hidden_size=64)
+    command = [str(make_recipe()), "--out", str(tmp_path / "bricks"), "--host"]
+    assert entry.main([*command, str(tiny_host)]) == entry.main([*command, str(other)]) == 0
+    folder = tmp_path / "bricks" / "shout"
+    first, second = read_card(folder).for_each_host()
+    assert (first.host.hidden_size, second.host.hidden_size) == (32, 64)
+    assert second.training["command"].endswith(" --host other.host") and first.routes == second.routes
+    for place in (tiny_host, other):
+        host = load_host(str(place), device="cpu", dtype="float32")
+        brick = Registry([folder.parent]).scan(host).get("shout")
+        assert LoadedBricks(host).get(brick).inject(Asked("loud")).others[0].factors
+    # Trained again, the first one leaves the other.
+    assert entry.main([*command, str(tiny_host)]) == 0
+    assert read_card(folder).for_each_host()[1] == second and isinstance(check_brick(folder), Brick)
 
 
 def test_training_changes_no_host_weight_and_lowers_the_loss(make_recipe, tiny_host, tmp_path):
