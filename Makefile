@@ -13,11 +13,13 @@ setup: $(VENV)/.stamp
 chat: setup
 	@$(BIN)/mattoni ui
 
-# Tests answer with the smallest host, whatever this machine's owner has chosen.
+# Tests answer with the smallest host, whatever this machine's owner has chosen. Two processes with one thread each: beside
+# another busy process, two threads of torch wait for one another more than they work.
 test: export MATTONI_HOST = builtin
+test: export OMP_NUM_THREADS = 1
 test: check browser
 	@$(BIN)/mattoni models pull
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "" --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check .

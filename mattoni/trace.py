@@ -98,6 +98,7 @@ class Trace:
     finished: list[str] = field(default_factory=list)  # what bricks made of the host's words, after the last of them
     tokens: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "reused": 0, "new": 0})
     ms: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)  # host, bricks (that took part), installed
     seed: int = 0
     finish: str = (
         ""  # why the answer ended: end, length, stopped, stop-string or repeats; empty: the host was not asked

@@ -13,7 +13,7 @@ from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
-from ui import inside, sidebar
+from ui import inside, sidebar, teach, views
 from ui.backend import Backend, HostChoice, backend
 from ui.chat import follow
 from ui.examples import EXAMPLES, OFFERS, Example
@@ -35,9 +35,12 @@ def main() -> None:
     back = backend(HostChoice.from_arguments(sys.argv[1:]))
     conversation = _open_conversation(back.store)
     asking = _draw_sidebar(back, conversation)
-    if back.assistant is not None and inside.is_open():
+    if back.assistant is not None and views.current() in (inside.VIEW, teach.VIEW):
         _draw_sentences(back)
-        inside.draw_inside(back.assistant)
+        if views.current() == inside.VIEW:
+            inside.draw_inside(back.assistant)
+        else:
+            teach.draw_teach(back)
         return
     running = back.assistant.running(conversation) if back.assistant and conversation else None
     if (refused := st.session_state.pop("refused", None)) is not None:
@@ -87,7 +90,7 @@ def _draw_sidebar(back: Backend, conversation: str | None) -> Asking:
         sidebar.draw_conversations(back.store, conversation, _go, lambda identity: _delete(back, identity))
         if back.assistant is None:
             return Asking()
-        choices = sidebar.draw_bricks(back.assistant, inside.open_page)
+        choices = sidebar.draw_bricks(back.assistant)
         sampling = sidebar.draw_sampling()
         sidebar.draw_host(back.assistant)
     return Asking(choices, sampling)

@@ -54,6 +54,14 @@ class Backend:
         self._host = host
         self.start()
 
+    @property
+    def host_source(self) -> str:
+        """What loads the host that answers once more: its name in the catalogue, or what the user named."""
+        from assistant.host.catalogue import catalogue
+
+        name = self.assistant.host.name if self.assistant is not None else ""
+        return name if name in catalogue() else self._host.name
+
     def start(self) -> None:
         """Load the host on a thread of its own; afterwards either `assistant` or `problem` is set."""
         self.problem = None

@@ -189,6 +189,12 @@ def _figures(trace: dict[str, Any]) -> list[str]:
         f"{tokens.get('new', 0):,} new{_speed(tokens, ms)}",
         f"{plain(str(trace.get('host', '')))} on {plain(str(trace.get('device', '')))} · seed {trace.get('seed', 0)}",
     ]
+    if counted := trace.get("parameters"):
+        used, everything = (counted["host"] + counted[key] for key in ("bricks", "installed"))
+        lines.append(
+            f"{used / 1e6:,.0f} of {everything / 1e6:,.0f} million parameters took part ({used / everything:.0%}): the host's "
+            f"{counted['host'] / 1e6:,.0f} and {counted['bricks'] / 1e6:,.1f} of the bricks' {counted['installed'] / 1e6:,.1f}"
+        )
     if trace.get("injections"):
         lines.append("Injected: " + "; ".join(plain(injection) for injection in trace["injections"]))
     if trace.get("finished"):

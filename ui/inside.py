@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mattoni.errors import MattoniError
+from ui import views
 from ui.sidebar import say
 from ui.text import plain
 
@@ -15,33 +16,15 @@ if TYPE_CHECKING:
     from assistant.registry import Brick
     from mattoni.card import BrickCard
 
-ADDRESS = "view"  # the query parameter that opens this page
-_VALUE = "inside"
+VIEW = "inside"
 _GROUPS = 32  # of neighbouring neurons, the columns of the map
 _TOKENS = 60  # of the two answers
 _KEPT = "inside-answers"
 
 
-def is_open() -> bool:
-    """Whether the page's address asks for this page."""
-    return st.query_params.get(ADDRESS) == _VALUE
-
-
-def open_page() -> None:
-    """Make the address this page's."""
-    st.query_params[ADDRESS] = _VALUE
-
-
-def close_page() -> None:
-    """Back to the conversation."""
-    st.query_params.pop(ADDRESS, None)
-
-
 def draw_inside(assistant: "Assistant") -> None:
     """Draw the page for the host that answers."""
-    st.button(
-        "Back to the conversation", icon=":material/arrow_back:", type="tertiary", on_click=close_page, key="leave"
-    )
+    views.draw_way_back()
     st.header("Inside the host", anchor=False)
     bricks = [brick for brick in assistant.bricks().usable if brick.parts.neutral is not None]
     if not bricks:

@@ -12,6 +12,7 @@ from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
+from ui import views
 from ui.explain import icon
 from ui.facts import draw_facts
 from ui.style import ICON
@@ -154,8 +155,8 @@ def _draw_conversation_menu(
 # ---------------------------------------------------------------- bricks
 
 
-def draw_bricks(assistant: "Assistant", look_inside: Callable[[], None]) -> "Choices":
-    """Bricks by kind with the user's choices; refused ones with their sentence. `look_inside` opens the page on neurons."""
+def draw_bricks(assistant: "Assistant") -> "Choices":
+    """Bricks by kind with the user's choices; refused ones with their sentence."""
     from assistant.turn.route import Choice, Choices  # with the host, see ui.backend
 
     bricks = assistant.bricks()
@@ -175,13 +176,12 @@ def draw_bricks(assistant: "Assistant", look_inside: Callable[[], None]) -> "Cho
         for brick in (*by_kind.get("task", []), *switched):
             choices[brick.name] = _draw_choice(assistant, brick, with_strength=True)
         _draw_add_skill(assistant)
+        views.draw_way_to("teach", "Teach a skill", ":material/model_training:")
     if turned := [brick for brick in by_kind.get("emergent", []) if brick.parts.neutral is not None]:
         with st.expander("Inside the host", icon=icon("emergent"), expanded=False, key="inside"):
             for brick in turned:
                 choices[brick.name] = _draw_dial(assistant, brick)
-            st.button(
-                "Look inside", icon=":material/grid_on:", key="look-inside", width="stretch", on_click=look_inside
-            )
+            views.draw_way_to("inside", "Look inside", ":material/grid_on:")
     with st.expander("Knowledge", icon=icon("knowledge"), expanded=True, key="knowledge"):
         for brick in by_kind.get("knowledge", []):
             choices[brick.name] = _draw_choice(assistant, brick, with_strength=False)

@@ -371,6 +371,7 @@ def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dic
         "n": len(asked),
         "scores": scores,
         "looping": sum(goes_round(reply.answer) for _, reply in asked),
+        "parameters_used": _mean_share([reply.trace.get("parameters", {}) for _, reply in asked]),
         "distinct_answers": len({reply.answer for _, reply in asked}),
         "bricks": dict(bricks),
         "notices": dict(notices),
@@ -382,6 +383,12 @@ def report(asked: Sequence[tuple[Row, Reply]]) -> tuple[dict[str, Any], list[dic
         for row, reply in asked
     ]
     return summary, lines
+
+
+def _mean_share(counted: Sequence[Mapping[str, int]]) -> float | None:
+    """The mean part of all parameters that took part; None where no turn asked the host."""
+    shares = [(c["host"] + c["bricks"]) / (c["host"] + c["installed"]) for c in counted if c]
+    return round(sum(shares) / len(shares), 4) if shares else None
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

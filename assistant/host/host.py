@@ -82,6 +82,11 @@ class Host:
         assert isinstance(weight, Tensor)
         return weight
 
+    @cached_property
+    def parameters(self) -> int:
+        """How many numbers it consists of, tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     @property
     def width(self) -> int:
         """Length of a word embedding, and so of a soft token."""

@@ -11,6 +11,7 @@ from assistant.host.job import Engine, Job
 from assistant.registry import Bricks
 from assistant.turn.prepare import Preparation, Prepared, Watcher
 from assistant.turn.request import Request
+from assistant.turn.sparsity import parameters_used
 from assistant.turn.ticket import Status, Ticket
 from mattoni.records import Record
 from mattoni.trace import Notice, Trace
@@ -37,6 +38,7 @@ def answer(
     prepared = preparation.prepare(request, bricks, trace, Watcher(ticket.enter, lambda: ticket.is_stopping))
     if prepared.written is None:
         return Outcome("done", prepared.records)
+    trace.parameters = parameters_used(preparation.host, bricks, {used.name for used in trace.bricks})
     outcome = _decode(prepared, engine, ticket, trace, told)
     if outcome.status == "done":
         outcome = _finish(prepared, outcome, preparation.host.tokenizer, ticket, trace, told)

@@ -84,7 +84,10 @@ class DataSource(_Part):
 
 
 class Recipe(_Part):
-    """All that a run depends on; `data` and `dev` are relative to the working folder, or to MATTONI_DATA, as all else is."""
+    """All that a run depends on; `data` and `dev` are relative to the working folder, or to MATTONI_DATA, as all else is.
+
+    Where `data` lies beside the recipe, all of it does, and MATTONI_DATA is not asked for.
+    """
 
     name: BrickName
     title: str

@@ -17,6 +17,7 @@ from task_bricks.training.messages import read_messages, read_texts
 from task_bricks.training.recipe import Recipe, TaskMessages
 from task_bricks.training.rows import Row, read_rows, read_wordings, word_message
 
+RECIPES = Path(__file__).parents[1] / "recipes"  # the shipped ones
 Embed = Callable[[list[str]], Tensor]
 
 
@@ -43,11 +44,11 @@ def make_skill_keys(recipe: Recipe, beside: Path, data: Path, embed: Embed) -> S
     routing = recipe.routing
     if routing is None:
         raise MattoniError(f"The recipe of '{recipe.name}' has no 'routing': write from which messages keys are made.")
-    own = read_messages(beside / routing.messages)
+    own = read_messages(_list(routing.messages, beside))
     if routing.own_task is not None:
         own += task_messages([routing.own_task], data, recipe.seed)
     lists = [routing.near_misses] if isinstance(routing.near_misses, str) else routing.near_misses
-    others = [message for name in lists for message in read_messages(beside / name)]
+    others = [message for name in lists for message in read_messages(_list(name, beside))]
     if recipe.vision is None:
         # "Write one line about this photo." is not for a skill that writes of texts, whatever that does.
         others += read_messages(shipped_models() / "router" / "picture-questions.txt")
@@ -57,6 +58,12 @@ def make_skill_keys(recipe: Recipe, beside: Path, data: Path, embed: Embed) -> S
     return SkillKeys(
         *make_contrasted_keys(embed(own), embed(others), routing.most_keys, routing.most_counter_keys, recipe.seed)
     )
+
+
+def _list(name: str, beside: Path) -> Path:
+    """A list of messages beside the recipe, or one that is shipped: another skill's, or the router's."""
+    places = [folder / name for folder in (beside, RECIPES, shipped_models() / "router")]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def task_messages(tasks: Sequence[TaskMessages], data: Path, seed: int) -> list[str]:

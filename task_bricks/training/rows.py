@@ -12,7 +12,8 @@ from typing import Any
 from brick_training.pictures import PictureFolder
 from brick_training.talks import exchanges, has_talk, talk_of
 from mattoni.errors import MattoniError
-from mattoni.lines import json_rows, read_text
+from mattoni.lines import read_text
+from task_bricks.training.tables import rows_of
 
 # How an instruction and its text are joined: mostly a blank line, as at run time, now and then as people type.
 JOINERS = ("\n\n", "\n\n", "\n\n", "\n\n", "\n", " ")
@@ -46,7 +47,7 @@ class Example:
 
 
 def read_rows(path: Path, say: Say | None = None) -> list[Row]:
-    """Read rows from a file of JSON lines, or of one JSON list (or `.gz` of either). A bad row is named by its number.
+    """Read rows from a file of JSON lines, of one JSON list, or a CSV or TSV (or `.gz` of them). A bad row is named by its number.
 
     A row has `answers`, and `instruction` with `input`, or `question`; `instruction`, `input` and `output` as Alpaca's;
     `prompt` and `completion`; or a talk, ShareGPT's `conversations` or OpenAI's `messages`, of which the first exchange is
@@ -60,7 +61,7 @@ def read_rows(path: Path, say: Say | None = None) -> list[Row]:
     rows: list[Row] = []
     seen: dict[str, int] = {}
     left_out: Counter[str] = Counter()
-    for number, _, value in json_rows(path, advice="write it again as JSONL."):
+    for number, _, value in rows_of(path, "write it again as JSONL."):
         row = _parse_row(value, pictures, number, f"{path.name}, row {number}", left_out)
         if row.id in seen:
             raise MattoniError(f"{path.name}, row {number}: id {row.id!r} was used in row {seen[row.id]}.")

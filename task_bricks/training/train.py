@@ -61,9 +61,10 @@ def train_skill(
     recipe = read_recipe(recipe_path)
     if start_from is not None:
         recipe = recipe.model_copy(update={"start_from": start_from})
-    task = _read_task(recipe, training_data())
+    data = recipe_path.parent if (recipe_path.parent / recipe.data).is_file() else training_data()
+    task = _read_task(recipe, data)
     # Before the long part: a missing list or embedder is found at once.
-    keys = make_skill_keys(recipe, recipe_path.parent, training_data(), _embedder()) if recipe.routing else None
+    keys = make_skill_keys(recipe, recipe_path.parent, data, _embedder()) if recipe.routing else None
     host = load_host(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes

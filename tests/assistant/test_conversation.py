@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from assistant.conversations import database
 from assistant.conversations.records import Attached, title_from
 from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
@@ -306,3 +307,22 @@ def test_a_file_that_is_deleted_in_one_process_while_another_sends_it_again_is_k
         thread.join()
     assert problems == [] and all(store.problem is None for store in stores)
     assert PNG not in everything_in(tmp_path)
+
+
+def test_what_was_deleted_beside_a_reader_leaves_the_log_with_the_next_query(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "_BUSY_S", 0.05)
+    store = ConversationStore(tmp_path)
+    talk = store.new()
+    store.add_question(talk, "an open secret")
+
+    def on_disk() -> bool:
+        return any(b"an open secret" in path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+
+    reader = sqlite3.connect(next(tmp_path.glob("*.sqlite3")), isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM messages").fetchall()
+    store.delete(talk)
+    assert on_disk()
+    reader.close()
+    store.conversations()
+    assert not on_disk()

@@ -6,6 +6,7 @@ from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
+from mattoni.tensors import stored_tensors
 from tests.assistant.conftest import done, write_adapter
 
 SHORT = Sampling(temperature=0, max_tokens=6)
@@ -39,3 +40,14 @@ def test_an_evaluator_of_the_card_finishes_the_answer_and_what_it_cannot_compute
     ticket = done(assistant.ask("How many?", (), ON, SHORT))
     assert ticket.error is None and ticket.trace.finished == []
     assert [notice.code for notice in ticket.trace.notices if notice.code == "not-computed"] == ["not-computed"]
+
+
+def test_the_trace_says_how_many_of_all_parameters_took_part(assistant, tmp_path):
+    add_skill(assistant, tmp_path)
+    bare = done(assistant.ask("Hello", (), Choices(no_bricks=True), SHORT)).trace.parameters
+    used = done(assistant.ask("Hello", (), ON, SHORT)).trace.parameters
+    assert bare["host"] == used["host"] == sum(p.numel() for p in assistant.host.model.parameters())
+    (brick,) = [brick for brick in assistant.bricks().usable if brick.name == "skill"]
+    stored = stored_tensors([brick.folder / "adapter_model.safetensors"])
+    assert bare["bricks"] == 0 and used["bricks"] == sum(tensor.elements for tensor in stored.values())
+    assert used["installed"] >= used["bricks"] and bare["installed"] == used["installed"]

@@ -11,7 +11,7 @@ from assistant.conversations.store import open_store
 from assistant.host.host import load_host
 from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
-from mattoni.paths import model_folder
+from mattoni.paths import data_folder, model_folder
 from modality_bricks.methods import whisper
 from tests.assistant.conftest import write_eyes
 from tests.assistant.test_examples import sent, stripes
@@ -302,7 +302,7 @@ def test_a_function_of_the_host_is_turned_by_a_dial_and_left_alone_where_it_rest
 def test_the_page_inside_the_host_shows_a_map_and_an_answer_with_and_without(open_page, tiny_host, home):
     add_gates(load_host(str(tiny_host), device="cpu", dtype="float32"))
     page = open_page()
-    next(button for button in page.button if button.key == "look-inside").click().run()
+    next(button for button in page.button if button.key == "open-inside").click().run()
     assert no_errors(page) and [h.value for h in page.header] == ["Inside the host"]
     next(field for field in page.text_input if field.key == "inside-question").set_value("Hello there")
     next(button for button in page.button if button.label == "Answer with and without").click().run()
@@ -324,3 +324,24 @@ def test_without_bricks_of_its_neurons_the_page_inside_the_host_says_how_to_make
 def test_the_map_counts_a_bricks_neurons_in_groups():
     assert group_counts([True, False, True, True], 2) == [1, 2]
     assert 'title="layer 3, group 1: 2 neurons"' in heat_map({3: [1, 2]})
+
+
+def test_the_page_that_teaches_a_skill_opens_and_leads_back(open_page):
+    page = open_page()
+    next(button for button in page.button if button.key == "open-teach").click().run()
+    assert no_errors(page) and [h.value for h in page.header] == ["Teach a skill"]
+    next(button for button in page.button if button.key == "leave").click().run()
+    assert no_errors(page) and page.chat_input
+
+
+def test_a_run_that_stopped_stands_on_the_page_and_is_forgotten_there(open_page, home):
+    run = data_folder() / "training" / "order-slips"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("name: order-slips\n")
+    (run / "state.json").write_text('{"state": "stopped", "step": 30, "steps": 64}')
+    page = open_page()
+    page.query_params["view"] = "teach"
+    page.run()
+    assert no_errors(page) and any("Stopped after step 30 of 64" in m.value for m in page.markdown)
+    next(button for button in page.button if button.key == "teach-forget-order-slips").click().run()
+    assert no_errors(page) and not run.exists()
