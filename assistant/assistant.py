@@ -47,7 +47,7 @@ from mattoni.files import remove_folder
 from mattoni.inputs import Attachment
 from mattoni.paths import brick_folders, data_folder, hosts_folder
 from mattoni.records import Read, from_json, to_json
-from mattoni.runtime import Asked, GivenPicture, Stopped
+from mattoni.runtime import Asked, GivenPicture, Injected, Stopped
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
@@ -194,6 +194,23 @@ class Assistant:
             return self._answer(request, ticket, None, None)
 
         return self._queue.submit(uuid.uuid4().hex, run)
+
+    def transcribe(
+        self,
+        file: Attachment,
+        choices: Choices | None = None,
+        language: str = "",
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Injected:
+        """What is said in a recording, on the caller's thread; nothing is stored.
+
+        language  of the recording (ISO 639-1), where it is known
+        stopping  asked now and then; True ends it with Stopped
+
+        Raises MattoniError where no brick listens, or the file is no recording.
+        """
+        watcher = Watcher(stopping=stopping)
+        return self._preparation.transcribe(file, choices or Choices(), self.bricks(), watcher, language)
 
     def answer_again(
         self,

@@ -120,12 +120,22 @@ def _no_stage(name: str) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
+class Said:
+    """A stretch of speech: seconds from the recording's beginning, and its words."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Asked:
     """What a turn asks of a brick."""
 
     question: str
     given: Given | None = None  # None: the message itself
     strength: float = 1.0
+    language: str = ""  # of a recording (ISO 639-1), where whoever asks knows it
     as_words: bool = False  # a skill of this turn was trained on pictures as mixtures of the host's words alone
     reader: "BrickRuntime | None" = None  # reads for a brick that needs what is written on a picture
     embedder: Callable[[], TextEmbedder] | None = None
@@ -156,6 +166,7 @@ class Injected:
         Citation, ...
     ] = ()  # sequence: passages, of which the best of all bricks are put before the question
     heard: Heard | None = None  # of a recording
+    said: tuple[Said, ...] = ()  # and when
     record: Record | None = None  # what the given thing became, to be kept with its message
     described: tuple[str, ...] = ()  # the injections in words, for the trace
     reason: str | None = None  # why it took part, where it knows better than the router

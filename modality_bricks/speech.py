@@ -17,6 +17,7 @@ import numpy as np
 
 from mattoni.errors import MattoniError
 from mattoni.inputs import SAMPLE_RATE_HZ, Samples
+from mattoni.runtime import Said
 
 if TYPE_CHECKING:
     from faster_whisper import WhisperModel
@@ -31,15 +32,6 @@ _LONGEST_PAUSE_S = 2.0
 _PAUSE_MS, _PADDING_MS = 500, 300
 # Below this loudest sample nothing was recorded: a fiftieth of what a whisper leaves.
 _SILENCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Said:
-    """A stretch of speech: seconds from the recording's beginning, and its words."""
-
-    start: float
-    end: float
-    text: str
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ Whatever blocks (opening what was sent, looking for bricks, embedding) runs on t
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, File, Request, UploadFile
+from fastapi import Form as Field
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -31,16 +32,17 @@ from server.choosing import adapters, choices_of
 from server.fetching import Fetcher
 from server.gate import Gate
 from server.keys import Key, Keys
+from server.leaving import GONE, unless_gone
 from server.messages import talk_of
 from server.metrics import Metrics
 from server.naming import Names
 from server.problems import ApiError, of_validation
+from server.transcribing import Form, Transcriber, refuse_more_than_words, transcription
 from server.turns import Turn
 from server.wire import ChatRequest, EmbeddingsRequest, refuse_what_is_not_done
 
 _LONGEST = 32768
 _SEEDS = 2**63
-_GONE = 499  # as nginx says it: the client left; nobody reads it
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class _Server:
         self.names = Names.of(assistant.host.name)
         self.metrics = Metrics(lambda: assistant.load)
         self.created = int(time.time())
+        self.transcriber = Transcriber(assistant, self.names, settings.most_waiting)
 
     # Chat
 
@@ -87,15 +90,15 @@ class _Server:
         try:
             if asked.stream:
                 # Not before the first words: until then what goes wrong still has a status.
-                if not await _unless_gone(request, asyncio.gather(*(turn.begin() for turn in turns[:1]))):
-                    return Response(status_code=_GONE)
+                if not await unless_gone(request, asyncio.gather(*(turn.begin() for turn in turns[:1]))):
+                    return Response(status_code=GONE)
                 turns[0].check()
                 with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
                 stream = _Stream(turns, _events(head, turns, with_usage))
                 turns = []  # the stream stops them now
                 return stream
-            if not await _unless_gone(request, asyncio.gather(*(turn.end() for turn in turns))):
-                return Response(status_code=_GONE)
+            if not await unless_gone(request, asyncio.gather(*(turn.end() for turn in turns))):
+                return Response(status_code=GONE)
             return JSONResponse(answers.completion(head, tickets))
         finally:
             for turn in turns:
@@ -182,25 +185,6 @@ def _sampling(asked: ChatRequest, number: int) -> Sampling:
         raise of_validation(problem.errors()) from problem
 
 
-async def _unless_gone(request: Request, work: Awaitable[Any]) -> bool:
-    """Wait for the work, unless the client leaves first: then False. What the work raises is raised."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            return False
-        await working
-        return True
-    finally:
-        working.cancel()
-        leaving.cancel()
-
-
 async def _events(head: answers.Head, turns: Sequence[Turn], with_usage: bool) -> AsyncIterator[str]:
     """A stream of server-sent events: each answer's role, its pieces, how it ended; then the usage, and that it is over."""
     pieces: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(maxsize=64)
@@ -268,6 +252,29 @@ def make_app(assistant: Assistant, settings: Settings | None = None) -> FastAPI:
     def embeddings(asked: EmbeddingsRequest, request: Request) -> JSONResponse:
         """Embed texts: unit vectors of the space in which messages are compared with bricks."""
         return JSONResponse(server.embed(asked, request.state.key))
+
+    @app.post("/v1/audio/transcriptions", response_model=None)
+    async def transcriptions(
+        request: Request,
+        file: Annotated[UploadFile, File()],
+        model: Annotated[str | None, Field()] = None,
+        language: Annotated[str | None, Field()] = None,
+        response_format: Annotated[Form, Field()] = "json",
+        prompt: Annotated[str | None, Field()] = None,
+        temperature: Annotated[float, Field()] = 0.0,
+        stream: Annotated[bool, Field()] = False,
+        granularities: Annotated[list[str] | None, Field(alias="timestamp_granularities[]")] = None,
+        include: Annotated[list[str] | None, Field(alias="include[]")] = None,
+    ) -> Response:
+        """Write down what is said in a recording."""
+        refuse_more_than_words(prompt, temperature, stream, granularities or (), include or ())
+        heard = await server.transcriber.hear(request, file, model, language or "")
+        if heard is None:
+            return Response(status_code=GONE)
+        key: Key | None = request.state.key
+        if key is not None and settings.keys is not None:
+            settings.keys.spend(key.user, server.transcriber.tokens(heard))
+        return transcription(heard, response_format)
 
     @app.get("/v1/models", response_model=None)
     def models(request: Request) -> JSONResponse:

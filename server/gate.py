@@ -4,6 +4,7 @@ A body is taken as a whole before anything looks into it, so one that is too lar
 """
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,6 +12,8 @@ from server.keys import Keys
 from server.metrics import Metrics
 from server.problems import ApiError
 
+# Takes files as a form does; everything else is JSON.
+_FORMS = frozenset({"/v1/audio/transcriptions"})
 # Whoever looks after the server asks these, without a key.
 _OPEN = frozenset({"/health", "/openapi.json", "/docs"})
 _BODY_S = 60.0
@@ -56,9 +59,7 @@ class Gate:
                 self._keys.admit(key)
         if scope["method"] != "POST":
             return b""
-        # A page of any site can make a browser send text here, and no JSON without asking first (CORS).
-        if headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
-            raise ApiError(415, "The body must be JSON: send it with 'Content-Type: application/json'.")
+        _check_kind(scope["path"], headers)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._most:
             raise self._too_large()
@@ -82,6 +83,21 @@ class Gate:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"The body is larger than {self._most / 1e6:g} MB: send less, or smaller pictures.")
+
+
+def _check_kind(path: str, headers: Mapping[bytes, bytes]) -> None:
+    """Raise ApiError for a body of another kind. A page of any site can make a browser send text or a form here, and no
+    JSON without asking first (CORS); with a form it says where it comes from."""
+    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if path not in _FORMS:
+        if kind != b"application/json":
+            raise ApiError(415, "The body must be JSON: send it with 'Content-Type: application/json'.")
+        return
+    if kind != b"multipart/form-data":
+        raise ApiError(415, "The body must be a form with a file: send it as 'multipart/form-data'.")
+    origin = headers.get(b"origin")
+    if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+        raise ApiError(403, "Pages of other sites may not send files here: send them from a program.")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -35,6 +35,19 @@ class Names:
         if model not in (None, "", self.embedder):
             raise self._unknown(model, [self.embedder])
 
+    def check_listener(self, model: str | None, listening: Iterable[str]) -> str | None:
+        """The brick of these that a transcription asks for by name; None: whichever. Raises ApiError (404).
+
+        `whisper-1` is what OpenAI calls its own, and what many clients cannot be told to leave out.
+        """
+        named = {f"{host}+{brick}": brick for host in self.host for brick in listening}
+        named |= {brick: brick for brick in listening}
+        if model in (None, "", "whisper-1", *self.host):
+            return None
+        if model not in named:
+            raise self._unknown(model, ["whisper-1", *named])
+        return named[model or ""]
+
     def listed(self, bricks: Bricks, created: int, allowed: frozenset[str] | None) -> list[dict[str, Any]]:
         """OpenAI's list of models."""
         host = self.host[0]

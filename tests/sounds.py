@@ -9,7 +9,8 @@ import av
 import numpy as np
 
 from mattoni.inputs import Samples
-from modality_bricks.speech import Guess, Said
+from mattoni.runtime import Said
+from modality_bricks.speech import Guess
 
 RATE = 16_000
 # What `FakeWhisper` hears in a tone of so many hertz.

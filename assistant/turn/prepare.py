@@ -22,7 +22,8 @@ from assistant.turn.gates import much_is_off
 from assistant.turn.keyring import Keyrings
 from assistant.turn.listening import HeardSounds, are_message
 from assistant.turn.loaded import LoadedBricks
-from assistant.turn.look import look
+from assistant.turn.look import Limits, look
+from assistant.turn.look.sounds import in_words
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
 from assistant.turn.question import goes_on, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
@@ -166,6 +167,33 @@ class Preparation:
             return False
         depths = [self.spaces.embedder.depths(piece) for piece in message_pieces(text)]
         return not goes_on(depths, self.spaces.follow_ups, self.spaces.picture_questions)
+
+    def transcribe(
+        self, file: Attachment, choices: Choices, bricks: Bricks, watcher: Watcher, language: str = ""
+    ) -> Injected:
+        """What is said in a recording that no message came with; nothing of it is kept.
+
+        Raises MattoniError where no brick listens or the file is no recording, and Stopped.
+        """
+        chosen = listener(self._keyrings.of(bricks), choices)
+        if chosen is None:
+            raise MattoniError("No brick that listens to recordings is installed and switched on: add one.")
+        limits = Limits()
+        looked = look([file], limits)
+        sounds = [item for item in looked.items if isinstance(item, Sound)]
+        if len(sounds) != 1:
+            refused = [notice.text for notice in looked.notices if notice.code == "refused"]
+            raise MattoniError(
+                refused[0] if refused else f"{file.name} is no recording: send a WAV, an MP3 or the like."
+            )
+        if any(notice.code == "truncated" for notice in looked.notices):
+            raise MattoniError(f"{file.name} is longer than {in_words(limits.seconds)}: send it in parts.")
+        runtime = self.loaded.get(bricks.get(chosen.name))
+        given = GivenSound(sounds[0], spoken=True)
+        asked = Asked("", given, language=language, progress=watcher.progress, stopping=watcher.stopping)
+        injected = runtime.inject(asked)
+        runtime.forget(frozenset({given.digest}))
+        return injected
 
     def exchanges(
         self, messages: Sequence[Message], choices: Choices, bricks: Bricks, watcher: Watcher

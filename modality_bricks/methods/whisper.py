@@ -79,6 +79,7 @@ class WhisperRuntime(BrickRuntime):
         return Injected(
             segments=(Text(f"{text}\n\n"),) if text and not given.spoken else (),
             citations=self._citations(heard, asked) if not given.spoken else (),
+            said=heard.said,
             heard=Heard(given.name, brick, heard.text, language, round(given.sound.seconds, 2)),
             record=Read(given.name, given.digest, brick, text, "sound", spoken=given.spoken),
             described=(f"sequence: speech of {given.name} by {brick}",) if text else (),
@@ -97,8 +98,9 @@ class WhisperRuntime(BrickRuntime):
         def hear(window: Window, language: str | None) -> Guess | None:
             digest = window.digest
             self._windows.setdefault(sound.digest, set()).add(digest)
-            make = lambda: understand(window.samples, english, others, language)  # noqa: E731
-            return self._guesses.get((digest, language, here), make)
+            known = asked.language or language
+            make = lambda: understand(window.samples, english, others, known)  # noqa: E731
+            return self._guesses.get((digest, known, here), make)
 
         def heard_until(seconds: float) -> None:
             if asked.stopping():
@@ -108,7 +110,7 @@ class WhisperRuntime(BrickRuntime):
         def make() -> Transcript:
             return listen(sound.blocks(), hear, find_voices, heard_until)
 
-        return self._heard.get((sound.digest, here), make)
+        return self._heard.get((sound.digest, asked.language, here), make)
 
     def forget(self, digests: frozenset[str]) -> None:
         """Drop what was heard of these contents."""
@@ -141,7 +143,7 @@ class WhisperRuntime(BrickRuntime):
             fetch = f": fetch a model for others with `mattoni models pull {others.removeprefix(_CATALOGUE)}`"
             can = fetch if others.startswith(_CATALOGUE) else ""
             told = f"{name} was not understood: {part.lower()} does not sound like English, the one language known here{can}."
-            return (Notice("no-speech", told),)
+            return (Notice("unknown-language", told),)
         if heard.said:
             return ()
         if is_silent(heard.loudest):
