@@ -25,6 +25,7 @@ from assistant.bricks.settle import AUTO, settle
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.embedder import Embedder
+from assistant.host.grammar import check_schema, spell
 from assistant.host.host import Host, load_host
 from assistant.host.job import Engine, EngineInfo
 from assistant.host.ladder import Choice
@@ -125,6 +126,10 @@ class Assistant:
         """Drop what was computed for idle conversations; their next turn computes it anew."""
         self._engine.clear()
 
+    def spell(self, token: int) -> bytes:
+        """A token's bytes, which may be a part of a character."""
+        return spell(self.host, token)
+
     # Asking
 
     def ask(
@@ -165,10 +170,12 @@ class Assistant:
         messages  the last one is a user's; pictures and documents of earlier ones are looked at as they would have been then
         system    what the conversation begins with; empty: what the host's own do
 
-        Raises MattoniError where there is nothing to answer.
+        Raises MattoniError where there is nothing to answer, and for a JSON schema that cannot be kept to.
         """
         chosen = choices or Choices()
         self.check(chosen)
+        if sampling is not None and sampling.json_schema is not None:
+            check_schema(sampling.json_schema)
         *earlier, last = messages or [Message("user", "")]
         if last.role != "user":
             raise MattoniError("The last message is the assistant's: end with one of the user's.")

@@ -4,10 +4,11 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from assistant.host.job import Score
 from assistant.turn.ticket import Ticket
 
 # How an answer ended, as OpenAI says it; `mattoni.finish` says which of them it was.
@@ -21,6 +22,7 @@ class Head:
 
     model: str
     fingerprint: str
+    spell: Callable[[int], bytes] | None = None  # a token's bytes, where log probabilities were asked for
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -43,7 +45,7 @@ def completion(head: Head, tickets: Sequence[Ticket]) -> dict[str, Any]:
         {
             "index": index,
             "message": {"role": "assistant", "content": ticket.text or unspoken(ticket), "refusal": None},
-            "logprobs": None,
+            "logprobs": _logprobs(head, ticket.scores),
             "finish_reason": reason(ticket),
             **({"mattoni": trace(ticket)} if several else {}),
         }
@@ -52,16 +54,36 @@ def completion(head: Head, tickets: Sequence[Ticket]) -> dict[str, Any]:
     return head.shaped("chat.completion", choices=choices, usage=usage(tickets), mattoni=trace(tickets[0]))
 
 
-def chunk(head: Head, index: int, delta: dict[str, str], ticket: Ticket | None = None) -> dict[str, Any]:
+def chunk(
+    head: Head, index: int, delta: dict[str, str], ticket: Ticket | None = None, scores: Sequence[Score] = ()
+) -> dict[str, Any]:
     """A piece of a stream; with a ticket the last of its answer, which says how it ended and brings the trace."""
     ended = {"mattoni": trace(ticket)} if ticket is not None else {}
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason(ticket) if ticket else None}
+    logprobs = _logprobs(head, scores) if scores else None
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason(ticket) if ticket else None}
     return head.shaped("chat.completion.chunk", choices=[choice], **ended)
 
 
 def usage_chunk(head: Head, tickets: Sequence[Ticket]) -> dict[str, Any]:
     """The last piece of a stream that was asked for its usage."""
     return head.shaped("chat.completion.chunk", choices=[], usage=usage(tickets), mattoni=trace(tickets[0]))
+
+
+def _logprobs(head: Head, scores: Sequence[Score]) -> dict[str, Any] | None:
+    spell = head.spell
+    if spell is None:
+        return None
+
+    def token(id: int, logprob: float) -> dict[str, Any]:
+        spelled = spell(id)
+        # A token that the host would never say: OpenAI's floor, as JSON knows no infinity.
+        value = max(logprob, -9999.0)
+        return {"token": spelled.decode("utf-8", "replace"), "logprob": value, "bytes": list(spelled)}
+
+    content = [
+        {**token(one.id, one.logprob), "top_logprobs": [token(*other) for other in one.likeliest]} for one in scores
+    ]
+    return {"content": content, "refusal": None}
 
 
 def event(told: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ from server.naming import Names
 from server.problems import ApiError, of_validation
 from server.transcribing import Form, Transcriber, refuse_more_than_words, transcription
 from server.turns import Turn
-from server.wire import ChatRequest, EmbeddingsRequest, refuse_what_is_not_done
+from server.wire import ChatRequest, EmbeddingsRequest, json_schema_of, refuse_what_is_not_done
 
 _LONGEST = 32768
 _SEEDS = 2**63
@@ -86,23 +86,32 @@ class _Server:
                 self.settings.keys.spend(key.user, tokens["prompt"] + tokens["new"])
 
         turns = [Turn(ticket, begun, self.metrics.first_token.observe, ended) for ticket in tickets]
-        head = answers.Head(asked.model or self.names.host[0], self.assistant.host.fingerprint[:24])
+        spell = self.assistant.spell if asked.logprobs else None
+        head = answers.Head(asked.model or self.names.host[0], self.assistant.host.fingerprint[:24], spell)
         try:
             if asked.stream:
                 # Not before the first words: until then what goes wrong still has a status.
                 if not await unless_gone(request, asyncio.gather(*(turn.begin() for turn in turns[:1]))):
                     return Response(status_code=GONE)
                 turns[0].check()
+                self._check_form(asked, tickets[:1])
                 with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
                 stream = _Stream(turns, _events(head, turns, with_usage))
                 turns = []  # the stream stops them now
                 return stream
             if not await unless_gone(request, asyncio.gather(*(turn.end() for turn in turns))):
                 return Response(status_code=GONE)
-            return JSONResponse(answers.completion(head, tickets))
+            self._check_form(asked, tickets)
+            return JSONResponse(await run_in_threadpool(answers.completion, head, tickets))
         finally:
             for turn in turns:
                 turn.stop()
+
+    def _check_form(self, asked: ChatRequest, tickets: Sequence[Ticket]) -> None:
+        """Raise ApiError where JSON was asked for, and the host was not asked: a notice is no JSON."""
+        for ticket in tickets if json_schema_of(asked.response_format) is not None else ():
+            if ticket.finished and (said := answers.unspoken(ticket)):
+                raise ApiError(400, said)
 
     def _submit(self, asked: ChatRequest, key: Key | None) -> list[Ticket]:
         """Queue the turns. On a thread: pictures are decoded, addresses fetched, and brick folders read."""
@@ -169,6 +178,11 @@ def _sampling(asked: ChatRequest, number: int) -> Sampling:
         "repetition_penalty": asked.repetition_penalty,
         "seed": None if asked.seed is None else (asked.seed + number) % _SEEDS,
     }
+    told["json_schema"] = json_schema_of(asked.response_format)
+    if asked.logprobs:
+        told["logprobs"] = asked.top_logprobs or 0
+    elif asked.top_logprobs:
+        raise ApiError(400, "top_logprobs: ask for logprobs too, or leave it out.", param="top_logprobs")
     most = asked.max_completion_tokens or asked.max_tokens
     if most is not None:
         told["max_tokens"] = min(most, _LONGEST)
@@ -192,8 +206,11 @@ async def _events(head: answers.Head, turns: Sequence[Turn], with_usage: bool) -
     async def tell(index: int, turn: Turn) -> None:
         try:
             await pieces.put(answers.chunk(head, index, {"role": "assistant", "content": ""}))
+            told = 0
             async for piece in turn.pieces():
-                await pieces.put(answers.chunk(head, index, {"content": piece}))
+                scores = turn.ticket.scores[told:]
+                told += len(scores)
+                await pieces.put(answers.chunk(head, index, {"content": piece}, scores=scores))
             if not turn.ticket.text and (said := answers.unspoken(turn.ticket)):
                 await pieces.put(answers.chunk(head, index, {"content": said}))
             await pieces.put(answers.chunk(head, index, {}, turn.ticket))

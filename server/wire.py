@@ -1,6 +1,7 @@
 """What clients send, in OpenAI's shapes. Fields that nobody here knows are ignored, as OpenAI does; those that are known
 and not done are refused by name. Knows nothing of how an answer is made."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -90,6 +91,35 @@ class StreamOptions(_Wire):
     include_usage: bool | None = False
 
 
+class Plain(_Wire):
+    """An answer of any form."""
+
+    type: Literal["text"]
+
+
+class JsonObject(_Wire):
+    """An answer that is a JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(_Wire):
+    """A JSON schema."""
+
+    name: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+
+
+class JsonSchema(_Wire):
+    """An answer that a JSON schema allows."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[Plain | JsonObject | JsonSchema, Field(discriminator="type")]
+
+
 class LoraScale(_Wire):
     """llama.cpp's way to name an adapter: its number in `/lora-adapters`, or its name."""
 
@@ -118,14 +148,14 @@ class ChatRequest(_Wire):
     n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
     bricks: dict[str, float | str] | list[str] | None = None
     lora: list[LoraScale] | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
     # Known, and not done.
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
     logit_bias: Any = None
     presence_penalty: Any = None
     frequency_penalty: Any = None
@@ -139,9 +169,6 @@ _ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),  # without tools
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -167,6 +194,16 @@ def refuse_what_is_not_done(asked: ChatRequest) -> None:
                 code="unsupported_parameter",
                 param=name,
             )
+
+
+def json_schema_of(form: ResponseFormat | None) -> str | None:
+    """What the answer is to keep to, as JSON; None: nothing."""
+    match form:
+        case JsonObject():
+            return json.dumps({"type": "object"})
+        case JsonSchema():
+            return json.dumps(form.json_schema.schema_)
+    return None
 
 
 class EmbeddingsRequest(_Wire):

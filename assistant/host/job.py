@@ -122,11 +122,21 @@ def _unpack(told: Mapping[str, Any], at: str, tensors: Mapping[str, Tensor]) -> 
 
 
 @dataclass(frozen=True)
+class Score:
+    """How likely a token was to the host: natural logarithms, and those of the likeliest tokens by their ids."""
+
+    id: int
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class Piece:
     """What came next of an answer. The text is "" while a character or a stop string is incomplete."""
 
     text: str
     ids: tuple[int, ...]
+    scores: tuple[Score, ...] = ()  # where the sampling asks for them
 
 
 @dataclass(frozen=True)

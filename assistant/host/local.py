@@ -18,12 +18,13 @@ from torch import Tensor
 from assistant.host.answer_text import Answer
 from assistant.host.composition import Composition, MergedInjections
 from assistant.host.decoder import Decoder, Read, TransformersDecoder
+from assistant.host.grammar import Grammar
 from assistant.host.host import Host
-from assistant.host.job import EngineInfo, Finish, Job, Piece, Usage
+from assistant.host.job import EngineInfo, Finish, Job, Piece, Score, Usage
 from assistant.host.kept import IdleKeyValues, ReadSoFar, common_prefix
 from assistant.host.llama_decoder import LlamaDecoder, is_like_llama
 from assistant.host.matrices import Choice, Weights, choose
-from assistant.host.sampling import sampler
+from assistant.host.sampling import log_probabilities, sampler
 from mattoni.errors import MattoniError
 from mattoni.trace import Notice
 
@@ -42,7 +43,8 @@ _MERGED_BYTES = 256_000_000
 class LocalStream:
     """An answer that the engine's thread writes and one other thread iterates."""
 
-    def __init__(self, conversation: str) -> None:
+    def __init__(self, conversation: str, grammar: Grammar | None = None) -> None:
+        self.grammar = grammar  # the form of its answer
         self.conversation = conversation  # under which keys and values are kept at the end; "" when it was forgotten
         self.began_s = time.perf_counter()
         self._pieces: queue.SimpleQueue[Piece | MattoniError | None] = queue.SimpleQueue()
@@ -88,6 +90,7 @@ class _Row:
 
     def __init__(self, host: Host, job: Job, stream: LocalStream, composition: Composition, read: ReadSoFar) -> None:
         self.stream, self.composition, self.read = stream, composition, read
+        self._likeliest = job.sampling.logprobs
         self._first_token_s = 0.0
         self._places = job.prompt.keys
         # The last position is always computed: its logits begin the answer.
@@ -101,7 +104,8 @@ class _Row:
         self._answer = Answer(
             lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True)),
             job.sampling.stop,
-            job.sampling.min_tokens,
+            # What has a form is as long as that: half of it would be none.
+            job.sampling.max_tokens if stream.grammar is not None else job.sampling.min_tokens,
         )
         self.ended: Finish | None = None if self._left > 0 else "length"
 
@@ -135,15 +139,20 @@ class _Row:
             raise MattoniError(
                 "The host's numbers overflowed with these bricks: switch one off or make its strength smaller."
             )
-        token = self._choose(logits, self._answer.said)
+        grammar = self.stream.grammar
+        token = self._choose(logits if grammar is None else grammar.allowed(logits), self._answer.said)
         if not self._first_token_s:
             self._first_token_s = time.perf_counter() - self.stream.began_s
         if token in self._stop_ids:
             self.ended = "end"
             return
         self._left -= 1
-        self.stream.put(Piece(self._answer.push(token), (token,)))
-        self.ended = self._answer.ended or ("length" if self._left <= 0 else None)
+        scores: tuple[Score, ...] = ()
+        if self._likeliest is not None:
+            scores = (Score(token, *log_probabilities(logits, token, self._likeliest)),)
+        self.stream.put(Piece(self._answer.push(token), (token,), scores))
+        is_whole = grammar is not None and grammar.take(token)
+        self.ended = self._answer.ended or ("end" if is_whole else "length" if self._left <= 0 else None)
 
     def finish(self, problem: MattoniError | None = None) -> None:
         """Tell whoever reads the answer how it ended."""
@@ -204,8 +213,10 @@ class LocalEngine:
         self._thread.start()
 
     def generate(self, job: Job) -> LocalStream:
-        """Begin an answer and return at once; from any thread. Raises MattoniError after `close`."""
-        stream = LocalStream(job.conversation)
+        """Begin an answer and return at once; from any thread. Raises MattoniError after `close`, and for a JSON schema
+        that cannot be kept to, which is read here: the engine's thread has others to serve."""
+        schema = job.sampling.json_schema
+        stream = LocalStream(job.conversation, None if schema is None else Grammar(self._host, schema))
         with self._lock:
             if self._closing:
                 raise MattoniError("The assistant is shutting down: start it again.")

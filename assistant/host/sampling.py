@@ -23,6 +23,8 @@ class Sampling(BaseModel):
     top_k               0: of all tokens
     repetition_penalty  over the tokens of the answer alone (Keskar et al. 2019, arXiv:1909.05858, section 4.1); 1: none
     stop                strings that end the answer where they begin, themselves left out
+    json_schema         a JSON schema, as JSON: the answer has its form, and nothing but its end or its length ends it
+    logprobs            tell how likely each token was to the host, and so many of the likeliest; None: do not
     min_tokens          until then nothing but `stop` ends the answer; for measuring, as the host has no more to say
     """
 
@@ -34,6 +36,8 @@ class Sampling(BaseModel):
     top_k: int = Field(default=0, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=20)
     min_tokens: int = Field(default=0, ge=0)
 
 
@@ -65,3 +69,10 @@ def sampler(sampling: Sampling, seed: int, device: torch.device, stop_ids: Itera
         return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))
 
     return choose
+
+
+def log_probabilities(logits: Tensor, token: int, likeliest: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """Of a token, and of the likeliest ones with their ids: natural logarithms, as the host has it before any sampling."""
+    values = logits.float().log_softmax(dim=-1)
+    best = values.topk(min(likeliest, len(values)))
+    return float(values[token]), tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))

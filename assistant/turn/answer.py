@@ -40,7 +40,8 @@ def answer(
         return Outcome("done", prepared.records)
     trace.parameters = parameters_used(preparation.host, bricks, {used.name for used in trace.bricks})
     outcome = _decode(prepared, engine, ticket, trace, told)
-    if outcome.status == "done":
+    # Behind a form there is no room for what skills add.
+    if outcome.status == "done" and request.sampling.json_schema is None:
         outcome = _finish(prepared, outcome, preparation.host.tokenizer, ticket, trace, told)
     # After the answer: nobody waits for it.
     with trace.stage("attention"):
@@ -64,11 +65,13 @@ def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, to
         piece = next(pieces, None)
     with trace.stage("generate"):
         while piece is not None:
+            ticket.scores.extend(piece.scores)
             ticket.say(piece.text)
             told()
             piece = next(pieces, None)
     trace.tokens.update(prompt=stream.usage.prompt, reused=stream.usage.reused, new=stream.usage.new)
     trace.finish = stream.finished
+    del ticket.scores[len(stream.ids) :]
     if stream.finished == "repeats":
         ticket.keep(stream.text)
     trace.notices.extend(stream.notices)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+from assistant.host.job import Score
 from mattoni.trace import Trace
 
 Status = Literal["waiting", "running", "done", "stopped", "failed"]
@@ -19,6 +20,7 @@ class Ticket:
         self.status: Status = "waiting"
         self.text = ""
         self.stage = "waiting"
+        self.scores: list[Score] = []  # of the answer's tokens, where the sampling asks for them
         self.trace: Trace | None = None
         self.error: str | None = None
         self.broken = False  # failed by something inside, not by what was asked

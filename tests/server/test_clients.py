@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,8 +146,6 @@ def test_what_is_not_done_is_refused_by_name_and_what_nobody_knows_is_passed_ove
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     for name, value in {
         "tools": [tool],
-        "response_format": {"type": "json_object"},
-        "logprobs": True,
         "frequency_penalty": 0.5,
     }.items():
         with pytest.raises(openai.BadRequestError, match=f"{name} is not supported by this server") as raised:
@@ -156,6 +155,88 @@ def test_what_is_not_done_is_refused_by_name_and_what_nobody_knows_is_passed_ove
         model="", messages=TALK, max_tokens=1, tools=[], user="me", store=False, extra_body={"no_such_field": 1}
     )
     assert told.usage.completion_tokens == 1
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def schema(schema):
+    return {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}}
+
+
+def test_an_answer_keeps_to_a_json_schema_whole_and_streamed_while_others_speak_as_ever(client):
+    def ask(number, **more):
+        told = client.chat.completions.create(
+            model="", messages=TALK, max_tokens=100, temperature=1.5, seed=number, extra_body={"bricks": []}, **more
+        )
+        return (
+            told.choices[0].message.content
+            if not more.get("stream")
+            else "".join(chunk.choices[0].delta.content or "" for chunk in told)
+        )
+
+    alone = [ask(number) for number in range(3)]
+    with ThreadPoolExecutor(8) as pool:
+        plain = [pool.submit(ask, number) for number in range(3)]
+        formed = [pool.submit(ask, number, response_format=schema(PERSON)) for number in range(3)]
+    assert [one.result() for one in plain] == alone
+    people = [json.loads(one.result()) for one in formed]
+    assert all(set(one) == {"name", "age"} and 0 <= one["age"] <= 99 and len(one["name"]) <= 8 for one in people)
+    assert ask(0, response_format=schema(PERSON), stream=True) == formed[0].result()
+    listed = schema({"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 2})
+    assert set(json.loads(ask(0, response_format=listed))) <= {"a", "b"}
+    assert ask(0, response_format={"type": "json_object"}).startswith("{")
+    assert ask(0, response_format={"type": "text"}) == alone[0]
+
+
+def test_a_schema_that_cannot_be_kept_to_and_a_notice_where_json_was_asked_for_are_one_sentence(client):
+    for wrong in (
+        {"type": "nope"},
+        {"$ref": "http://127.0.0.1:1/x"},
+        {"not": {}},
+        {"type": "number", "minimum": 5, "maximum": 1},
+        {"type": "string", "pattern": "(("},
+        {"enum": ["x" * 200_000]},
+    ):
+        with pytest.raises(openai.BadRequestError, match="The JSON schema") as raised:
+            client.chat.completions.create(model="", messages=TALK, response_format=schema(wrong))
+        assert "\n" not in raised.value.body["message"]
+    for form in ({"type": "yaml"}, {"type": "json_schema"}, schema(3)):
+        with pytest.raises(openai.BadRequestError, match="response_format"):
+            client.chat.completions.create(model="", messages=TALK, response_format=form)
+    damaged = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="image-1.png"):
+            client.chat.completions.create(
+                model="",
+                messages=[{"role": "user", "content": [damaged]}],
+                response_format={"type": "json_object"},
+                stream=stream,
+            )
+
+
+def test_log_probabilities_are_of_the_tokens_that_were_said(client):
+    def ask(**more):
+        return client.chat.completions.create(
+            model="", messages=TALK, max_tokens=6, extra_body={"bricks": []}, logprobs=True, top_logprobs=3, **more
+        )
+
+    choice = ask().choices[0]
+    tokens = choice.logprobs.content
+    said = b"".join(bytes(token.bytes) for token in tokens)
+    assert len(tokens) == 6 and said.decode("utf-8", "replace").startswith(choice.message.content[:3])
+    for token in tokens:  # the likeliest are said at temperature 0
+        assert len(token.top_logprobs) == 3 and token.logprob == token.top_logprobs[0].logprob <= 0
+        assert sum(math.exp(other.logprob) for other in token.top_logprobs) <= 1.0001
+    streamed = [chunk.choices[0].logprobs for chunk in ask(stream=True)]
+    assert [token for told in streamed if told is not None for token in told.content] == tokens
+    with pytest.raises(openai.BadRequestError, match="ask for logprobs too"):
+        client.chat.completions.create(model="", messages=TALK, top_logprobs=2)
 
 
 def test_documents_come_as_files(client, prompts):
