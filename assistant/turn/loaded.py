@@ -1,9 +1,11 @@
 """The bricks that are loaded, by the digest of their contents. Knows no kind of brick."""
 
 import threading
+import time
 from collections.abc import Callable
 
 from assistant.host.catalogue import fetch_source
+from assistant.host.wheels import Unavailable
 from assistant.registry import Brick
 from mattoni.cache import RecentlyUsed
 from mattoni.card import brick_digest, read_card
@@ -13,6 +15,7 @@ from mattoni.runtime import BrickRuntime, HostView
 
 # The largest shipped brick takes 60 MB in memory with what it keeps.
 _MOST = 16
+_TRY_AGAIN_S = 60.0
 
 
 class LoadedBricks:
@@ -22,6 +25,7 @@ class LoadedBricks:
         self._host = host
         self._loaded: RecentlyUsed[BrickRuntime] = RecentlyUsed(_MOST)
         self._loading = threading.RLock()
+        self._unavailable: dict[str, tuple[float, Unavailable]] = {}
 
     def get(self, brick: Brick) -> BrickRuntime:
         """The brick, loaded. Raises MattoniError when it is damaged, does not fit the host, or has changed since it was found."""
@@ -32,11 +36,22 @@ class LoadedBricks:
                 now = read_card(brick.folder).for_each_host() if brick.folder.is_dir() else ()
                 if brick.digest not in map(brick_digest, now):
                     raise MattoniError(f"'{brick.name}' was changed or removed while this message waited: ask again.")
-                for source in brick.parts.sources:
-                    fetch_source(source)
+                self._fetch(brick)
                 return method_of(brick.parts).load(brick, self._host)
 
         return self._loaded.get(brick.digest, load)
+
+    def _fetch(self, brick: Brick) -> None:
+        """Fetch what the brick needs. Without a network that takes long to fail: it is not tried at every picture."""
+        when, problem = self._unavailable.get(brick.digest, (0.0, None))
+        if problem is not None and time.monotonic() - when < _TRY_AGAIN_S:
+            raise problem
+        try:
+            for source in brick.parts.sources:
+                fetch_source(source)
+        except Unavailable as problem:
+            self._unavailable[brick.digest] = (time.monotonic(), problem)
+            raise
 
     def between_loads(self, change: Callable[[], None]) -> None:
         """Change brick folders while none of them is being read."""

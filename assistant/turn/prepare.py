@@ -15,6 +15,7 @@ from PIL import Image
 
 from assistant.host.host import Host
 from assistant.host.prompt import Turn, asks, opening
+from assistant.host.wheels import Unavailable
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
 from assistant.turn.focus import Asking, Focus, focus
@@ -409,11 +410,18 @@ class _Planned:
     def _first_to_find(self, given: Given, candidates: Sequence[Chosen]) -> Injected:
         """What the first of these bricks makes of it; where that one finds nothing, the next that goes about it otherwise."""
         first, *others = candidates
-        injected = self._ask(first, given)
-        if not injected.is_empty:
-            return injected
         tried = self.bricks.get(first.name).parts.method
         other = next((c for c in others if self.bricks.get(c.name).parts.method != tried), None)
+        try:
+            injected = self._ask(first, given)
+        except Unavailable as problem:
+            if other is None:
+                raise
+            # Its encoder was never fetched, say, and there is no network: what is written on it can still be read.
+            self.trace.notices.append(Notice("refused", f"'{first.name}' did not look at {given.name}: {problem}"))
+            return self._ask(other, given)
+        if not injected.is_empty:
+            return injected
         found = f"No text was found on {given.name}"
         looked_at = f"{found}, so '{other.name}' looked at it." if other else f"{found}."
         self.trace.notices.append(Notice("no-text", looked_at))

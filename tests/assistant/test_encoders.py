@@ -1,5 +1,6 @@
 """Any encoder: a folder, a Hub id or an open_clip tag becomes features, soft tokens and an answer. Random weights."""
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from assistant.host.sampling import Sampling
+from assistant.host.wheels import Unavailable
 from assistant.turn.route import Choices
+from mattoni.card import describe_files
 from mattoni.errors import MattoniError
+from mattoni.keys import save_keys
 from mattoni.paths import data_folder, model_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, OpenClipEncoder, load_encoder, stack
+from modality_bricks.glance import Glance
 from tests.assistant.conftest import QUERIES, TINY_VIT, done, png, write_encoder, write_eyes
 
 TIMM = {"timm_model_pretrained": False}
@@ -148,6 +154,30 @@ def test_an_encoder_of_the_catalogue_answers_once_it_is_here(assistant):
     write_encoder(model_folder(name), TINY_VIT)
     write_eyes(data_folder() / "bricks" / "odd", assistant.host, source=f"catalogue:{name}")
     assert ask(assistant).startswith(f"sequence: {QUERIES} soft tokens")
+
+
+def test_an_encoder_that_cannot_be_had_is_a_notice_and_what_is_written_is_read_all_the_same(assistant, monkeypatch):
+    folder, sent = data_folder() / "bricks" / "odd", png()
+    write_eyes(folder, assistant.host)
+    save_keys(Glance.load().embed([Image.open(io.BytesIO(sent.content))]), folder / "keys.safetensors")
+    card = yaml.safe_load((folder / "brick.yaml").read_text())
+    card |= {"files": {n: f.model_dump() for n, f in describe_files(folder).items()}}
+    card |= {"parts": {"method": "qformer", "encoder": "catalogue:efficientnet-lite2"}}
+    card |= {"routes": {"space": "glance", "keys": "keys.safetensors", "threshold": 0.5}}
+    (folder / "brick.yaml").write_text(yaml.safe_dump(card))
+    tried = []
+
+    def gone(source: str) -> None:
+        tried.append(source)
+        raise Unavailable("Cannot download it: connect to the network.")
+
+    monkeypatch.setattr("assistant.turn.loaded.fetch_source", gone)
+    for _ in range(2):
+        ticket = done(assistant.ask("What is it?", [sent], sampling=Sampling(max_tokens=1)))
+        assert ticket.status == "done"
+        notices = [notice.text for notice in ticket.trace.notices]
+        assert "'odd' did not look at orange.png: Cannot download it: connect to the network." in notices
+    assert tried == ["catalogue:efficientnet-lite2"]
 
 
 def test_an_unknown_source_says_what_there_is(hub):
