@@ -49,13 +49,15 @@ _SEEDS = 2**63
 class Settings:
     """What whoever runs the server decides.
 
-    most_bytes    of a body; what is sent in it is a third larger than the file, as it is base64
-    most_waiting  turns that wait before others are refused
+    most_bytes           of a body; what is sent in it is a third larger than the file, as it is base64
+    most_bytes_together  of the bodies of all requests that are here
+    most_waiting         turns that wait before others are refused
     """
 
     keys: Keys | None = None
     fetcher: Fetcher | None = None
     most_bytes: int = 100_000_000
+    most_bytes_together: int = 500_000_000
     most_waiting: int = 256
 
 
@@ -257,7 +259,13 @@ def make_app(assistant: Assistant, settings: Settings | None = None) -> FastAPI:
     server = _Server(assistant, settings)
 
     app = FastAPI(title="Mattoni", version=mattoni.__version__, redoc_url=None)
-    app.add_middleware(Gate, keys=settings.keys, metrics=server.metrics, most_bytes=settings.most_bytes)
+    app.add_middleware(
+        Gate,
+        keys=settings.keys,
+        metrics=server.metrics,
+        most_bytes=settings.most_bytes,
+        most_bytes_together=settings.most_bytes_together,
+    )
     _tell_problems(app)
 
     @app.post("/v1/chat/completions", response_model=None)

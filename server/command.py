@@ -1,12 +1,14 @@
 """The command `mattoni serve`. Everything heavy is imported inside it."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from assistant.cli import app
-from assistant.cli.options import Device, Dtype, HostName, Quantise, WeightsKind, refuse_address
+from assistant.cli.measure import bench_app
+from assistant.cli.options import AsJson, Device, Dtype, HostName, Quantise, WeightsKind, refuse_address
 from mattoni.errors import MattoniError
 
 
@@ -42,3 +44,30 @@ def serve(
     listener = listening(address, port)
     with listener, opened(host, device, dtype, quantise, give_way=True, weights=weights) as assistant:
         launch(assistant, settings, listener)
+
+
+@bench_app.command("serve")
+def bench(
+    url: Annotated[str, typer.Option(help="A server that runs already; without it one is started.")] = "",
+    key: Annotated[str, typer.Option(help="A key of it.", envvar="MATTONI_KEY")] = "",
+    turns: Annotated[int, typer.Option(min=1, help="How many in all.")] = 200,
+    clients: Annotated[int, typer.Option(min=1, max=1000, help="How many ask at once.")] = 50,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 32,
+    host: HostName = "builtin",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantise: Quantise = None,
+    weights: WeightsKind = "auto",
+    as_json: AsJson = True,
+) -> None:
+    """Measure a server under load: seconds to the first words and to the end, errors, answers that are another's. Prints one
+    JSON object."""
+    from assistant.cli.opening import opened
+    from server.bench import bench_serve, served
+
+    if url:
+        told = bench_serve(url, turns, clients, max_tokens, key)
+    else:
+        with opened(host, device, dtype, quantise, weights=weights) as assistant, served(assistant) as here:
+            told = bench_serve(here, turns, clients, max_tokens)
+    print(json.dumps(told, indent=1))

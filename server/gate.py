@@ -22,15 +22,18 @@ _BODY_S = 60.0
 class Gate:
     """Lets a request in with `scope["state"]["key"]` (None where no keys are needed), or answers it."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, metrics: Metrics, most_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Keys | None, metrics: Metrics, most_bytes: int, most_bytes_together: int
+    ) -> None:
         self.app, self._keys, self._metrics, self._most = app, keys, metrics, most_bytes
+        self._room = most_bytes_together  # for the bodies of all requests that are here
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = 500
+        status, body = 500, bytearray()
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -40,16 +43,17 @@ class Gate:
 
         try:
             try:
-                body = await self._admit(scope, receive)
+                await self._admit(scope, receive, body)
             except ApiError as problem:
                 await problem.response()(scope, receive, watched)
                 return
-            await self.app(scope, _replayed(body, receive), watched)
+            await self.app(scope, _replayed(bytes(body), receive), watched)
         finally:
+            self._room += len(body)
             route = scope.get("route")
             self._metrics.requests.labels(getattr(route, "path", "other"), str(status)).inc()
 
-    async def _admit(self, scope: Scope, receive: Receive) -> bytes:
+    async def _admit(self, scope: Scope, receive: Receive, body: bytearray) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
         scope.setdefault("state", {})["key"] = None
         if scope["path"] not in _OPEN and self._keys is not None:
@@ -58,28 +62,32 @@ class Gate:
             if scope["method"] == "POST":
                 self._keys.admit(key)
         if scope["method"] != "POST":
-            return b""
+            return
         _check_kind(scope["path"], headers)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._most:
             raise self._too_large()
         try:
             async with asyncio.timeout(_BODY_S):
-                return await self._read(receive)
+                await self._read(receive, body)
         except TimeoutError as problem:
             raise ApiError(408, f"The body did not come within {_BODY_S:.0f} s: send it again.") from problem
 
-    async def _read(self, receive: Receive) -> bytes:
-        body = bytearray()
+    async def _read(self, receive: Receive, body: bytearray) -> None:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ApiError(400, "The connection ended before the body did: send it again.")
-            body += message.get("body", b"")
+            piece = message.get("body", b"")
+            body += piece
+            self._room -= len(piece)
             if len(body) > self._most:
                 raise self._too_large()
+            if self._room < 0:
+                said = "The server holds as much of what was sent as it can: send it again in a minute."
+                raise ApiError(503, said, retry_s=60)
             if not message.get("more_body", False):
-                return bytes(body)
+                return
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"The body is larger than {self._most / 1e6:g} MB: send less, or smaller pictures.")

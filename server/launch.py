@@ -24,6 +24,7 @@ def settings_of(keys: Path | None, allow_urls: bool, most_megabytes: int) -> Set
         keys=Keys(keys) if keys is not None else None,
         fetcher=fetcher() if allow_urls else None,
         most_bytes=most_megabytes * 1_000_000,
+        most_bytes_together=max(Settings.most_bytes_together, most_megabytes * 1_000_000),
     )
 
 

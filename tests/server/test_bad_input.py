@@ -184,6 +184,77 @@ def test_keys_limit_requests_tokens_and_bricks_and_nothing_tells_whose_they_are(
     assert post(running, b"", "/metrics", "GET")[0] == 401 and post(running, b"", "/health", "GET")[0] == 200
 
 
+def asking(body, length=None) -> bytes:
+    """A request as it goes over the wire."""
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body
+
+
+def test_who_reads_slowly_or_not_at_all_holds_up_nobody_and_loses_nothing(serve):
+    running = serve()
+    asked = {"messages": TALK, "max_tokens": 1500, "temperature": 2, "bricks": [], "stream": True, "seed": 5}
+    with socket.create_connection(("127.0.0.1", running.port), 60) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.sendall(asking(json.dumps(asked).encode()))
+        assert post(running, {"messages": TALK, "max_tokens": 3})[0] == 200
+        read = b""
+        while not read.endswith(b"0\r\n\r\n"):
+            read += slow.recv(65536)
+            assert read, "the stream broke off"
+    assert b"data: [DONE]" in read and read.count(b'"finish_reason": "') == 1
+
+
+def test_who_sends_slowly_is_sent_away(serve, monkeypatch):
+    monkeypatch.setattr("server.gate._BODY_S", 0.2)
+    running = serve()
+    with socket.create_connection(("127.0.0.1", running.port), 30) as slow:
+        slow.sendall(asking(b'{"messages"', 100))
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert post(running, {"messages": TALK, "max_tokens": 1})[0] == 200
+
+
+def test_many_connections_that_ask_nothing_keep_nobody_out_and_too_many_are_told_so(serve, monkeypatch):
+    running = serve()
+    idle = [socket.create_connection(("127.0.0.1", running.port), 30) for _ in range(150)]
+    try:
+        assert post(running, {"messages": TALK, "max_tokens": 1})[0] == 200
+    finally:
+        for one in idle:
+            one.close()
+    monkeypatch.setattr("server.launch.MOST_CONNECTIONS", 10)
+    small = serve()
+    idle = [socket.create_connection(("127.0.0.1", small.port), 30) for _ in range(15)]
+    try:
+        with socket.create_connection(("127.0.0.1", small.port), 30) as plain:
+            plain.sendall(asking(json.dumps({"messages": TALK}).encode()))
+            assert plain.recv(100).startswith(b"HTTP/1.1 503 ")
+    finally:
+        for one in idle:
+            one.close()
+    until = time.monotonic() + 30
+    while True:
+        with socket.create_connection(("127.0.0.1", small.port), 30) as plain:
+            plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            if plain.recv(100).startswith(b"HTTP/1.1 200 "):
+                break
+        assert time.monotonic() < until, "the connections that are gone still count"
+
+
+def test_bodies_that_are_too_much_together_are_sent_away_and_leave_room_when_they_are_gone(serve):
+    running = serve(Settings(most_bytes=100_000, most_bytes_together=150_000))
+    half = b'{"messages": [{"role": "user", "content": "' + b"x" * 80_000
+    with socket.create_connection(("127.0.0.1", running.port), 30) as first:
+        first.sendall(asking(half, 90_000))
+        status = 200
+        until = time.monotonic() + 30
+        while status != 503:  # once the first has arrived
+            assert time.monotonic() < until
+            status, told = post(running, {"messages": [], "x": "y" * 75_000})
+        assert "holds as much" in sentence(told)
+    while post(running, {"messages": TALK, "x": "y" * 75_000, "max_tokens": 1})[0] != 200:
+        assert time.monotonic() < until
+
+
 def test_what_breaks_inside_is_a_500_of_one_sentence_and_the_server_goes_on(serve, monkeypatch):
     running = serve()
 
