@@ -297,9 +297,12 @@ class Assistant:
         """The bricks as they are now, fitted to the host."""
         return self.registry.scan(self.host)
 
-    def add_skill(self, source: str | Path, name: str | None = None) -> BrickCard:
-        """Bring in a PEFT LoRA: a folder, an archive, a file beside its configuration, or a Hub id."""
-        folder = import_skill(source, self._user_bricks, name, self.host)
+    def add_skill(self, source: str | Path, name: str | None = None, replace: bool = False) -> BrickCard:
+        """Bring in a PEFT LoRA: a folder, an archive, a file beside its configuration, or a Hub id.
+
+        replace  a skill of that name becomes an older version
+        """
+        folder = import_skill(source, self._user_bricks, name, self.host, replace=replace)
         return self.registry.scan().get(folder.name).card
 
     def add_skill_file(self, file: Attachment, name: str | None = None, beside: Sequence[Attachment] = ()) -> BrickCard:

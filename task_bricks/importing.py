@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mattoni.card import CARD, BrickCard, check_files, check_name, describe_files, parse_card, write_card
+from mattoni.card import CARD, BrickCard, check_files, check_name, describe_files, parse_card, read_card, write_card
 from mattoni.errors import MattoniError
-from mattoni.files import replace_folder
 from mattoni.hub import licence_of, source_title
 from mattoni.keys import KEYS
 from mattoni.methods import typed_parts
+from mattoni.versions import next_version, replace_brick
 from task_bricks.adapter import AdaptedHost, Adapter, peft_config, read_adapter
 from task_bricks.adapter_source import Download, Source, locate
 from task_bricks.lora import CONFIG, PREFIX, README, WEIGHTS, card_parts, read_lora
@@ -29,12 +29,14 @@ def import_skill(
     name: str | None,
     host: AdaptedHost,
     download: Download | None = None,
+    replace: bool = False,
 ) -> Path:
     """Make the brick `destination/NAME` of a PEFT LoRA, with a card if it has none. Returns the brick's folder.
 
     source    a folder, a .zip or .tar.gz, a file with its configuration beside it, or a Hub id such as `someone/their-lora`
     name      the brick's name; None: made from the source's
     download  fetches a Hub id and returns the folder; None: into the Hub's own cache
+    replace   a skill of that name becomes an older version, which can be gone back to
 
     Raises MattoniError with one sentence when the source is no such LoRA, does not fit, or the name is taken.
     """
@@ -45,12 +47,23 @@ def import_skill(
         check_name(chosen)
         target = destination / chosen
         if target.exists():
-            raise MattoniError(f"There is already a brick called '{chosen}': remove it first or give another name.")
+            _check_replaced(target, replace)
         adapter = read_adapter(found, host)
         card = own or _new_card(chosen, str(source), found.folder, adapter, host)
-        card = card.model_copy(update={"name": chosen})
-        replace_folder(target, lambda folder: _fill(folder, found, adapter, card))
+        version = max(card.version, next_version(target))
+        card = card.model_copy(update={"name": chosen, "version": version if target.exists() else card.version})
+        replace_brick(target, lambda folder: _fill(folder, found, adapter, card))
     return target
+
+
+def _check_replaced(target: Path, replace: bool) -> None:
+    """Raise MattoniError where a brick is there and may not be replaced."""
+    if not replace:
+        raise MattoniError(
+            f"There is already a brick called '{target.name}': remove it first, give another name, or replace it (--replace)."
+        )
+    if read_card(target).kind != "task":
+        raise MattoniError(f"'{target.name}' is no skill, and a skill cannot replace it: give another name.")
 
 
 def _fill(folder: Path, found: Source, adapter: Adapter, card: BrickCard) -> None:

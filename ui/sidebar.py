@@ -1,7 +1,8 @@
 """The sidebar: conversations, bricks, generation settings, host and memory. Returns what the user set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -175,6 +176,7 @@ def draw_bricks(assistant: "Assistant") -> "Choices":
         switched = [brick for brick in by_kind.get("emergent", []) if brick.parts.neutral is None]
         for brick in (*by_kind.get("task", []), *switched):
             choices[brick.name] = _draw_choice(assistant, brick, with_strength=True)
+        _draw_fights(by_kind.get("task", []), choices)
         _draw_add_skill(assistant)
         views.draw_way_to("teach", "Teach a skill", ":material/model_training:")
     if turned := [brick for brick in by_kind.get("emergent", []) if brick.parts.neutral is not None]:
@@ -249,6 +251,20 @@ def _draw_choice(assistant: "Assistant", brick: "Brick", with_strength: bool) ->
         st.caption(f":material/warning: {plain(brick.warning, 300)}")
     _draw_remove(assistant, card.name, brick.folder)
     return Choice(state=state or "auto", strength=strength)
+
+
+def _draw_fights(skills: "Sequence[Brick]", choices: "Mapping[str, Choice]") -> None:
+    """A warning for every two skills that are switched on and would disturb each other."""
+    from assistant.bricks.conflicts import fight
+
+    on = [brick for brick in skills if choices[brick.name].state == "on"]
+    for one, other in combinations(on, 2):
+        try:
+            sentence = fight(one, other, (choices[one.name].strength, choices[other.name].strength))
+        except MattoniError:
+            continue  # a skill that cannot be read says so itself, in the turn
+        if sentence:
+            st.caption(f":material/warning: {plain(sentence, 300)}")
 
 
 def _draw_dial(assistant: "Assistant", brick: "Brick") -> "Choice":

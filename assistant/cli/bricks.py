@@ -76,11 +76,14 @@ def bricks_check(
 def bricks_add(
     source: Annotated[str, typer.Argument(help="A PEFT LoRA: a folder, a .zip or .tar.gz, or a Hub id.")],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a skill of yours of that name; it is kept as an older version.")
+    ] = False,
     host: HostName = "builtin",
 ) -> None:
     """Bring in a skill that was trained elsewhere."""
     with opened(host) as assistant:
-        card = assistant.add_skill(source, name)
+        card = assistant.add_skill(source, name, replace)
     for note in card.notes:
         print(printable(note), file=sys.stderr)
     print(f'{card.name} is here: mattoni ask --skill {card.name} "…"')

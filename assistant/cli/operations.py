@@ -1,6 +1,8 @@
-"""`mattoni bricks export` and `merge`: what is done with skills that are here. Part of the group `bricks`."""
+"""`mattoni bricks export`, `merge`, `conflicts` and `rollback`: what is done with skills that are here. Part of the group `bricks`."""
 
+import json
 import math
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,11 +10,12 @@ import typer
 
 from assistant.cli.given import given_path
 from assistant.cli.opening import scanned
-from assistant.cli.options import HostName
-from assistant.cli.terminal import printable
+from assistant.cli.options import AsJson, HostName
+from assistant.cli.terminal import printable, show_table, with_progress
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
+    from assistant.bricks.conflicts import Conflict
     from task_bricks.merging import Part
 
 app = typer.Typer()
@@ -112,3 +115,93 @@ def _learned(parts: "list[Part]", rows: str, host: str) -> dict[str, Any]:
         "loss on them": round(learned.loss, 4),
         "evaluations": learned.evaluations,
     }
+
+
+@app.command("conflicts")
+def bricks_conflicts(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Two skills, or a skill and a function of the host. Default: all pairs of skills."),
+    ] = None,
+    rows_a: Annotated[str | None, typer.Option(help="Rows of the first, as for `mattoni eval`: measure it.")] = None,
+    rows_b: Annotated[str | None, typer.Option(help="Rows of the second.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    as_json: AsJson = False,
+    host: HostName = "builtin",
+) -> None:
+    """How skills get into each other's way: directions, signs, cosine of their ΔW, and measured on rows."""
+    from assistant.bricks.conflicts import conflict_of
+
+    if names and len(names) != 2:
+        raise MattoniError("Name two bricks, or none for all pairs of skills.")
+    if (rows_a or rows_b) and not names:
+        raise MattoniError("--rows-a and --rows-b are for two named bricks: name them.")
+    bricks = scanned()
+    skills = [brick for brick in bricks.usable if brick.parts.method == "lora"]
+    pairs = [(bricks.get(names[0]), bricks.get(names[1]))] if names else list(combinations(skills, 2))
+    if not pairs:
+        raise MattoniError("There are no two skills here: add one with `mattoni bricks add`.")
+    found = [conflict_of(one, other) for one, other in with_progress(iter(pairs), len(pairs))]
+    measured = _effects(names, (rows_a, rows_b), limit, host) if names and (rows_a or rows_b) else []
+    if as_json:
+        print(json.dumps({"pairs": [conflict.told for conflict in found], "measured": measured}, ensure_ascii=False))
+        return
+    beside = [c for c in found if c.together is not None]
+    if beside:
+        show_table(
+            ["skills", "cosine", "reads (chance)", "writes (chance)", "opposite signs", "sizes"],
+            [_cells(conflict) for conflict in beside],
+        )
+    for conflict in found:
+        for sentence in conflict.sentences:
+            print(printable(sentence))
+    for effect in measured:
+        print(
+            f"{effect['skill']}: {effect['metric']} {effect['alone']:.3f} alone, {effect['together']:.3f} with "
+            f"{effect['beside']} on ({effect['difference']:+.3f}, 95 % {effect['low']:+.3f} to {effect['high']:+.3f}, n = {effect['n']})"
+        )
+
+
+def _cells(conflict: "Conflict") -> list[str]:
+    met = conflict.together
+    assert met is not None
+    return [
+        " + ".join(conflict.names),
+        f"{met.cosine:+.3f}",
+        f"{met.reads:.2f} ({met.reads_by_chance:.2f})",
+        f"{met.writes:.2f} ({met.writes_by_chance:.2f})",
+        f"{met.signs:.0%}",
+        f"{met.sizes[0]:.0f}, {met.sizes[1]:.0f}",
+    ]
+
+
+def _effects(
+    names: list[str], rows: tuple[str | None, str | None], limit: int | None, host: str
+) -> list[dict[str, Any]]:
+    """What each of two bricks loses beside the other, where there are rows of it."""
+    from assistant.cli.opening import opened
+    from assistant.evaluation.asking import read_rows
+    from assistant.evaluation.crossing import measured_effect
+
+    given = [(name, given_path(path)) for name, path in zip(names, rows, strict=True) if path is not None]
+    read = [(name, path, read_rows(path, limit)) for name, path in given]
+    with opened(host) as assistant:
+        return [
+            measured_effect(assistant, name, names[1 - names.index(name)], asked, path.parent)
+            for name, path, asked in read
+        ]
+
+
+@app.command("rollback")
+def bricks_rollback(
+    name: Annotated[str, typer.Argument(help="A brick of yours that was replaced.")],
+    to: Annotated[int | None, typer.Option(min=1, help="A version. Default: the one before.")] = None,
+) -> None:
+    """Go back to an older version of a brick; the one in use is kept too."""
+    from mattoni.paths import data_folder
+    from mattoni.versions import roll_back
+
+    brick = scanned().get(name)
+    if not brick.folder.is_relative_to(data_folder()):
+        raise MattoniError(f"'{name}' came with Mattoni and has no other version.")
+    print(f"{name} is version {roll_back(brick.folder, to)} again (it was {brick.card.version}).")

@@ -27,8 +27,10 @@ from task_bricks.training.steps import Batch, Eyes, answer_greedily, answer_loss
 
 EVALUATION_BATCH = 20
 SAMPLES = "samples.md"
+_OTHER = "other"
 
 Score = Callable[[Sequence[str], Sequence[Row]], float]
+RowScores = Callable[[Sequence[str], Sequence[Row]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Task:
     dev: Sequence[Row]
     wordings: Sequence[str]
     score: Score
+    row_scores: RowScores
 
 
 class SkillModel(nn.Module):
@@ -124,6 +127,18 @@ class SkillStage:
             return [answer + EVALUATORS[evaluator](answer).text for answer in said] if evaluator else said
         with self.skill.peft.disable_adapter():
             return answer_greedily(self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH)
+
+    def answers_of(self, folder: Path, rows: Sequence[Row]) -> list[str]:
+        """Greedy answers by the LoRA of another folder, whatever its rank; this one is in its place again afterwards."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.skill.peft.load_adapter(str(folder), _OTHER, autocast_adapter_dtype=False)
+        self.skill.peft.set_adapter(_OTHER)
+        try:
+            return self.answers(rows)
+        finally:
+            self.skill.peft.set_adapter("default")
+            self.skill.peft.delete_adapter(_OTHER)
 
 
 def settings_of(recipe: Recipe) -> LoopSettings:

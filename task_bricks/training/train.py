@@ -27,12 +27,13 @@ from brick_training.learner import give_weights
 from brick_training.loop import train
 from brick_training.pictures import open_picture, tidy_path
 from brick_training.run_folder import BEST, locked
-from brick_training.variants import place_for, short_name, write_variant
+from brick_training.variants import card_for, place_for, short_name, write_variant
 from mattoni.card import CARD, VARIANTS, BrickCard, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
-from mattoni.files import replace_folder, sha256_of
+from mattoni.files import sha256_of
 from mattoni.injections import check_low_rank
 from mattoni.paths import brick_folders, cache_folder, data_folder, shipped_models, training_data
+from mattoni.versions import next_version, replace_brick
 from task_bricks.lora import README, WEIGHTS, card_parts, read_lora
 from task_bricks.training.readme import format_samples, write_readme
 from task_bricks.training.recipe import Recipe, read_recipe
@@ -48,13 +49,21 @@ if TYPE_CHECKING:
 
 
 def train_skill(
-    recipe_path: Path, out: Path | None, work: Path | None, host_source: str, start_from: str | None = None
+    recipe_path: Path,
+    out: Path | None,
+    work: Path | None,
+    host_source: str,
+    start_from: str | None = None,
+    replace_anyway: bool = False,
 ) -> Path:
     """Train by a recipe and write the brick. Returns its folder.
 
-    out         folder of brick folders; None: the user's own
-    work        folder for checkpoints, curve and samples; None: in the cache
-    start_from  the skill, by name or folder, whose training goes on; None: as the recipe says
+    out             folder of brick folders; None: the user's own
+    work            folder for checkpoints, curve and samples; None: in the cache
+    start_from      the skill, by name or folder, whose training goes on; None: as the recipe says
+    replace_anyway  also a skill that is better by more than chance
+
+    Raises MattoniError where such a skill stays.
     """
     from assistant.host.host import load_host
 
@@ -82,6 +91,8 @@ def train_skill(
         answers, bare = stage.answers(task.dev), stage.answers(task.dev[: recipe.bare_rows], with_lora=False)
     metric = _metric(recipe, task, answers, bare)
     _say(f"{recipe.metric} {metric['value']} (bare host {metric['beside']['bare host']}), n = {len(task.dev)}")
+    if not replace_anyway:
+        _check_no_worse(stage, task, answers, target, identity, run)
     card = _card(recipe, recipe_path, task, host.device, identity, outcome, metric)
     card = _versioned(card, start, target)
     samples = format_samples(card["training"]["best_step"], task.dev, answers)
@@ -94,7 +105,7 @@ def train_skill(
             base, target, place, identity, values, lambda folder: _write_weights(folder / place, host.name, peft)
         )
     else:
-        replace_folder(
+        replace_brick(
             target, lambda folder: _write_brick(folder, target, recipe, card, keys, stage.skill.peft, samples)
         )
     check_low_rank(read_lora(target / place), shapes, host.name)
@@ -115,14 +126,14 @@ def _say(line: str) -> None:
 
 def _read_task(recipe: Recipe, data: Path) -> Task:
     """The recipe's rows and wordings, checked; no dev row may be a training row."""
-    from mattoni.metrics import METRICS, Scored, score
+    from mattoni.metrics import METRICS, Result, Scored, score
 
     if recipe.metric not in METRICS:
         raise MattoniError(f"There is no metric '{recipe.metric}': choose one of {', '.join(METRICS)}.")
     metric = next(known for known in METRICS if known == recipe.metric)
 
-    def scored(answers: Sequence[str], rows: Sequence[Row]) -> float:
-        return score(metric, [Scored(a, row.answers) for a, row in zip(answers, rows, strict=True)]).value
+    def result(answers: Sequence[str], rows: Sequence[Row]) -> Result:
+        return score(metric, [Scored(a, row.answers) for a, row in zip(answers, rows, strict=True)])
 
     rows, dev = (read_rows(_found(name, data), _say) for name in (recipe.data, recipe.dev))
     _check_pictures(recipe, [*rows, *dev])
@@ -134,7 +145,7 @@ def _read_task(recipe: Recipe, data: Path) -> Task:
             )
     found = recipe.wordings
     wordings = [w for task in found.tasks for w in read_wordings(data / found.file, task)] if found else []
-    return Task(rows, dev, wordings, scored)
+    return Task(rows, dev, wordings, lambda a, r: result(a, r).value, lambda a, r: result(a, r).rows)
 
 
 def _found(name: str, data: Path) -> Path:
@@ -240,17 +251,49 @@ def _card(
     }
 
 
+def _check_no_worse(
+    stage: SkillStage, task: Task, answers: Sequence[str], target: Path, identity: "HostIdentity", run: Path
+) -> None:
+    """Compare with the skill that is there on the same dev rows (paired bootstrap over rows, 95 %), and say what came out.
+
+    Nothing is compared where there is none for this host. Raises MattoniError where that skill is better by more than chance.
+    """
+    from mattoni.metrics import paired_difference
+
+    if not (target / CARD).is_file():
+        return
+    stays = f"it stays, and the new weights in {run}; --replace-anyway replaces it"
+    here = read_card(target)
+    if here.parts.method != "lora":
+        raise MattoniError(f"'{here.name}' is no skill, and a skill cannot replace it: give the recipe another name.")
+    old = card_for(here, identity)
+    if old is None:
+        return
+    place = place_for(target, identity, "")
+    _say(f"measuring version {old.version}, which is there, on the same rows")
+    mine, theirs = (task.row_scores(said, task.dev) for said in (answers, stage.answers_of(target / place, task.dev)))
+    mean, low, high = paired_difference(mine, theirs)
+    new, before = (sum(rows) / len(rows) for rows in (mine, theirs))
+    told = (
+        f"the new '{old.name}' scores {new:.3f} and version {old.version} {before:.3f} on the same {len(task.dev)} dev rows "
+        f"(difference {mean:+.3f}, 95 % of resampled rows between {low:+.3f} and {high:+.3f})"
+    )
+    if high < 0:
+        raise MattoniError(f"Version {old.version} is better by more than chance explains: {told}; {stays}.")
+    _say(told)
+
+
 def _versioned(card: dict[str, Any], start: Start | None, target: Path) -> dict[str, Any]:
     """The card with its version, one above those that it replaces or goes on from, and what it came from."""
-    before = [read_card(target)] if (target / CARD).is_file() else []
+    before: list[BrickCard] = []
     if start is not None:
         training = card["training"]
         # A folder's path says something of this machine, its name is enough.
         recipe = {**training["recipe"], "start_from": start.lora.name}
         command = f"{training['command']} --start-from {start.lora.name}"
         card = {**card, "training": {**training, "command": command, "recipe": recipe, "parents": start.parents}}
-        before += [start.card] if start.card is not None and start.card.name == card["name"] else []
-    return {**card, "version": max((old.version for old in before), default=0) + 1}
+        before = [start.card] if start.card is not None and start.card.name == card["name"] else []
+    return {**card, "version": max([next_version(target), *(old.version + 1 for old in before)])}
 
 
 def _needs(recipe: Recipe, task: Task) -> dict[str, int | str]:
@@ -310,9 +353,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--start-from", metavar="SKILL", help="go on from a skill, by name or folder; its rank must be the recipe's"
     )
+    parser.add_argument(
+        "--replace-anyway",
+        action="store_true",
+        help="replace a skill of that name also where it is better by more than chance",
+    )
     given = parser.parse_args(arguments)
     try:
-        folder = train_skill(given.recipe, given.out, given.work, given.host, given.start_from)
+        folder = train_skill(given.recipe, given.out, given.work, given.host, given.start_from, given.replace_anyway)
     except MattoniError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code

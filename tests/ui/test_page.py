@@ -13,7 +13,8 @@ from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder, model_folder
 from modality_bricks.methods import whisper
-from tests.assistant.conftest import write_eyes
+from task_bricks.importing import import_skill
+from tests.assistant.conftest import write_adapter, write_eyes
 from tests.assistant.test_examples import sent, stripes
 from tests.emergent_bricks.test_gates import add_gates
 from tests.sounds import FakeWhisper, loud_parts, tone, wav
@@ -297,6 +298,23 @@ def test_a_function_of_the_host_is_turned_by_a_dial_and_left_alone_where_it_rest
     assert no_errors(ask(page.run(), "Hello again"))
     traces = [m.trace for m in open_store().messages(conversation_of(page)) if m.role == "assistant"]
     assert [[used["name"] for used in trace["bricks"]] for trace in traces] == [[], ["rome"]]
+
+
+def test_two_skills_that_are_on_and_fight_are_told_of(open_page, tiny_host, home, tmp_path):
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    for seed, (name, spread) in enumerate({"quiet": 0.1, "calm": 0.1, "loud": 0.4}.items()):
+        import_skill(write_adapter(tmp_path / name, host, seed, spread), home / "data" / "bricks", None, host)
+    page = open_page()
+
+    def warned(*names: str) -> bool:
+        for name in ("quiet", "calm", "loud"):
+            page.button_group(key=f"use-{name}").set_value("on" if name in names else "auto")
+        page.run()
+        return any("drowns it" in caption.value for caption in page.caption)
+
+    assert not warned("quiet", "calm")
+    assert warned("quiet", "loud")
+    assert not warned("loud")
 
 
 def test_the_page_inside_the_host_shows_a_map_and_an_answer_with_and_without(open_page, tiny_host, home):
