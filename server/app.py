@@ -6,7 +6,7 @@ Whatever blocks (opening what was sent, looking for bricks, embedding) runs on t
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ from assistant.host.sampling import Sampling
 from assistant.turn.look import Limits
 from assistant.turn.ticket import Ticket
 from mattoni.errors import MattoniError
-from server import answers
+from server import answers, anthropic
 from server.choosing import adapters, choices_of
 from server.fetching import Fetcher
 from server.gate import Gate
@@ -41,6 +41,8 @@ from server.transcribing import Form, Transcriber, refuse_more_than_words, trans
 from server.turns import Turn
 from server.wire import ChatRequest, EmbeddingsRequest, json_schema_of, refuse_what_is_not_done
 
+Whole = Callable[[answers.Head, Sequence[Ticket]], dict[str, Any]]
+Events = Callable[[answers.Head, Sequence[Turn], bool], AsyncIterator[str]]
 _LONGEST = 32768
 _SEEDS = 2**63
 
@@ -73,7 +75,10 @@ class _Server:
 
     # Chat
 
-    async def chat(self, asked: ChatRequest, request: Request) -> Response:
+    async def chat(
+        self, asked: ChatRequest, request: Request, whole: Whole = answers.completion, events: Events | None = None
+    ) -> Response:
+        """The answer in OpenAI's shapes, or in those of `whole` and `events`."""
         begun = time.perf_counter()
         refuse_what_is_not_done(asked)
         key: Key | None = request.state.key
@@ -98,13 +103,13 @@ class _Server:
                 turns[0].check()
                 self._check_form(asked, tickets[:1])
                 with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-                stream = _Stream(turns, _events(head, turns, with_usage))
+                stream = _Stream(turns, (events or _events)(head, turns, with_usage))
                 turns = []  # the stream stops them now
                 return stream
             if not await unless_gone(request, asyncio.gather(*(turn.end() for turn in turns))):
                 return Response(status_code=GONE)
             self._check_form(asked, tickets)
-            return JSONResponse(await run_in_threadpool(answers.completion, head, tickets))
+            return JSONResponse(await run_in_threadpool(whole, head, tickets))
         finally:
             for turn in turns:
                 turn.stop()
@@ -273,6 +278,15 @@ def make_app(assistant: Assistant, settings: Settings | None = None) -> FastAPI:
         """Answer the last message of a conversation."""
         return await server.chat(asked, request)
 
+    @app.post(anthropic.PATH, response_model=None)
+    async def messages(asked: anthropic.MessagesRequest, request: Request) -> Response:
+        """The same in Anthropic's shapes."""
+        try:
+            translated = anthropic.chat_of(asked)
+        except ValidationError as problem:
+            raise of_validation(problem.errors()) from problem
+        return await server.chat(translated, request, anthropic.message, anthropic.events)
+
     @app.post("/v1/embeddings", response_model=None)
     def embeddings(asked: EmbeddingsRequest, request: Request) -> JSONResponse:
         """Embed texts: unit vectors of the space in which messages are compared with bricks."""
@@ -342,12 +356,12 @@ def _tell_problems(app: FastAPI) -> None:
     """Have everything that goes wrong told in one shape."""
 
     @app.exception_handler(ApiError)
-    async def told(_: Request, problem: ApiError) -> JSONResponse:
-        return problem.response()
+    async def told(request: Request, problem: ApiError) -> JSONResponse:
+        return problem.response(request.url.path == anthropic.PATH)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, problem: RequestValidationError) -> JSONResponse:
-        return of_validation(problem.errors()).response()
+    async def invalid(request: Request, problem: RequestValidationError) -> JSONResponse:
+        return of_validation(problem.errors()).response(request.url.path == anthropic.PATH)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, problem: HTTPException) -> JSONResponse:

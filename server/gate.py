@@ -57,7 +57,9 @@ class Gate:
         headers = {name.lower(): value for name, value in scope["headers"]}
         scope.setdefault("state", {})["key"] = None
         if scope["path"] not in _OPEN and self._keys is not None:
-            key = self._keys.key_of(headers.get(b"authorization", b"").decode("latin-1"))
+            # Anthropic's clients have a header of their own for it.
+            by_name = b"Bearer " + headers[b"x-api-key"] if b"x-api-key" in headers else b""
+            key = self._keys.key_of((headers.get(b"authorization") or by_name).decode("latin-1"))
             scope["state"]["key"] = key
             if scope["method"] == "POST":
                 self._keys.admit(key)

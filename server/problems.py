@@ -29,12 +29,12 @@ class ApiError(Exception):
         told = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": {key: _sayable(value) for key, value in told.items()}}
 
-    def response(self) -> JSONResponse:
-        """The answer to the client."""
+    def response(self, as_anthropic: bool = False) -> JSONResponse:
+        """The answer to the client. Anthropic's says beside the error that it is one."""
         headers = {} if self.retry_s is None else {"Retry-After": str(self.retry_s)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.body, self.status, headers)
+        return JSONResponse({**({"type": "error"} if as_anthropic else {}), **self.body}, self.status, headers)
 
 
 def _sayable(text: str | None) -> str | None:

@@ -14,7 +14,9 @@ MOST_TEXTS = 2048
 _MOST_STOPS = 16
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
+    """What comes over the wire."""
+
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     @field_validator("*")
@@ -26,27 +28,27 @@ class _Wire(BaseModel):
         return value
 
 
-class TextPart(_Wire):
+class TextPart(Wire):
     """Words."""
 
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(_Wire):
+class ImageUrl(Wire):
     """Where a picture is: `data:image/png;base64,…`, or an address where the server may fetch."""
 
     url: str
 
 
-class ImagePart(_Wire):
+class ImagePart(Wire):
     """A picture."""
 
     type: Literal["image_url"]
     image_url: ImageUrl | str
 
 
-class FileData(_Wire):
+class FileData(Wire):
     """A file's name and its bytes, as base64 or as a data URL."""
 
     filename: str | None = None
@@ -54,21 +56,21 @@ class FileData(_Wire):
     file_id: str | None = None
 
 
-class FilePart(_Wire):
+class FilePart(Wire):
     """A document."""
 
     type: Literal["file"]
     file: FileData
 
 
-class AudioData(_Wire):
+class AudioData(Wire):
     """A recording's bytes as base64, and what they are: wav, mp3."""
 
     data: str
     format: str = "wav"
 
 
-class AudioPart(_Wire):
+class AudioPart(Wire):
     """A recording."""
 
     type: Literal["input_audio"]
@@ -78,39 +80,39 @@ class AudioPart(_Wire):
 Part = Annotated[TextPart | ImagePart | FilePart | AudioPart, Field(discriminator="type")]
 
 
-class WireMessage(_Wire):
+class WireMessage(Wire):
     """One message. What an assistant said with a tool's help keeps its words."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part] | None = None
 
 
-class StreamOptions(_Wire):
+class StreamOptions(Wire):
     """What a stream tells beside the answer."""
 
     include_usage: bool | None = False
 
 
-class Plain(_Wire):
+class Plain(Wire):
     """An answer of any form."""
 
     type: Literal["text"]
 
 
-class JsonObject(_Wire):
+class JsonObject(Wire):
     """An answer that is a JSON object."""
 
     type: Literal["json_object"]
 
 
-class NamedSchema(_Wire):
+class NamedSchema(Wire):
     """A JSON schema."""
 
     name: str | None = None
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
 
 
-class JsonSchema(_Wire):
+class JsonSchema(Wire):
     """An answer that a JSON schema allows."""
 
     type: Literal["json_schema"]
@@ -120,14 +122,14 @@ class JsonSchema(_Wire):
 ResponseFormat = Annotated[Plain | JsonObject | JsonSchema, Field(discriminator="type")]
 
 
-class LoraScale(_Wire):
+class LoraScale(Wire):
     """llama.cpp's way to name an adapter: its number in `/lora-adapters`, or its name."""
 
     id: int | str
     scale: float = 1.0
 
 
-class ChatRequest(_Wire):
+class ChatRequest(Wire):
     """A body of `/v1/chat/completions`.
 
     bricks  {name: strength, "on", "off" or "auto"} or a list of names; what is not named is off, unless "*" says otherwise
@@ -206,7 +208,7 @@ def json_schema_of(form: ResponseFormat | None) -> str | None:
     return None
 
 
-class EmbeddingsRequest(_Wire):
+class EmbeddingsRequest(Wire):
     """A body of `/v1/embeddings`."""
 
     model: str | None = None

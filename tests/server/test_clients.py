@@ -3,11 +3,14 @@
 import base64
 import json
 import math
+import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import which
 
+import anthropic
 import openai
 import pytest
 
@@ -324,3 +327,63 @@ def test_an_sdk_sends_its_key_and_is_told_what_is_wrong_with_it(serve, tmp_path:
         models("a-key-of-nobody-01")
     with pytest.raises(openai.PermissionDeniedError, match="revoked"):
         models("a-key-of-bert-0001")
+
+
+def test_anthropics_sdk_chats_streams_and_shows_pictures_and_documents(serve, assistant, prompts, tmp_path):
+    file = tmp_path / "keys.yaml"
+    file.write_text("a-key-of-anna-0001: {user: anna}\n")
+    running = serve(Settings(keys=Keys(file)))
+    asked = {"model": assistant.host.name, "max_tokens": 6, "messages": TALK, "system": "Be brief."}
+    with anthropic.Anthropic(base_url=running.url, api_key="a-key-of-anna-0001", max_retries=0) as client:
+        told = client.messages.create(**asked)
+        assert told.content[0].text and told.stop_reason == "max_tokens" and told.usage.output_tokens == 6
+        assert told.mattoni["finish"] == "length" and "Be brief." in prompts[-1]
+        with client.messages.stream(**asked) as stream:
+            streamed = "".join(stream.text_stream)
+            last = stream.get_final_message()
+        assert streamed == told.content[0].text == last.content[0].text
+        assert (last.stop_reason, last.usage.output_tokens) == ("max_tokens", 6)
+        picture = {"type": "base64", "media_type": "image/png", "data": data_url().split(",")[1]}
+        note = {"type": "text", "media_type": "text/plain", "data": "The kiln burns at 900 degrees."}
+        blocks = [{"type": "image", "source": picture}, {"type": "document", "title": "note.txt", "source": note}]
+        seen = client.messages.create(
+            **{**asked, "messages": [{"role": "user", "content": [*blocks, {"type": "text", "text": "What is it?"}]}]},
+            extra_body={"bricks": {"eyes": "on", "document": "auto"}},
+        )
+        assert {brick["name"] for brick in seen.mattoni["bricks"]} == {"eyes", "document"}
+        assert "burns at 900 degrees" in prompts[-1] and "■" in prompts[-1]
+        for wrong, said in (
+            ({"tools": [{"name": "f", "input_schema": {"type": "object"}}]}, "tools is not supported"),
+            ({"max_tokens": 0}, "max_tokens: input should be greater"),
+            ({"extra_body": {"bricks": ["none"]}}, "no brick called 'none'"),
+        ):
+            with pytest.raises(anthropic.BadRequestError, match=said) as raised:
+                client.messages.create(**{**asked, **wrong})
+            assert raised.value.body["type"] == "error"
+    with anthropic.Anthropic(base_url=running.url, api_key="another", max_retries=0) as client:
+        with pytest.raises(anthropic.AuthenticationError):
+            client.messages.create(**asked)
+
+
+@pytest.mark.slow
+def test_simon_willisons_llm_chats_and_streams(serve, tmp_path):
+    pytest.importorskip("llm", reason="llm is not installed: pip install llm")
+    running = serve()
+    name = running.assistant.host.name
+    (tmp_path / "extra-openai-models.yaml").write_text(
+        f"- model_id: mattoni\n  model_name: {json.dumps(name)}\n  api_base: {running.url}/v1\n"
+    )
+
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "llm", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    asked = ("-m", "mattoni", "-o", "max_tokens", "6", TALK[0]["content"])
+    assert run(*asked) == run("--no-stream", *asked) != ""
