@@ -25,16 +25,20 @@ def parameters_used(host: Host, bricks: Bricks, used: Collection[str]) -> dict[s
 
 
 def parameters_of(brick: Brick) -> int:
-    """The parameters in a brick's folder."""
+    """The parameters that belong to the host at hand in a brick's folder."""
     keys = brick.card.routes.keys if brick.card.routes is not None else None
-    return _count(brick.folder, keys, brick.digest)
+    names = tuple(
+        name
+        for name in brick.card.files
+        if name.endswith(".safetensors") and name != keys and name.startswith(brick.place)
+    )
+    return _count(brick.folder, names, brick.digest)
 
 
 @lru_cache(maxsize=1024)
-def _count(folder: Path, keys: str | None, digest: str) -> int:
+def _count(folder: Path, names: tuple[str, ...], digest: str) -> int:
     """Cached by the digest, which changes with any file."""
-    files = [path for path in sorted(folder.rglob("*.safetensors")) if path.relative_to(folder).as_posix() != keys]
     try:
-        return sum(tensor.elements for file in files for tensor in stored_tensors([file]).values())
+        return sum(tensor.elements for name in names for tensor in stored_tensors([folder / name]).values())
     except MattoniError:
         return 0  # removed while the turn runs
