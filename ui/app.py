@@ -19,6 +19,7 @@ from ui.chat import follow
 from ui.examples import EXAMPLES, OFFERS, Example
 from ui.messages import draw_answer, draw_question, forget_pictures, spoken_message
 from ui.sidebar import Asking
+from ui.skills import Scores
 from ui.style import ICON, apply_style
 from ui.text import plain
 
@@ -90,10 +91,18 @@ def _draw_sidebar(back: Backend, conversation: str | None) -> Asking:
         sidebar.draw_conversations(back.store, conversation, _go, lambda identity: _delete(back, identity))
         if back.assistant is None:
             return Asking()
-        choices = sidebar.draw_bricks(back.assistant)
+        choices = sidebar.draw_bricks(back.assistant, _last_scores(back.store, conversation))
         sampling = sidebar.draw_sampling()
         sidebar.draw_host(back.assistant)
     return Asking(choices, sampling)
+
+
+def _last_scores(store: ConversationStore, conversation: str | None) -> Scores:
+    """How near the last message came to each brick that was weighed for it, by the last trace."""
+    messages = store.messages(conversation) if conversation else []
+    trace = next((message.trace for message in reversed(messages) if message.trace), {})
+    weighed = [candidate for candidate in trace.get("candidates", ()) if candidate["subject"] == "message"]
+    return {candidate["name"]: (candidate["score"], candidate["threshold"]) for candidate in weighed}
 
 
 def _delete(back: Backend, conversation: str) -> None:
@@ -178,6 +187,11 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
         how = asking.anew() if messages[-1].text and messages[-1].role == "assistant" else asking
         sidebar.guarded(lambda: assistant.answer_again(conversation, how.choices, how.sampling))()
 
+    def without(name: str) -> None:
+        assert back.assistant is not None
+        assistant, choices = back.assistant, asking.without(name)
+        sidebar.guarded(lambda: assistant.answer_again(conversation, choices, asking.sampling))()
+
     def edit(message: int) -> None:
         st.session_state["editing"] = message
 
@@ -192,7 +206,8 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
             # Where the finished answer will stand: it then takes this one's place instead of appearing beside it.
             place = st.container()
         else:
-            draw_answer(back.store, message, again if can_change and message.id > last_question else None)
+            is_last = can_change and message.id > last_question
+            draw_answer(back.store, message, again if is_last else None, without if is_last else None)
     if can_change and messages[-1].role == "user":
         st.button("Answer", icon=":material/refresh:", on_click=again, key="answer-missing")
     elif can_change:

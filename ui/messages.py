@@ -1,7 +1,8 @@
 """Draws questions and answers. Knows nothing of how answers are made; gets them from the store."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -104,8 +105,17 @@ def draw_question(store: ConversationStore, message: StoredMessage, edit: Callab
                 st.button("Edit", key=key, icon=":material/edit:", type="tertiary", on_click=edit, args=(message.id,))
 
 
-def draw_answer(store: ConversationStore, message: StoredMessage, again: Callable[[], None] | None) -> None:
-    """An answer that has ended: its words, how it ended, its bricks, and what can be done with it."""
+def draw_answer(
+    store: ConversationStore,
+    message: StoredMessage,
+    again: Callable[[], None] | None,
+    without: Callable[[str], None] | None = None,
+) -> None:
+    """An answer that has ended: its words, how it ended, its bricks, and what can be done with it.
+
+    again     asks once more
+    without   asks once more with a skill off, by its name
+    """
     key = str(message.id)
     trace = message.trace or {}
     with st.container(key=f"answer-{key}"), st.chat_message("assistant", avatar=str(ICON)), st.container(gap="xsmall"):
@@ -126,6 +136,16 @@ def draw_answer(store: ConversationStore, message: StoredMessage, again: Callabl
             if again is not None:
                 label = "Answer anyway" if is_notice_only else "Answer again"
                 st.button(label, key=f"again-{key}", icon=":material/refresh:", type="tertiary", on_click=again)
+            for name in _skills_of(trace) if without is not None else ():
+                st.button(
+                    f"Without {text.plain(name, 40)}", key=f"without-{name}-{key}", icon=":material/remove_circle:",
+                    type="tertiary", on_click=without, args=(name,), help="Answer again with this skill off.",
+                )  # fmt: skip
         if trace:
             draw_attention(trace, key, store.content)
             draw_trace(trace, key)
+
+
+def _skills_of(trace: Mapping[str, Any]) -> list[str]:
+    """The skills that took part, each once."""
+    return list(dict.fromkeys(brick["name"] for brick in trace.get("bricks", ()) if brick["kind"] == "task"))

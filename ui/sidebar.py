@@ -16,6 +16,7 @@ from mattoni.paths import data_folder
 from ui import views
 from ui.explain import icon
 from ui.facts import draw_facts
+from ui.skills import Scores, draw_skills
 from ui.style import ICON
 from ui.text import plain
 
@@ -45,6 +46,13 @@ class Asking:
         if self.sampling is None or self.sampling.temperature:
             return self
         return replace(self, sampling=self.sampling.model_copy(update={"temperature": OTHER_ANSWER}))
+
+    def without(self, name: str) -> "Choices":
+        """The choices with one brick off."""
+        from assistant.turn.route import Choice, Choices
+
+        choices = self.choices or Choices()
+        return replace(choices, bricks={**choices.bricks, name: Choice("off")})
 
 
 def say(sentence: str) -> None:
@@ -156,8 +164,11 @@ def _draw_conversation_menu(
 # ---------------------------------------------------------------- bricks
 
 
-def draw_bricks(assistant: "Assistant") -> "Choices":
-    """Bricks by kind with the user's choices; refused ones with their sentence."""
+def draw_bricks(assistant: "Assistant", scores: Scores) -> "Choices":
+    """Bricks by kind with the user's choices; refused ones with their sentence.
+
+    scores   how near the conversation's last message came to each
+    """
     from assistant.turn.route import Choice, Choices  # with the host, see ui.backend
 
     bricks = assistant.bricks()
@@ -171,11 +182,14 @@ def draw_bricks(assistant: "Assistant") -> "Choices":
     if listening := [b for b in by_kind.get("modality", []) if b.accepts("sound")]:
         with st.expander("Recordings", icon=":material/mic:", key="recordings"):
             for brick in listening:
-                choices[brick.name] = _draw_choice(assistant, brick, with_strength=False)
+                choices[brick.name] = _draw_choice(assistant, brick)
     with st.expander("Skills", icon=icon("task"), expanded=True, key="skills"):
         switched = [brick for brick in by_kind.get("emergent", []) if brick.parts.neutral is None]
-        for brick in (*by_kind.get("task", []), *switched):
-            choices[brick.name] = _draw_choice(assistant, brick, with_strength=True)
+        choices |= draw_skills(
+            [*by_kind.get("task", []), *switched],
+            scores,
+            lambda brick: _draw_remove(assistant, brick.name, brick.folder),
+        )
         _draw_fights(by_kind.get("task", []), choices)
         _draw_add_skill(assistant)
         views.draw_way_to("teach", "Teach a skill", ":material/model_training:")
@@ -186,7 +200,7 @@ def draw_bricks(assistant: "Assistant") -> "Choices":
             views.draw_way_to("inside", "Look inside", ":material/grid_on:")
     with st.expander("Knowledge", icon=icon("knowledge"), expanded=True, key="knowledge"):
         for brick in by_kind.get("knowledge", []):
-            choices[brick.name] = _draw_choice(assistant, brick, with_strength=False)
+            choices[brick.name] = _draw_choice(assistant, brick)
         _draw_add_knowledge(assistant)
         draw_facts(assistant, told=_told)
     if bricks.refused:
@@ -226,7 +240,7 @@ def _draw_examples(assistant: "Assistant", brick: "Brick") -> None:
                     _told(lambda: assistant.add_examples(name, sent).sentence)
 
 
-def _draw_choice(assistant: "Assistant", brick: "Brick", with_strength: bool) -> "Choice":
+def _draw_choice(assistant: "Assistant", brick: "Brick") -> "Choice":
     from assistant.turn.route import Choice
 
     card = brick.card
@@ -241,16 +255,10 @@ def _draw_choice(assistant: "Assistant", brick: "Brick", with_strength: bool) ->
         help=plain(f"{card.summary} {card.limits}".strip(), 500),
         width="stretch",
     )
-    strength = 1.0
-    if with_strength and state != "off":
-        strength = st.slider(
-            f"Strength of {plain(card.title)}", 0.0, 2.0, 1.0, 0.05, key=f"strength-{card.name}", bind="query-params",
-            label_visibility="collapsed", format="strength %.2f",
-        )  # fmt: skip
     if brick.warning:
         st.caption(f":material/warning: {plain(brick.warning, 300)}")
     _draw_remove(assistant, card.name, brick.folder)
-    return Choice(state=state or "auto", strength=strength)
+    return Choice(state=state or "auto")
 
 
 def _draw_fights(skills: "Sequence[Brick]", choices: "Mapping[str, Choice]") -> None:

@@ -75,6 +75,17 @@ body:has([data-testid="stConnectionStatus"]) section[role="dialog"]:not(:has([da
   min-height: 2rem; }
 [class*="st-key-open-"] button > div { width: 100%; overflow: hidden; justify-content: flex-start; }
 [class*="st-key-open-"] button p { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+/* a skill: its name, and a switch that leaves room for it */
+[class*="st-key-skill-"] [data-testid="stPopover"] { min-width: 0; flex: 1; }
+[class*="st-key-skill-"] [data-testid="stPopover"] button { justify-content: flex-start; padding: 0; min-height: 2rem;
+  width: 100%; }
+[class*="st-key-skill-"] [data-testid="stPopover"] button > div { min-width: 0; overflow: hidden; }
+[class*="st-key-skill-"] [data-testid="stPopover"] button p { overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; font-size: .85rem; }
+[class*="st-key-skill-"] [data-testid="stButtonGroup"] { flex: none; width: auto; }
+[class*="st-key-skill-"] [data-testid="stButtonGroup"] button, [class*="st-key-skill-"] [role="radiogroup"] label {
+  min-height: 1.7rem; padding: 0 .4rem; }
+[class*="st-key-skill-"] [data-testid="stButtonGroup"] p { font-size: .75rem; }
 /* examples: the whole card is the button */
 [class*="st-key-example-"] { position: relative; min-height: 5.5rem; padding: .8rem; }
 [class*="st-key-example-"]:hover { border-color: color-mix(in srgb, #c4502f 60%, transparent); }

@@ -31,4 +31,4 @@ def draw_way_back() -> None:
 
 def draw_way_to(name: str, words: str, symbol: str) -> None:
     """A button that leads to a page."""
-    st.button(words, icon=symbol, key=f"open-{name}", width="stretch", on_click=partial(open_view, name))
+    st.button(words, icon=symbol, key=f"view-{name}", width="stretch", on_click=partial(open_view, name))

@@ -320,7 +320,7 @@ def test_two_skills_that_are_on_and_fight_are_told_of(open_page, tiny_host, home
 def test_the_page_inside_the_host_shows_a_map_and_an_answer_with_and_without(open_page, tiny_host, home):
     add_gates(load_host(str(tiny_host), device="cpu", dtype="float32"))
     page = open_page()
-    next(button for button in page.button if button.key == "open-inside").click().run()
+    next(button for button in page.button if button.key == "view-inside").click().run()
     assert no_errors(page) and [h.value for h in page.header] == ["Inside the host"]
     next(field for field in page.text_input if field.key == "inside-question").set_value("Hello there")
     next(button for button in page.button if button.label == "Answer with and without").click().run()
@@ -346,7 +346,7 @@ def test_the_map_counts_a_bricks_neurons_in_groups():
 
 def test_the_page_that_teaches_a_skill_opens_and_leads_back(open_page):
     page = open_page()
-    next(button for button in page.button if button.key == "open-teach").click().run()
+    next(button for button in page.button if button.key == "view-teach").click().run()
     assert no_errors(page) and [h.value for h in page.header] == ["Teach a skill"]
     next(button for button in page.button if button.key == "leave").click().run()
     assert no_errors(page) and page.chat_input

@@ -1,0 +1,42 @@
+"""The skills of the sidebar: found by a search without losing what was chosen, and left out of an answer."""
+
+from assistant.conversations.store import open_store
+from tests.assistant.conftest import write_adapter
+from tests.ui.conftest import page_backend
+from ui import skills
+
+
+def bricks_with_a_skill(page, tmp_path):
+    """The page with a skill of the user's own."""
+    assistant = page_backend().assistant
+    assistant.add_skill(write_adapter(tmp_path / "skill", assistant.host, seed=0), "my-skill")
+    return page.run()
+
+
+def button(page, key):
+    return next(found for found in page.button if found.key == key)
+
+
+def test_a_search_hides_lines_and_forgets_no_choice(open_page, tmp_path, monkeypatch):
+    monkeypatch.setattr(skills, "_MANY", 1)
+    page = bricks_with_a_skill(open_page(), tmp_path)
+    (switch,) = [group for group in page.button_group if group.key == "use-my-skill"]
+    switch.set_value("on").run()
+    search = next(field for field in page.text_input if field.key == "search-skills")
+    search.set_value("nothing like it").run()
+    assert not page.exception and any("No skill is called" in caption.value for caption in page.caption)
+    page.chat_input[0].set_value("Hello").run()
+    (answer,) = [m for c in open_store().conversations("") for m in open_store().messages(c.id) if m.trace]
+    assert [brick["name"] for brick in answer.trace["bricks"]] == ["my-skill"]
+
+
+def test_an_answer_is_given_again_without_a_skill_that_took_part(open_page, tmp_path):
+    page = bricks_with_a_skill(open_page(), tmp_path)
+    (switch,) = [group for group in page.button_group if group.key == "use-my-skill"]
+    switch.set_value("on").run()
+    page.chat_input[0].set_value("Hello").run()
+    (talk,) = open_store().conversations("")
+    (before,) = [m for m in open_store().messages(talk.id) if m.role == "assistant"]
+    button(page, f"without-my-skill-{before.id}").click().run()
+    (after,) = [m for m in open_store().messages(talk.id) if m.role == "assistant"]
+    assert not page.exception and after.status == "done" and after.trace["bricks"] == []
