@@ -35,6 +35,7 @@ from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry
 from assistant.turn.answer import Outcome
 from assistant.turn.answer import answer as run_turn
+from assistant.turn.minus_one import MinusOne, minus_one
 from assistant.turn.prepare import Preparation, Watcher
 from assistant.turn.queue import TurnQueue
 from assistant.turn.request import Exchange, Message, Request
@@ -218,6 +219,37 @@ class Assistant:
         """
         watcher = Watcher(stopping=stopping)
         return self._preparation.transcribe(file, choices or Choices(), self.bricks(), watcher, language)
+
+    def minus_one(
+        self,
+        text: str,
+        attachments: Sequence[Attachment] = (),
+        choices: Choices | None = None,
+        sampling: Sampling | None = None,
+        told: Callable[[str], object] = lambda brick: None,
+    ) -> MinusOne:
+        """Answer a message, then the same without each brick that took part, on the caller's thread; nothing is stored.
+
+        told  the brick that is left out next; "" for the whole turn
+        """
+        self.check(choices or Choices())
+        request = Request(text, tuple(attachments), choices or Choices(), sampling or Sampling())
+        return minus_one(self._preparation, self._engine, request, self.bricks(), told)
+
+    def minus_one_of_last(
+        self, conversation: str, choices: Choices | None = None, sampling: Sampling | None = None
+    ) -> MinusOne:
+        """The same for the conversation's last question, with what came before it; its answer stays as it is."""
+        with self._lock:
+            self._refuse_while_running(conversation)
+            asked = [message for message in self.store.messages(conversation) if message.role == "user"]
+            if not asked:
+                raise MattoniError("There is no question to look into: ask one first.")
+            past, unseen = self._past(conversation, before=asked[-1].id)
+            attachments = [*unseen, *self._attachments(asked[-1])]
+        self.check(choices or Choices())
+        request = self._request(asked[-1].text, attachments, choices, sampling, past, conversation)
+        return minus_one(self._preparation, self._engine, request, self.bricks())
 
     def answer_again(
         self,

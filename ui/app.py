@@ -11,6 +11,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore
+from assistant.turn.minus_one import MinusOne
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from ui import inside, sidebar, teach, views
@@ -192,6 +193,10 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
         assistant, choices = back.assistant, asking.without(name)
         sidebar.guarded(lambda: assistant.answer_again(conversation, choices, asking.sampling))()
 
+    def without_each() -> MinusOne:
+        assert back.assistant is not None
+        return back.assistant.minus_one_of_last(conversation, asking.choices, asking.sampling)
+
     def edit(message: int) -> None:
         st.session_state["editing"] = message
 
@@ -207,7 +212,8 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
             place = st.container()
         else:
             is_last = can_change and message.id > last_question
-            draw_answer(back.store, message, again if is_last else None, without if is_last else None)
+            offered = (again, without, without_each) if is_last else (None, None, None)
+            draw_answer(back.store, message, *offered)
     if can_change and messages[-1].role == "user":
         st.button("Answer", icon=":material/refresh:", on_click=again, key="answer-missing")
     elif can_change:

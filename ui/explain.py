@@ -11,6 +11,7 @@ import streamlit as st
 
 from assistant.turn.heat_map import SCALE, heat_map, in_words, scale_stops
 from assistant.turn.look import look
+from assistant.turn.minus_one import MinusOne
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment, Picture
 from mattoni.trace import Attention
@@ -108,8 +109,11 @@ def heat_map_picture(attention: Attention, _read: Callable[[str], bytes]) -> byt
     return buffer.getvalue()
 
 
-def draw_trace(trace: dict[str, Any], key: str) -> None:
-    """The whole trace, drawn only while it is open: a long conversation must not carry a hundred of them."""
+def draw_trace(trace: dict[str, Any], key: str, without_each: Callable[[], MinusOne] | None = None) -> None:
+    """The whole trace, drawn only while it is open: a long conversation must not carry a hundred of them.
+
+    without_each  answers once more without each brick; None where that is not offered
+    """
     panel = st.expander("How this answer came about", key=f"trace-{key}", type="compact", on_change="rerun")
     if not panel.open:
         return
@@ -126,10 +130,29 @@ def draw_trace(trace: dict[str, Any], key: str) -> None:
             st.caption(f"Milliseconds per stage, {sum(trace['ms'].values()):,.0f} together")
             st.html(_chart(_stages(trace["ms"])))
         st.caption("  \n".join(_figures(trace)))
+        if without_each is not None and trace.get("bricks"):
+            _draw_without_each(without_each, key)
         st.download_button(
             "Save as JSON", json.dumps(trace, ensure_ascii=False, indent=1), f"trace-{key}.json", "application/json",
             key=f"save-{key}", icon=":material/download:", type="tertiary", on_click="ignore",
         )  # fmt: skip
+
+
+def _draw_without_each(without_each: Callable[[], MinusOne], key: str) -> None:
+    """A button that asks once more without each brick, and the table of what then changed."""
+    if st.button("Answer without each brick", key=f"each-{key}", icon=":material/rule:", type="tertiary"):
+        try:
+            with st.spinner("Answering once more for each brick…"):
+                st.session_state[f"each-{key}-found"] = without_each()
+        except MattoniError as problem:
+            st.error(plain(str(problem), 400))
+    found: MinusOne | None = st.session_state.get(f"each-{key}-found")
+    if found is None:
+        return
+    for one in found.without:
+        moved = "" if one.moved is None else f", {one.moved:+.2f} in ln p of the answer a token"
+        said = f"“{plain(one.answer, 200)}”" if one.is_changed else "the same answer"
+        st.caption(f"{icon(one.kind)} without **{plain(one.brick)}**: {said}{moved}")
 
 
 @dataclass(frozen=True)

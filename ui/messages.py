@@ -9,6 +9,7 @@ import streamlit as st
 from assistant.conversations.records import Attached, StoredMessage
 from assistant.conversations.store import ConversationStore
 from assistant.turn.look import look
+from assistant.turn.minus_one import MinusOne
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment, Picture
 from mattoni.kinds import Format, format_of
@@ -110,11 +111,13 @@ def draw_answer(
     message: StoredMessage,
     again: Callable[[], None] | None,
     without: Callable[[str], None] | None = None,
+    without_each: Callable[[], MinusOne] | None = None,
 ) -> None:
     """An answer that has ended: its words, how it ended, its bricks, and what can be done with it.
 
-    again     asks once more
-    without   asks once more with a skill off, by its name
+    again         asks once more
+    without       asks once more with a skill off, by its name
+    without_each  asks once more without each brick, and tells what changes
     """
     key = str(message.id)
     trace = message.trace or {}
@@ -143,7 +146,7 @@ def draw_answer(
                 )  # fmt: skip
         if trace:
             draw_attention(trace, key, store.content)
-            draw_trace(trace, key)
+            draw_trace(trace, key, without_each)
 
 
 def _skills_of(trace: Mapping[str, Any]) -> list[str]:

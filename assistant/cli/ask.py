@@ -22,6 +22,7 @@ from assistant.cli.options import (
     Images,
     Knowledge,
     MaxTokens,
+    MinusOne,
     NoBricks,
     Quantise,
     Seed,
@@ -34,7 +35,7 @@ from assistant.cli.options import (
     read_attachments,
     sampling_of,
 )
-from assistant.cli.terminal import explain, finish, printable, read_line, stream, trace_of
+from assistant.cli.terminal import explain, finish, printable, read_line, show_table, stream, trace_of
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def ask(
     gate: Gates = None,
     no_bricks: NoBricks = False,
     as_json: AsJson = False,
+    minus_one: MinusOne = False,
     heat_maps: HeatMaps = None,
     temperature: Temperature = 0.0,
     top_p: TopP = 0.9,
@@ -78,6 +80,8 @@ def ask(
     weights: WeightsKind = "auto",
 ) -> None:
     """Ask one question and print the answer as it comes."""
+    if minus_one and heat_maps is not None:
+        raise MattoniError("--minus-one asks several times and --explain shows one answer: give one of the two.")
     if heat_maps is not None and (not image or heat_maps.suffix.lower() != ".png"):
         raise MattoniError(
             "--explain shows where a brick looked: give a picture with --image and a name ending in .png."
@@ -91,6 +95,9 @@ def ask(
     check_names(choices)
     sampling = sampling_of(temperature, top_p, max_tokens, seed)
     with opened(host, device, dtype, quantise, give_way=True, weights=weights) as assistant:
+        if minus_one:
+            _without_each(assistant, question, attachments, choices, sampling, as_json)
+            return
         ticket = assistant.ask(question, attachments, choices, sampling)
         if as_json:
             finish(ticket)
@@ -103,6 +110,37 @@ def ask(
 
             assert ticket.trace is not None  # a turn that failed has raised
             save_heat_maps(ticket.trace, attachments, heat_maps)
+
+
+def _without_each(
+    assistant: "Assistant",
+    question: str,
+    attachments: "Sequence[Attachment]",
+    choices: "Choices",
+    sampling: "Sampling",
+    as_json: bool,
+) -> None:
+    """Print the answer, and a table of the same turn without each of its bricks."""
+
+    def told(brick: str) -> None:
+        print(printable(f"without {brick} …" if brick else "answering …"), file=sys.stderr)
+
+    found = assistant.minus_one(question, attachments, choices, sampling, told)
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False))
+        return
+    print(printable(found.answer))
+    for notice in found.trace.notices:
+        print(printable(f"! {notice.text}"), file=sys.stderr)
+    cells = [
+        [one.brick, one.kind, one.answer, "yes" if one.is_changed else "no", _signed(one.moved)]
+        for one in found.without
+    ]
+    show_table(["without", "kind", "answer", "changed", "ln p of the answer, a token"], cells)
+
+
+def _signed(nats: float | None) -> str:
+    return "not asked" if nats is None else f"{nats:+.2f}"
 
 
 @app.command()

@@ -24,6 +24,10 @@ Audio = Annotated[
     typer.Option("--audio", help="A recording to send; repeatable. Without a question it is the question."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MinusOne = Annotated[
+    bool,
+    typer.Option("--minus-one", help="Answer once more without each brick that took part, and compare."),
+]
 HeatMaps = Annotated[
     Path | None, typer.Option("--explain", help="Write a PNG: what of the pictures the brick's stitch attended to.")
 ]

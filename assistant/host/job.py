@@ -27,6 +27,7 @@ class Job:
     """A prepared turn: prompt, injections, sampling and seed.
 
     conversation  under which keys and values may be kept for the next turn; "": they are not kept
+    forced        the answer's token ids, where it is known and the stream is to tell how likely each was; none: it is drawn
     """
 
     prompt: Prompt
@@ -34,6 +35,7 @@ class Job:
     sampling: Sampling
     seed: int
     conversation: str = ""
+    forced: tuple[int, ...] = ()
 
     def to_bytes(self) -> bytes:
         """A safetensors file with all tensors, and the rest as JSON in its metadata."""
@@ -44,6 +46,7 @@ class Job:
             "sampling": self.sampling.model_dump(mode="json"),
             "seed": self.seed,
             "conversation": self.conversation,
+            "forced": list(self.forced),
         }
         # Copies, as the format refuses tensors that share their memory.
         copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
@@ -64,6 +67,7 @@ class Job:
                 sampling=Sampling(**told["sampling"]),
                 seed=int(told["seed"]),
                 conversation=str(told["conversation"]),
+                forced=tuple(int(i) for i in told.get("forced", ())),
             )
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as problem:
             raise MattoniError("These bytes are no job: send what Job.to_bytes() gave.") from problem
@@ -184,6 +188,10 @@ class Stream(Protocol):
     @property
     def ids(self) -> list[int]:
         """Its token ids, as the next prompt repeats them."""
+
+    @property
+    def log_probabilities(self) -> list[float]:
+        """Of the job's forced tokens, each given those before it, in nats."""
 
     @property
     def notices(self) -> list[Notice]:

@@ -53,6 +53,7 @@ class LocalStream:
         self.usage = Usage()
         self.text = ""
         self.ids: list[int] = []
+        self.log_probabilities: list[float] = []
         self.notices: list[Notice] = []
 
     def __iter__(self) -> Iterator[Piece]:
@@ -100,6 +101,7 @@ class _Row:
         (self._unread,) = job.prompt.inputs(host, self.reused).values()
         self._left = min(job.sampling.max_tokens, host.context - composition.prefix_length - len(self._places))
         self._choose = sampler(job.sampling, job.seed, host.device, host.stop_ids)
+        self._forced = job.forced
         self._stop_ids = host.stop_ids
         self._answer = Answer(
             lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True)),
@@ -139,6 +141,9 @@ class _Row:
             raise MattoniError(
                 "The host's numbers overflowed with these bricks: switch one off or make its strength smaller."
             )
+        if self._forced:
+            self._follow(logits)
+            return
         grammar = self.stream.grammar
         token = self._choose(logits if grammar is None else grammar.allowed(logits), self._answer.said)
         if not self._first_token_s:
@@ -153,6 +158,14 @@ class _Row:
         self.stream.put(Piece(self._answer.push(token), (token,), scores))
         is_whole = grammar is not None and grammar.take(token)
         self.ended = self._answer.ended or ("end" if is_whole else "length" if self._left <= 0 else None)
+
+    def _follow(self, logits: Tensor) -> None:
+        """Note how likely the next forced token is, and go on as if it had been drawn."""
+        token = self._forced[len(self._answer.said)]
+        self.stream.log_probabilities.append(float(logits.float().log_softmax(dim=-1)[token]))
+        self._left -= 1
+        self.stream.put(Piece(self._answer.push(token), (token,)))
+        self.ended = "length" if self._left <= 0 or len(self._answer.said) == len(self._forced) else None
 
     def finish(self, problem: MattoniError | None = None) -> None:
         """Tell whoever reads the answer how it ended."""

@@ -25,6 +25,8 @@ class Outcome:
     status: Status
     records: tuple[Record, ...]
     token_ids: tuple[int, ...] = ()
+    prepared: Prepared | None = None  # what was decoded; None where the host was not asked
+    said: tuple[int, ...] = ()  # the host's own part of the token ids
 
 
 def answer(
@@ -79,7 +81,7 @@ def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, to
     if notice is not None:
         trace.notices.append(notice)
     status: Status = "stopped" if stream.finished == "stopped" else "done"
-    return Outcome(status, prepared.records, tuple(stream.ids))
+    return Outcome(status, prepared.records, tuple(stream.ids), prepared, tuple(stream.ids))
 
 
 def _finish(

@@ -153,6 +153,21 @@ def test_under_an_answer_about_a_picture_stands_what_the_stitch_attended_to(open
     assert any(caption.value.startswith("What eyes's stitch attended to on dog") for caption in page.caption)
 
 
+def test_what_the_answer_is_without_each_brick_is_told_when_it_is_asked_for(open_page, tiny_host, home):
+    write_eyes(home / "data" / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
+    page = open_page()
+    page.selectbox(key="vision").set_value("eyes")
+    page.chat_input[0].upload("dog.png", png(), "image/png").set_value("What is it?")
+    page.run()
+    answer = open_store().messages(conversation_of(page))[1]
+    page.session_state[f"trace-{answer.id}"] = True
+    page.run()
+    page.button(key=f"each-{answer.id}").click()
+    assert no_errors(page.run())
+    (told,) = [caption.value for caption in page.caption if "without **eyes**" in caption.value]
+    assert "in ln p of the answer" in told
+
+
 def test_answer_again_replaces_the_answer_only(open_page):
     page = ask(open_page(), "one")
     before = open_store().messages(conversation_of(page))
