@@ -20,6 +20,7 @@ from PIL import Image
 
 from assistant.bricks import facts as fact_brick
 from assistant.bricks.examples import Added, add_examples
+from assistant.bricks.gate import Gate, pass_gate
 from assistant.bricks.knowledge import add_knowledge, without_passages
 from assistant.bricks.settle import AUTO, settle
 from assistant.conversations.records import StoredMessage
@@ -33,6 +34,7 @@ from assistant.host.local import LocalEngine
 from assistant.host.matrices import Weights
 from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry
+from assistant.turn.admission import needs_verdict
 from assistant.turn.answer import Outcome
 from assistant.turn.answer import answer as run_turn
 from assistant.turn.minus_one import MinusOne, minus_one
@@ -333,9 +335,24 @@ class Assistant:
         """Bring in a PEFT LoRA: a folder, an archive, a file beside its configuration, or a Hub id.
 
         replace  a skill of that name becomes an older version
+
+        One that brings routing keys goes through the gate at once; the card's last note says what came out.
         """
         folder = import_skill(source, self._user_bricks, name, self.host, replace=replace)
-        return self.registry.scan().get(folder.name).card
+        brick = self.registry.scan().get(folder.name)
+        if not needs_verdict(brick):
+            return brick.card
+        # What it says goes to whoever added it, beside what was decided on the way.
+        notes = [*brick.card.notes, self.pass_gate(brick.name).sentence]
+        return brick.card.model_copy(update={"training": {**brick.card.training, "notes": notes}})
+
+    def pass_gate(self, name: str, anyway: bool = False) -> Gate:
+        """Measure what a skill would do to the routes of the others, and keep whether Auto may choose it.
+
+        anyway  it may, whatever was measured
+        """
+        bricks = self.bricks()
+        return pass_gate(bricks.get(name), bricks, self.embedder.embed, self.embedder.digest, anyway)
 
     def add_skill_file(self, file: Attachment, name: str | None = None, beside: Sequence[Attachment] = ()) -> BrickCard:
         """Bring in a PEFT LoRA from an uploaded archive, or from its weights with its configuration beside them."""

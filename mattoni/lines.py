@@ -103,3 +103,12 @@ def _is_json(line: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def read_messages(path: Path) -> list[str]:
+    r"""Messages of a text file: one a line, `\n` for a line break, empty lines and those that begin with # left out."""
+    lines = read_text(path, "put the list of messages beside the recipe.").split("\n")
+    messages = [line.strip().replace("\\n", "\n") for line in lines if line.strip() and not line.startswith("#")]
+    if not messages:
+        raise MattoniError(f"{path.name} holds no messages: write one a line.")
+    return messages

@@ -84,8 +84,12 @@ def _draw_skill(brick: "Brick", score: tuple[float, float] | None, draw_remove: 
 
 def _facts(brick: "Brick", score: tuple[float, float] | None) -> list[str]:
     """Last score, measured quality, size."""
+    from assistant.turn.admission import admitted, verdicts
+
     card = brick.card
     facts = []
+    if not admitted(brick, verdicts()):
+        facts.append(f"Auto leaves it alone: it has not passed `mattoni bricks gate {card.name}`")
     if score is not None:
         near, needed = score
         facts.append(f"Last message: {near:.2f}, Auto takes it from {needed:.2f}")

@@ -135,7 +135,7 @@ def _draw_run(back: Backend, run: Path, seen: "RunView", brick: "Brick | None") 
     if seen.is_alive:
         st.progress(seen.step / seen.steps if seen.steps else 0.0, text=_progress(seen))
     elif seen.state == "finished" and brick is not None:
-        st.markdown(f":material/check: {_score(brick)} It is in the sidebar, and Auto finds it.")
+        st.markdown(f":material/check: {_score(brick)} {_found(brick)}")
     else:
         st.markdown(f":material/pause: {plain(_ended(seen), 400)}")
     if len(seen.losses) > 1:
@@ -173,6 +173,18 @@ def _score(brick: "Brick") -> str:
     bare = metric.beside.get("bare host")
     beside = f", the host alone {bare:g}" if bare is not None else ""
     return f"{metric.name} {metric.value:g}{beside}, on {metric.n} rows that were held back."
+
+
+def _found(brick: "Brick") -> str:
+    """Whether Auto chooses it."""
+    from assistant.turn.admission import admitted, verdicts
+
+    if admitted(brick, verdicts()):
+        return "It is in the sidebar, and Auto finds it."
+    return (
+        "It is in the sidebar; Auto leaves it alone, since it took messages of other skills or plain chat "
+        f"(`mattoni bricks gate {brick.name}`)."
+    )
 
 
 def _draw_actions(back: Backend, run: Path, seen: "RunView") -> None:

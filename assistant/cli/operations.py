@@ -1,4 +1,4 @@
-"""`mattoni bricks export`, `merge`, `conflicts` and `rollback`: what is done with skills that are here. Part of the group `bricks`."""
+"""`mattoni bricks export`, `merge`, `conflicts`, `gate` and `rollback`: what is done with skills that are here. Part of the group `bricks`."""
 
 import json
 import math
@@ -73,6 +73,8 @@ def bricks_merge(
     card, notes = merge_skills(parts, how, data_folder() / "bricks" / out, told)
     for note in notes:
         print(printable(note))
+    if card.routes is not None:
+        print(f"Auto leaves it alone until it has passed `mattoni bricks gate {card.name}`.")
     print(f'{card.name} is here, of rank {getattr(card.parts, "rank", 0)}: mattoni ask --skill {card.name} "…"')
 
 
@@ -190,6 +192,43 @@ def _effects(
             measured_effect(assistant, name, names[1 - names.index(name)], asked, path.parent)
             for name, path, asked in read
         ]
+
+
+@app.command("gate")
+def bricks_gate(
+    name: Annotated[str, typer.Argument(help="A skill with routing keys.")],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Let Auto choose it whatever is measured; shown all the same.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Whether Auto may choose a skill: routes of the other skills' messages and of plain chat with and without it.
+
+    At most 0.5 % of a group may move. What came out is kept for this state of the skill; shipped ones have passed.
+    """
+    from assistant.bricks.gate import pass_gate
+    from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
+    from assistant.host.embedder import Embedder
+
+    bricks = scanned()
+    brick = bricks.get(name)
+    embedder = Embedder(fetch(BUILTIN_EMBEDDER))
+    gate = pass_gate(brick, bricks, embedder.embed, embedder.digest, anyway)
+    if as_json:
+        print(json.dumps(gate.told | {"by_hand": anyway}, ensure_ascii=False))
+        return
+    cells = [
+        [
+            line.group,
+            str(line.n),
+            str(line.moved),
+            f"{line.share:.1%}",
+            "; ".join(line.examples[:2]).replace("\n", " ")[:80],
+        ]
+        for line in gate.lines
+    ]
+    show_table(["messages of", "n", "moved", "share", "such as"], cells)
+    print(printable(f"{name}: Auto may choose it, since you say so." if anyway else gate.sentence))
 
 
 @app.command("rollback")

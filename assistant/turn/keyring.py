@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from assistant.registry import Brick, Bricks
+from assistant.turn.admission import admitted, verdicts
 from assistant.turn.route import KeyedBrick, Keyring
 from mattoni.keys import load_counter_keys, load_keys
 from mattoni.methods import method_of
@@ -18,10 +19,14 @@ class Keyrings:
         """The keyring of these bricks. What is gone from them is forgotten.
 
         Beside one that was made for this very host, a brick of its kind that was made for another of the same shape has no
-        keys: only the user chooses it.
+        keys: only the user chooses it. So it is with an added skill that has not passed the gate (`admission.py`).
         """
         exact = {b.card.kind for b in bricks.usable if b.card.host is not None and b.warning is None}
-        found = {(b.digest, b.warning is not None and b.card.kind in exact): b for b in bricks.usable}
+        kept = verdicts()
+        found = {
+            (b.digest, (b.warning is not None and b.card.kind in exact) or not admitted(b, kept)): b
+            for b in bricks.usable
+        }
         self._keyed = {key: self._keyed.get(key) or keyed(b, has_keys=not key[1]) for key, b in found.items()}
         return Keyring(tuple(self._keyed.values()))
 

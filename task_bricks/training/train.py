@@ -109,6 +109,8 @@ def train_skill(
             target, lambda folder: _write_brick(folder, target, recipe, card, keys, stage.skill.peft, samples)
         )
     check_low_rank(read_lora(target / place), shapes, host.name)
+    if keys is not None:
+        _pass_gate(target, identity)
     return target
 
 
@@ -118,6 +120,21 @@ def trained(stage: SkillStage, run: Path) -> dict[str, Any]:
     outcome = train(stage, run, settings_of(stage.recipe), accelerator, stage.recipe.depends_on)
     give_weights(stage.model, torch.load(run / BEST, weights_only=True, map_location="cpu"))
     return outcome
+
+
+def _pass_gate(target: Path, identity: "HostIdentity") -> None:
+    """Let a skill of the user's through the gate, or not, and say which; elsewhere nothing asks for it."""
+    from assistant.bricks.gate import pass_gate
+    from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
+    from assistant.host.embedder import Embedder
+    from assistant.registry import Registry
+    from assistant.turn.admission import needs_verdict
+
+    bricks = Registry([target.parent, *brick_folders()]).scan(identity)
+    brick = bricks.get(target.name)
+    if needs_verdict(brick):
+        embedder = Embedder(fetch(BUILTIN_EMBEDDER))
+        _say(pass_gate(brick, bricks, embedder.embed, embedder.digest).sentence)
 
 
 def _say(line: str) -> None:
