@@ -6,29 +6,34 @@ Knows nothing of files that users send, of cards or of prompts; whoever calls it
 import json
 import math
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import faiss
 import numpy as np
+import Stemmer
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from knowledge_bricks.passages import DocumentText, Passage, split_document
+from knowledge_bricks.passages import DocumentText, Passage, sentences, split_document
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.keys import KEYS, load_keys, save_keys
 from mattoni.lines import json_rows
 
 PASSAGES = "passages.jsonl"
-# A score is the inner product with the question plus this times the share of its words that the passage holds.
+# How near a passage is: the inner product with the question plus this times the share of its words that the passage holds.
 # Chosen on reading-dev, where 0.5 to 1.5 do equally well; docs/experiments.md, "Finding passages".
 COVERAGE_WEIGHT = 0.5
-# Passages that are near by vector, and as many that share words, are scored in full.
-_POOL = 100
+# Which passage is first: that, plus this times the share of the words in its best sentence. It finds the right one more often
+# and tells less of whether there is one: docs/experiments.md, "The sentence that holds the words".
+_SENTENCE_WEIGHT = 1.0
+# Passages that are near by vector, and as many that share words, are scored by both; so many of them by their sentences.
+_POOL, _READ = 100, 20
 
 _STOP_WORDS = frozenset(
     "a about all also am an and any are as at be been being but by can could d did do does doing for from get give "
@@ -60,6 +65,7 @@ class Documents:
         for row, passage in enumerate(self.passages):
             for word in content_words(searched_text(passage)):
                 rows[word].append(row)
+        self._sentences: dict[int, list[set[str]]] = {}
         self._rows = {word: np.array(found) for word, found in rows.items()}
 
     @property
@@ -81,28 +87,52 @@ class Documents:
         Dense retrieval misses names and numbers, word search misses paraphrases; the sum of both scores finds more than
         either. The words' part is the share of the question's content words that stand in the passage, weighted by how
         rare they are in these documents (inverse document frequency as in BM25, Robertson & Zaragoza 2009). Unlike BM25
-        it is at most 1 whatever the question's length, so that one threshold serves all questions.
+        it is at most 1 whatever the question's length, so that one threshold serves all questions. What answers a question
+        tends to say so in one sentence, hence the same share of the best sentence, the document's name beside it, counts for
+        the order. The first one's score is how near the nearest passage is without that; the others' are
+        how near they are, and no more than the one before.
         """
         query = vector.float().numpy()
-        covered = self._coverage(text)
+        rarity = self._rarity(text)
+        covered = self._coverage(rarity)
         pool = min(_POOL, len(self.passages))
         near = self._index.search(query[None], pool)[1][0]
         sharing = np.argpartition(-covered, pool - 1)[:pool]
         rows = np.union1d(near, sharing)
-        scores = self._vectors[rows] @ query + COVERAGE_WEIGHT * covered[rows]
-        best = np.argsort(-scores, kind="stable")[:k]
-        return [Hit(self.passages[rows[i]], float(scores[i])) for i in best]
+        dense = self._vectors[rows] @ query
+        read = np.argsort(-(dense + covered[rows]), kind="stable")[: max(_READ, k)]
+        rows, dense = rows[read], dense[read]
+        said = np.array([self._best_sentence(int(row), rarity) for row in rows])
+        nearness = dense + COVERAGE_WEIGHT * covered[rows]
+        ranks = nearness + _SENTENCE_WEIGHT * said
+        best = np.argsort(-ranks, kind="stable")[:k]
+        # None above the one before it, so that passages of several bricks are sorted by score and keep this order.
+        scores = np.minimum.accumulate([nearness.max(), *nearness[best[1:]]])
+        return [Hit(self.passages[rows[i]], float(score)) for i, score in zip(best, scores, strict=True)]
 
-    def _coverage(self, text: str) -> NDArray[np.float64]:
-        """Per passage, the share of the text's content words that it holds, rare words weighing more: (passages,)."""
-        covered = np.zeros(len(self.passages))
-        total = 0.0
+    def _rarity(self, text: str) -> dict[str, float]:
+        """The content words of a text, and how rare each is among the passages; together 1."""
+        found = {}
         for word in sorted(content_words(text)):
-            rows = self._rows.get(word, np.zeros(0, dtype=np.int64))
-            rarity = math.log1p((len(self.passages) - len(rows) + 0.5) / (len(rows) + 0.5))
-            covered[rows] += rarity
-            total += rarity
-        return covered / total if total else covered
+            holding = len(self._rows.get(word, ()))
+            found[word] = math.log1p((len(self.passages) - holding + 0.5) / (holding + 0.5))
+        total = sum(found.values())
+        return {word: rarity / total for word, rarity in found.items()} if total else {}
+
+    def _coverage(self, rarity: Mapping[str, float]) -> NDArray[np.float64]:
+        """Per passage, the share of the words that it holds, rare ones weighing more: (passages,)."""
+        covered = np.zeros(len(self.passages))
+        for word, share in rarity.items():
+            covered[self._rows.get(word, np.zeros(0, dtype=np.int64))] += share
+        return covered
+
+    def _best_sentence(self, row: int, rarity: Mapping[str, float]) -> float:
+        """The share of the words that one sentence of a passage holds, with its document's name."""
+        if row not in self._sentences:
+            passage = self.passages[row]
+            title = content_words(_title(passage))
+            self._sentences[row] = [content_words(sentence) | title for sentence in sentences(passage.text)]
+        return max((sum(rarity[word] for word in held & rarity.keys()) for held in self._sentences[row]), default=0.0)
 
 
 def answer_threshold(passages: int) -> float:
@@ -116,14 +146,23 @@ def answer_threshold(passages: int) -> float:
 
 
 def content_words(text: str) -> set[str]:
-    """The words of a text in lower case, without those that say nothing of its subject."""
-    return set(re.findall(r"\w+", text.casefold())) - _STOP_WORDS
+    """The stems of a text's words in lower case, without accents and without words that say nothing of its subject.
+
+    Stems are Snowball's English ones (Porter 2001): "brick" finds "bricks". Other languages lose nothing they need.
+    """
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    words = set(re.findall(r"\w+", plain)) - _STOP_WORDS
+    # A stemmer of one's own: one that two threads use at once gives wrong stems.
+    return set(Stemmer.Stemmer("english").stemWords(list(words)))
 
 
 def searched_text(passage: Passage) -> str:
     """What is embedded and searched: the passage under its document's name, which often holds the subject."""
-    title = re.sub(r"[-_]+", " ", Path(passage.document).stem)
-    return f"{title}\n{passage.text}"
+    return f"{_title(passage)}\n{passage.text}"
+
+
+def _title(passage: Passage) -> str:
+    return re.sub(r"[-_]+", " ", Path(passage.document).stem)
 
 
 def build_documents(

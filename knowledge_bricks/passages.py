@@ -62,6 +62,11 @@ def passage_spans(text: str) -> list[Span]:
     return list(_joined(span for paragraph in _paragraphs(text) for span in _pieces(text, paragraph)))
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, and lines that are an item or a heading."""
+    return [text[start:end] for start, end in _spans_between(text, (0, len(text)), _SENTENCE_END)]
+
+
 def _trimmed(text: str, start: int, end: int) -> Span:
     """The span without white space at its ends."""
     inner = text[start:end]

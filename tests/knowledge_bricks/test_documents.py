@@ -85,6 +85,19 @@ def test_a_rare_word_weighs_more_than_a_common_one(tmp_path):
     assert scores[0] == pytest.approx(COVERAGE_WEIGHT) and scores[1] < COVERAGE_WEIGHT / 2
 
 
+def test_of_passages_with_the_same_words_the_one_that_has_them_in_a_sentence_is_first(tmp_path):
+    texts = {
+        "apart.txt": "A vault was drawn. Roman masons came later. The harbour has a bridge.",
+        "together.txt": "Roman masons built the harbour vault with a bridge. It was drawn. A later one came.",
+    }
+    build_documents([document(name, text) for name, text in texts.items()], embed, tmp_path)
+    documents = load_documents(tmp_path)
+    for question in ("Who are the masons of the Roman vault in the harbour?", "Romans, vaults, harbours, mason?"):
+        first, second = documents.search(torch.zeros(32), question, 2)
+        assert first.passage.document == "together.txt"
+        assert first.score == pytest.approx(COVERAGE_WEIGHT) and second.score <= first.score
+
+
 def test_a_question_of_stop_words_alone_is_judged_by_its_vector(folder):
     assert content_words("What is it about?") == set()
     assert all(hit.score <= 1 for hit in ask(load_documents(folder), "What is it about?"))
