@@ -59,7 +59,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Gate:
-    """What came out. It passes where no group has more than 0.5 % of its routes moved."""
+    """What came out. It passes where no other skill's group, nor plain chat, has more than 0.5 % of its routes moved.
+
+    What lies near the shipped skills and is for none of them is shown only: it may well be for the new one.
+    """
 
     name: str
     lines: tuple[Line, ...]
@@ -67,7 +70,12 @@ class Gate:
     @property
     def moved_routes(self) -> float:
         """The largest share of a group."""
-        return max((line.share for line in self.lines), default=0.0)
+        return max((line.share for line in self.counted), default=0.0)
+
+    @property
+    def counted(self) -> tuple[Line, ...]:
+        """The groups that decide."""
+        return tuple(line for line in self.lines if line.group != NEAR)
 
     @property
     def passes(self) -> bool:
@@ -91,7 +99,7 @@ class Gate:
         """In words, with what to do."""
         if self.passes:
             return f"{self.name} passes the gate: Auto may choose it."
-        worst = max(self.lines, key=lambda line: line.share)
+        worst = max(self.counted, key=lambda line: line.share)
         return (
             f"{self.name} does not pass the gate, so Auto leaves it alone: of {worst.n} messages of '{worst.group}' it takes {worst.moved} "
             f"({worst.share:.1%}, at most {MOST_MOVED:.1%}); switch it on by hand, make its keys from other messages, or let Auto choose "
