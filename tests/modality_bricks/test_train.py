@@ -52,6 +52,23 @@ def test_only_the_opening_learns_when_asked(make_configs, tiny_host, tmp_path):
     assert changed == {"opening"}
 
 
+def test_a_stitch_learns_to_read_another_encoder_and_says_what_it_said(make_configs, tiny_host, tmp_path):
+    entry.main([str(path) for path in make_configs()[:2]])
+    config = model_config("test_convnext", 64, 24)
+    save_encoder(EncoderModel(config, 1, 1, 1), config, tmp_path / "other")
+    changes = {"run": "runs/again", "encoder": "local-dir:other", "start_from": "runs/words", "learn": "features"}
+    entry.main([str(make_configs(words=changes)[1])])
+    embedding = load_host(str(tiny_host), "cpu").embedding
+    before, after = (load_stitch(tmp_path / "runs" / run, embedding).state_dict() for run in ("words", "again"))
+    changed = {n for n in before if before[n].shape != after[n].shape or not torch.equal(before[n], after[n])}
+    looking = {name for name in before if ".crossattention.attention.key" in name or ".attention.value" in name}
+    assert changed - looking == {"feature_mean", "feature_scale", "places"}
+    assert changed & looking and all(".crossattention." in name for name in changed & looking)
+    shape = {"queries": 8, "layers": 1, "width": 16, "heads": 2, "words": 100}
+    with pytest.raises(MattoniError, match=r"start_from: that stitch has the shape .*'queries': 6.* write the same"):
+        entry.main([str(make_configs(words={**changes, "run": "runs/third", "stitch": shape})[1])])
+
+
 def test_a_blind_run_learns_the_same_answers_beside_other_pictures(make_configs, drawn, tmp_path):
     pictures = read_source(Source(format="folder", files=(str(drawn / "train"),)), Path)
     draws = Draws([pictures], batch=8, seed=0)
