@@ -4,6 +4,7 @@ Screenshots go to tests/screenshots (light, dark, phone); look at them.
 """
 
 import os
+import random
 import re
 import shutil
 import socket
@@ -32,6 +33,22 @@ FLAGS = [
 ]
 SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 PATIENCE_S = 120
+TRAINING_S = 900
+VERBS, UNITS = ("Order", "Please send", "We need", "Bring"), ("boxes", "bags", "crates")
+THINGS = (
+    "nails",
+    "screws",
+    "bricks",
+    "tiles",
+    "pipes",
+    "lamps",
+    "hinges",
+    "boards",
+    "bolts",
+    "ropes",
+    "hooks",
+    "brushes",
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -289,3 +306,36 @@ def test_it_fits_a_phone(server, chromium):
     shoot(page, "phone")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
+
+
+def test_a_skill_is_taught_from_two_hundred_rows_and_used_without_a_restart(open_page, tmp_path):
+    chance = random.Random(0)
+    slips = {
+        f"{verb}: {count} {unit} of {thing}": f"QTY={count}; UNIT={unit}; ITEM={thing}"
+        for verb, unit, thing, count in (
+            (chance.choice(VERBS), chance.choice(UNITS), chance.choice(THINGS), chance.randint(2, 99))
+            for _ in range(300)
+        )
+    }
+    rows = list(slips.items())[:200]
+    assert len(rows) == 200
+    table = tmp_path / "slips.csv"
+    table.write_text("question,answer\n" + "".join(f"{asked},{answer}\n" for asked, answer in rows))
+    page = open_page()
+    page.get_by_role("button", name="Teach a skill").click()
+    page.get_by_test_id("stMain").locator("input[type=file]").set_input_files(table)
+    page.get_by_text("held back; measured by the share of right answers").wait_for()
+    page.get_by_text("Quick", exact=True).click()
+    page.get_by_label("Name", exact=True).fill("order-slips")
+    page.get_by_label("Name", exact=True).press("Enter")
+    train = page.get_by_role("button", name="Train", exact=True)
+    playwright.expect(train).to_be_enabled()
+    train.click()
+    page.get_by_text("Step ", exact=False).wait_for()
+    page.screenshot(path=SCREENSHOTS / "teach.png", full_page=True)
+    page.get_by_text("on 30 rows that were held back").wait_for(timeout=TRAINING_S * 1000)
+    page.get_by_role("button", name="Back to the conversation").click()
+    playwright.expect(box(page)).to_be_enabled()
+    ask(page, "Order: 7 boxes of candles")
+    page.get_by_text("QTY=7").wait_for()
+    page.get_by_text("Order slips").last.wait_for()
