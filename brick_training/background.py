@@ -22,7 +22,7 @@ from mattoni.errors import MattoniError
 
 OUTPUT = "run.log"  # what the process says
 PROCESS = "process"  # its number
-_NICE = 10  # people who chat meanwhile come first
+_NICE = 5  # people who chat meanwhile come first
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from task_bricks.training.rows import Row, read_rows
 RECIPE = "recipe.yaml"
 Effort = Literal["quick", "usual", "thorough"]
 FEWEST = 20  # rows: fewer teach a style at best, and leave nothing to measure on
-_EPOCHS: dict[Effort, int] = {"quick": 3, "usual": 6, "thorough": 12}
+_EPOCHS: dict[Effort, int] = {"quick": 1, "usual": 5, "thorough": 12}
 _BATCH = 8
 _LEAST_STEPS, _MOST_STEPS = 30, 1200
 _HELD_BACK, _LEAST_HELD_BACK, _MOST_HELD_BACK = 0.15, 8, 100
@@ -118,7 +118,8 @@ def write_run(
         "decay": max(1, steps // 2),
         "learning_rate": 2.0e-3,
         "quick_dev_rows": min(40, len(examples.dev)),
-        "evaluate_every": max(10, steps // 3),
+        "bare_rows": min(20, len(examples.dev)),
+        "evaluate_every": max(20, steps // 3),
         "checkpoint_every": 20,
     }
     write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

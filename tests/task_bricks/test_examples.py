@@ -54,8 +54,8 @@ def test_more_rows_and_more_patience_are_more_steps():
     assert (
         steps_of(20, "quick")
         == 30
-        < steps_of(170, "quick")
         < steps_of(170, "usual")
+        < steps_of(170, "thorough")
         < steps_of(100_000, "usual")
         == 1200
     )
