@@ -146,14 +146,18 @@ def answer_threshold(passages: int) -> float:
 
 
 def content_words(text: str) -> set[str]:
-    """The stems of a text's words in lower case, without accents and without words that say nothing of its subject.
+    """The stems of a text's telling words.
 
     Stems are Snowball's English ones (Porter 2001): "brick" finds "bricks". Other languages lose nothing they need.
     """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
-    words = set(re.findall(r"\w+", plain)) - _STOP_WORDS
     # A stemmer of one's own: one that two threads use at once gives wrong stems.
-    return set(Stemmer.Stemmer("english").stemWords(list(words)))
+    return set(Stemmer.Stemmer("english").stemWords(list(telling_words(text))))
+
+
+def telling_words(text: str) -> set[str]:
+    """A text's words in lower case, without accents and without words that say nothing of its subject."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    return set(re.findall(r"\w+", plain)) - _STOP_WORDS
 
 
 def searched_text(passage: Passage) -> str:

@@ -19,6 +19,7 @@ from mattoni.errors import MattoniError
 from mattoni.files import write_bytes
 
 KEYS = "keys.safetensors"  # what the file is called in a brick's folder
+STRICTEST = 0.5  # beside counter-keys; the shipped skills' thresholds are 0.38 to 0.5
 FOLDS = 5
 PER_KEY = 4  # examples that one key stands for, at least
 
@@ -43,7 +44,7 @@ def make_contrasted_keys(
     """As `make_keys`, with counter-keys that stand for `others`: (keys, at most `most_counter` counter-keys, threshold).
 
     With counter-keys the threshold only has to keep out what is like neither: it is the score that all but 2 % of the
-    held-out examples reach, of those that are nearer to a key than to any counter-key.
+    held-out examples reach, of those that are nearer to a key than to any counter-key, and never above `STRICTEST`.
     """
     if len(own) < FOLDS:
         raise MattoniError(f"Keys need at least {FOLDS} examples of what the brick is for, not {len(own)}: add some.")
@@ -63,7 +64,9 @@ def make_contrasted_keys(
         mine, theirs = mine[mine >= 0], theirs[:0]
     if not len(mine):
         raise MattoniError("The examples of what the brick is for are all nearer to what it is not for: add others.")
-    return spherical_kmeans(own, count, seed), counter, best_threshold(mine, theirs)
+    threshold = best_threshold(mine, theirs)
+    # Examples that are all alike would ask for the next one to be as like them as they are to one another.
+    return spherical_kmeans(own, count, seed), counter, min(threshold, STRICTEST) if counters else threshold
 
 
 def make_keys_from_few(own: Tensor, others: Tensor, most: int = 16) -> tuple[Tensor, float, Tensor]:

@@ -139,9 +139,14 @@ def _share_with_passages(brick: Brick, texts: Sequence[str], embedder: Embedder)
     return {"n": len(texts), "share": _share([bool(_found(brick, text, embedder)) for text in texts])}
 
 
-@cache
 def _opened(brick: Brick) -> DocumentsRuntime:
-    return DocumentsRuntime(brick, load_documents(brick.folder))
+    return DocumentsRuntime(brick, _documents(brick.folder, brick.digest))
+
+
+@cache
+def _documents(folder: Path, digest: str) -> Documents:
+    """Read once, as in the assistant; a card cannot be a key."""
+    return load_documents(folder)
 
 
 def _found(brick: Brick, text: str, embedder: Embedder) -> tuple[Citation, ...]:

@@ -14,7 +14,7 @@ from typing import Literal
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from knowledge_bricks.documents import content_words
+from knowledge_bricks import documents
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from mattoni.paths import training_data
@@ -93,7 +93,7 @@ class Sent(BaseModel):
 def telling_words(text: str) -> set[str]:
     """The words of a text that say something of its subject; an amount or a date is one word."""
     amounts = re.findall(r"\d+(?:[.,:/-]\d+)+", text)
-    return content_words(re.sub(r"\d+(?:[.,:/-]\d+)+", " ", text)) | set(amounts)
+    return documents.telling_words(re.sub(r"\d+(?:[.,:/-]\d+)+", " ", text)) | set(amounts)
 
 
 def _bytes(path: Path) -> bytes:

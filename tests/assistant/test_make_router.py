@@ -13,6 +13,7 @@ from assistant.host.embedder import Embedder
 from assistant.registry import Registry
 from assistant.training import make_router
 from assistant.training.make_router import Group
+from assistant.turn.admission import Verdict, keep
 from assistant.turn.keyring import Keyrings
 from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Keyring
@@ -60,6 +61,8 @@ def test_the_keys_of_a_skill_are_remade_without_training_it(skill):
     folder, recipe = skill
     weights = sha256_of(folder / "adapter_model.safetensors")
     make_router.main(["skill", str(folder), str(recipe)])
+    made = Registry(brick_folders()).scan().get("tiny-skill")
+    keep(made, Verdict("tiny-skill", passes=True, moved_routes=0.0))
     brick = next(b for b in keyring().bricks if b.name == "tiny-skill")
     assert brick.space == "text" and brick.counter is not None
     assert torch.equal(brick.counter.norm(dim=1).round(decimals=4), torch.ones(len(brick.counter)))
