@@ -11,7 +11,6 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore
-from assistant.turn.minus_one import MinusOne
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
 from ui import inside, sidebar, teach, views
@@ -26,6 +25,8 @@ from ui.text import plain
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+    from assistant.turn.minus_one import MinusOne  # it brings the host's libraries, see ui.backend
 
 _ADDRESS = "c"  # the query parameter that names the open conversation: a reload and a second tab find it again
 
@@ -193,7 +194,7 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
         assistant, choices = back.assistant, asking.without(name)
         sidebar.guarded(lambda: assistant.answer_again(conversation, choices, asking.sampling))()
 
-    def without_each() -> MinusOne:
+    def without_each() -> "MinusOne":
         assert back.assistant is not None
         return back.assistant.minus_one_of_last(conversation, asking.choices, asking.sampling)
 

@@ -5,17 +5,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
 from assistant.turn.heat_map import SCALE, heat_map, in_words, scale_stops
 from assistant.turn.look import look
-from assistant.turn.minus_one import MinusOne
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment, Picture
 from mattoni.trace import Attention
 from ui.text import plain
+
+if TYPE_CHECKING:
+    from assistant.turn.minus_one import MinusOne  # it brings the host's libraries, see ui.backend
 
 _ICONS = {
     "modality": ":material/image:",
@@ -109,7 +111,7 @@ def heat_map_picture(attention: Attention, _read: Callable[[str], bytes]) -> byt
     return buffer.getvalue()
 
 
-def draw_trace(trace: dict[str, Any], key: str, without_each: Callable[[], MinusOne] | None = None) -> None:
+def draw_trace(trace: dict[str, Any], key: str, without_each: "Callable[[], MinusOne] | None" = None) -> None:
     """The whole trace, drawn only while it is open: a long conversation must not carry a hundred of them.
 
     without_each  answers once more without each brick; None where that is not offered
@@ -138,7 +140,7 @@ def draw_trace(trace: dict[str, Any], key: str, without_each: Callable[[], Minus
         )  # fmt: skip
 
 
-def _draw_without_each(without_each: Callable[[], MinusOne], key: str) -> None:
+def _draw_without_each(without_each: "Callable[[], MinusOne]", key: str) -> None:
     """A button that asks once more without each brick, and the table of what then changed."""
     if st.button("Answer without each brick", key=f"each-{key}", icon=":material/rule:", type="tertiary"):
         try:

@@ -2,14 +2,13 @@
 
 import io
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from assistant.conversations.records import Attached, StoredMessage
 from assistant.conversations.store import ConversationStore
 from assistant.turn.look import look
-from assistant.turn.minus_one import MinusOne
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment, Picture
 from mattoni.kinds import Format, format_of
@@ -18,6 +17,9 @@ from ui import text
 from ui.copy_button import copy_button
 from ui.explain import draw_attention, draw_chips, draw_notices, draw_trace, heat_map_picture
 from ui.style import ICON
+
+if TYPE_CHECKING:
+    from assistant.turn.minus_one import MinusOne  # it brings the host's libraries, see ui.backend
 
 _THUMBNAIL = 640
 
@@ -111,7 +113,7 @@ def draw_answer(
     message: StoredMessage,
     again: Callable[[], None] | None,
     without: Callable[[str], None] | None = None,
-    without_each: Callable[[], MinusOne] | None = None,
+    without_each: "Callable[[], MinusOne] | None" = None,
 ) -> None:
     """An answer that has ended: its words, how it ended, its bricks, and what can be done with it.
 

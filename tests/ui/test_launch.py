@@ -3,6 +3,8 @@
 import inspect
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,15 @@ def test_a_core_is_left_to_the_page_unless_threads_are_set_by_hand(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     leave_a_core()
     assert os.environ["OMP_NUM_THREADS"] == "4"
+
+
+def test_the_page_brings_none_of_the_hosts_libraries(home):
+    # The backend's thread imports them while the page is drawn: a second thread that does so finds them half made.
+    code = (
+        "import sys, ui.chat, ui.explain, ui.facts, ui.inside, ui.messages, ui.sidebar, ui.skills, ui.teach, ui.views;"
+        "import ast; tree = ast.parse(open('ui/app.py').read());"
+        "[__import__(n.module) for n in tree.body if isinstance(n, ast.ImportFrom) and n.module];"
+        "print([name for name in ('transformers', 'peft') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
