@@ -187,18 +187,6 @@ def _found(brick: "Brick") -> str:
     )
 
 
-def _where(brick: "Brick") -> str:
-    """Where it is to be found, and whether Auto may choose it."""
-    from assistant.turn.admission import admitted, verdicts
-
-    if admitted(brick, verdicts()):
-        return "It is in the sidebar, and Auto finds it."
-    return (
-        "It is in the sidebar; switch it on there. Auto leaves it alone, as it would take messages that are for others "
-        f"(`mattoni bricks gate {brick.name}` shows which)."
-    )
-
-
 def _draw_actions(back: Backend, run: Path, seen: "RunView") -> None:
     from brick_training import background
 

@@ -22,8 +22,7 @@ from assistant.evaluation.asking import messages_of, read_rows, shipped_assistan
 from assistant.host.sampling import Sampling
 from assistant.turn.minus_one import MinusOne
 from mattoni.errors import MattoniError, run_command
-
-_RESAMPLES = 2000
+from mattoni.metrics import bootstrap
 
 
 def summary(turns: Sequence[MinusOne], seed: int = 0) -> dict[str, Any]:
@@ -52,21 +51,13 @@ def summary(turns: Sequence[MinusOne], seed: int = 0) -> dict[str, Any]:
                 "turns": len(answers),
                 "changed": sum(answers),
                 "moved": round(float(np.mean(moved[name])), 4) if moved[name] else None,
-                "interval": _interval(moved[name], seed),
+                "interval": [round(edge, 4) for edge in bootstrap(moved[name], seed)] if moved[name] else None,
                 "beside": dict(beside[name]),
             }
             for name, answers in sorted(changed.items())
         },
         "turns_without_bricks": sum(not turn.without for turn in turns),
     }
-
-
-def _interval(values: Sequence[float], seed: int) -> list[float] | None:
-    """95 % of the means of as many values drawn from these."""
-    if not values:
-        return None
-    drawn = np.random.default_rng(seed).choice(np.array(values), (_RESAMPLES, len(values))).mean(axis=1)
-    return [round(float(edge), 4) for edge in np.percentile(drawn, [2.5, 97.5])]
 
 
 def main() -> None:

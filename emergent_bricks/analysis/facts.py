@@ -28,6 +28,7 @@ from emergent_bricks.analysis.scores import matched
 from mattoni.errors import MattoniError, run_command
 from mattoni.files import write_text
 from mattoni.lines import json_rows
+from mattoni.metrics import bootstrap
 
 _STEPS = 10
 NEURONS = 20  # of a fact, over all layers
@@ -152,7 +153,9 @@ def measure(host: Host, facts: Sequence[Fact], most: int, seed: int, kept: Kept)
         "steps": _STEPS,
         "seed": seed,
         "probability": float(np.mean([p for _, _, p in known])),
-        "change": {name: {"mean": means[name], "interval": _interval(values, seed)} for name, values in table.items()},
+        "change": {
+            name: {"mean": means[name], "interval": list(bootstrap(values, seed))} for name, values in table.items()
+        },
         "times_random": means["suppressed"] / means["as many random neurons suppressed"],
         "layers": np.sum([neurons.sum(axis=1) for neurons in own], axis=0).tolist(),
     }
@@ -195,12 +198,6 @@ def _effects(
         "suppressed, asked in other words": change(own[place], 0.0, asked, probability(host, asked, token)),
         "doubled": change(own[place], 2.0, fact.prompt, before),
     }
-
-
-def _interval(values: Sequence[float], seed: int) -> list[float]:
-    """95 % of the means of as many values drawn from these."""
-    drawn = np.random.default_rng(seed).choice(np.array(values), (2000, len(values))).mean(axis=1)
-    return [float(edge) for edge in np.percentile(drawn, [2.5, 97.5])]
 
 
 def main() -> None:

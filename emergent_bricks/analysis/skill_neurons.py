@@ -23,10 +23,10 @@ from emergent_bricks.analysis.neurons import changed, neuron_shape
 from mattoni.errors import MattoniError, run_command
 from mattoni.files import write_text
 from mattoni.lines import json_rows
+from mattoni.metrics import bootstrap
 
 _SHUFFLES = 20
 _RIDGE = 1.0
-_RESAMPLES = 2000
 _FEWEST = 8  # rows of each label
 
 
@@ -131,18 +131,12 @@ def measure(host: Host, train: Labelled, dev: Labelled, embed: Any, seed: int) -
         "embedder": _accuracy(by_embedder, seed),
         "the more frequent label": float(always),
         "best neuron for shuffled labels": {"mean": float(np.mean(shuffled)), "highest": float(np.max(shuffled))},
-        "neuron minus embedder": _interval(right.astype(float) - by_embedder, seed),
+        "neuron minus embedder": list(bootstrap((right.astype(float) - by_embedder).tolist(), seed)),
     }
 
 
 def _accuracy(right: np.ndarray, seed: int) -> dict[str, Any]:
-    return {"accuracy": float(right.mean()), "interval": _interval(right.astype(float), seed)}
-
-
-def _interval(values: np.ndarray, seed: int) -> list[float]:
-    """95 % of the means of as many values drawn from these."""
-    drawn = np.random.default_rng(seed).choice(values, (_RESAMPLES, len(values))).mean(axis=1)
-    return [float(edge) for edge in np.percentile(drawn, [2.5, 97.5])]
+    return {"accuracy": float(right.mean()), "interval": list(bootstrap(right.astype(float).tolist(), seed))}
 
 
 def main() -> None:
