@@ -5,7 +5,7 @@ arXiv:2409.02877, section 4.1; Geva et al. 2021, arXiv:2012.14913). Its activati
 act(gate_i · x) · (up_i · x); the size of what it adds to the stream is |activation| · ‖down_i‖.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -56,6 +56,23 @@ def changed(host: Host, change: Change) -> Iterator[None]:
             down: Any = ffn.down_proj
             stack.callback(down.register_forward_pre_hook(_hook(place, change)).remove)
         yield
+
+
+@contextmanager
+def inputs_seen(host: Host) -> Iterator[Mapping[int, Tensor]]:
+    """What each layer's FFN was given last, (batch, positions, width), while forward passes of the host run."""
+    seen: dict[int, Tensor] = {}
+
+    def watch(place: int) -> Any:
+        def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            seen[place] = arguments[0]
+
+        return hook
+
+    with ExitStack() as stack:
+        for place, ffn in enumerate(gated_ffns(host).values()):
+            stack.callback(ffn.register_forward_pre_hook(watch(place)).remove)
+        yield seen
 
 
 def _hook(place: int, change: Change) -> Any:
