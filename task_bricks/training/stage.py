@@ -45,16 +45,26 @@ class Task:
 
 
 class SkillModel(nn.Module):
-    """A frozen host with LoRA factors on all of its linear layers, in the host's own type: fresh ones, or a skill's."""
+    """A frozen host with LoRA factors on all of its linear layers, in the host's own type: fresh ones, or a skill's.
 
-    def __init__(self, host: PreTrainedModel, size: LoRASize, seed: int, start: LowRank | None = None) -> None:
+    places  the layers that get factors; None: all
+    """
+
+    def __init__(
+        self,
+        host: PreTrainedModel,
+        size: LoRASize,
+        seed: int,
+        start: LowRank | None = None,
+        places: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         torch.manual_seed(seed)
         config = LoraConfig(
             r=size.rank,
             lora_alpha=size.alpha,
             use_rslora=size.rslora,
-            target_modules="all-linear",
+            target_modules="all-linear" if places is None else _linear_in(host, places),
             task_type="CAUSAL_LM",
         )
         with warnings.catch_warnings():
@@ -76,6 +86,13 @@ class SkillModel(nn.Module):
         return answer_loss(self.host, batch)
 
 
+def _linear_in(host: PreTrainedModel, places: Sequence[int]) -> list[str]:
+    """Names of the linear layers in some of a host's layers."""
+    within = tuple(f".layers.{place}." for place in places)
+    modules = host.named_modules()
+    return [name for name, m in modules if isinstance(m, nn.Linear) and any(part in name for part in within)]
+
+
 class SkillStage:
     """Trains a LoRA on the rows of a task. The best weights are those with the best score of the first dev rows."""
 
@@ -88,11 +105,13 @@ class SkillStage:
         task: Task,
         folder: Path,
         start: LowRank | None = None,
+        places: Sequence[int] | None = None,
     ) -> None:
         """folder  where sample answers are written
         start   the skill whose training goes on
+        places  the layers that learn; None: all
         """
-        self.skill = SkillModel(host, recipe.lora, recipe.seed, start)
+        self.skill = SkillModel(host, recipe.lora, recipe.seed, start, places)
         self.model: nn.Module = self.skill
         self.frame, self.eyes, self.recipe, self.task, self.folder = frame, eyes, recipe, task, folder
         self.steps, self.steps_per_evaluation = recipe.steps, recipe.evaluate_every

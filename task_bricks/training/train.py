@@ -5,6 +5,7 @@ and it goes on where it was.
 """
 
 import argparse
+import json
 import platform
 import shutil
 import signal
@@ -22,6 +23,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from brick_training.emulator import Emulates, read_emulates
 from brick_training.frame import prompt_frame
 from brick_training.learner import give_weights
 from brick_training.loop import train
@@ -30,11 +32,11 @@ from brick_training.run_folder import BEST, locked
 from brick_training.variants import card_for, place_for, short_name, write_variant
 from mattoni.card import CARD, VARIANTS, BrickCard, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
-from mattoni.files import sha256_of
+from mattoni.files import sha256_of, write_text
 from mattoni.injections import check_low_rank
 from mattoni.paths import brick_folders, cache_folder, data_folder, shipped_models, training_data
 from mattoni.versions import next_version, replace_brick
-from task_bricks.lora import README, WEIGHTS, card_parts, read_lora
+from task_bricks.lora import CONFIG, README, WEIGHTS, card_parts, read_lora
 from task_bricks.training.readme import format_samples, write_readme
 from task_bricks.training.recipe import Recipe, read_recipe
 from task_bricks.training.routing import Embed, SkillKeys, make_skill_keys
@@ -74,9 +76,12 @@ def train_skill(
     task = _read_task(recipe, data)
     # Before the long part: a missing list or embedder is found at once.
     keys = make_skill_keys(recipe, recipe_path.parent, data, _embedder()) if recipe.routing else None
-    host = load_host(host_source)
+    host, emulates = load_host(host_source), read_emulates(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
+    if emulates is not None:
+        identity, shapes = emulates.host, {emulates.at_host(name): shape for name, shape in shapes.items()}
+        _check_may_be_emulated(recipe, out, replace_anyway)
     start = find_start(recipe.start_from, identity) if recipe.start_from is not None else None
     eyes = _eyes(recipe.vision, host, recipe.pictures_as == "words")
     target = (out or data_folder() / "bricks") / recipe.name
@@ -85,13 +90,22 @@ def train_skill(
     place = place_for(base, identity, short_name(host.name))
     run = work or cache_folder() / "runs" / "--".join([recipe.name, *([Path(place).name] if place else [])])
     with locked(run), fast_attention(host.model):
-        stage = SkillStage(host.model, prompt_frame(host), eyes, recipe, task, run, start.lora if start else None)
+        stage = SkillStage(
+            host.model,
+            prompt_frame(host),
+            eyes,
+            recipe,
+            task,
+            run,
+            start.lora if start else None,
+            emulates.own if emulates else None,
+        )
         outcome = trained(stage, run)
         _say(f"measuring the best weights and the bare host on {len(task.dev)} dev rows")
         answers, bare = stage.answers(task.dev), stage.answers(task.dev[: recipe.bare_rows], with_lora=False)
-    metric = _metric(recipe, task, answers, bare)
+    metric = _metric(recipe, task, answers, bare, emulates)
     _say(f"{recipe.metric} {metric['value']} (bare host {metric['beside']['bare host']}), n = {len(task.dev)}")
-    if not replace_anyway:
+    if not replace_anyway and emulates is None:
         _check_no_worse(stage, task, answers, target, identity, run)
     card = _card(recipe, recipe_path, task, host.device, identity, outcome, metric)
     card = _versioned(card, start, target)
@@ -102,11 +116,16 @@ def train_skill(
         values = {"parts": card["parts"], "training": training, "metrics": [metric]}
         peft = stage.skill.peft
         write_variant(
-            base, target, place, identity, values, lambda folder: _write_weights(folder / place, host.name, peft)
+            base,
+            target,
+            place,
+            identity,
+            values,
+            lambda folder: _write_weights(folder / place, host.name, peft, emulates),
         )
     else:
         replace_brick(
-            target, lambda folder: _write_brick(folder, target, recipe, card, keys, stage.skill.peft, samples)
+            target, lambda folder: _write_brick(folder, target, recipe, card, keys, stage.skill.peft, samples, emulates)
         )
     check_low_rank(read_lora(target / place), shapes, host.name)
     if keys is not None:
@@ -216,11 +235,24 @@ def _embedder() -> Embed:
     return Embedder(fetch(BUILTIN_EMBEDDER)).embed
 
 
-def _metric(recipe: Recipe, task: Task, answers: Sequence[str], bare: Sequence[str]) -> dict[str, Any]:
+def _check_may_be_emulated(recipe: Recipe, out: Path | None, replace_anyway: bool) -> None:
+    """Raise MattoniError for what an emulator cannot tell: how good a skill of the whole host is, or what it learnt before."""
+    if recipe.start_from is not None:
+        raise MattoniError("An emulator cannot go on with a skill of the whole host: leave start_from out.")
+    if ((out or data_folder() / "bricks") / recipe.name / CARD).is_file() and not replace_anyway:
+        raise MattoniError(
+            f"'{recipe.name}' is there, and an emulator cannot tell which is better: train into another folder with --out and "
+            "measure both with `mattoni eval`, or replace it with --replace-anyway."
+        )
+
+
+def _metric(
+    recipe: Recipe, task: Task, answers: Sequence[str], bare: Sequence[str], emulates: Emulates | None
+) -> dict[str, Any]:
     """The metric on all dev rows, with the bare host's beside it, as the card has it."""
     split = Path(recipe.dev).stem
     return {
-        "name": recipe.metric,
+        "name": f"{recipe.metric}, {emulates.said}" if emulates else recipe.metric,
         "split": split,
         "value": round(task.score(answers, task.dev), 2),
         "n": len(task.dev),
@@ -328,12 +360,18 @@ def _read_and_finished(recipe: Recipe) -> dict[str, str | bool]:
     return told | ({"evaluator": str(recipe.evaluator)} if recipe.evaluator else {})
 
 
-def _write_weights(folder: Path, base_model: str, peft: PeftModel) -> dict[str, Any]:
-    """Write PEFT's files in bf16. Nothing more belongs on the card."""
-    peft.peft_config["default"].base_model_name_or_path = base_model
+def _write_weights(folder: Path, base_model: str, peft: PeftModel, emulates: Emulates | None = None) -> dict[str, Any]:
+    """Write PEFT's files in bf16, what was trained on an emulator for its host. Nothing more belongs on the card."""
+    config: Any = peft.peft_config["default"]
+    config.base_model_name_or_path = base_model
     peft.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / README).unlink(missing_ok=True)  # peft's own, a form that nobody filled in
     tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(folder / WEIGHTS).items()}
+    if emulates is not None:
+        tensors = {emulates.at_host(name): tensor for name, tensor in tensors.items()}
+        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        targets = sorted(emulates.at_host(name) for name in config.target_modules)
+        write_text(folder / CONFIG, json.dumps({**written, "target_modules": targets}, indent=2))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     return {}
 
@@ -346,9 +384,10 @@ def _write_brick(
     keys: SkillKeys | None,
     peft: PeftModel,
     samples: str,
+    emulates: Emulates | None,
 ) -> None:
     """Write PEFT's files, keys, card and README; variants for other hosts of the brick that is there stay."""
-    _write_weights(folder, recipe.base_model, peft)
+    _write_weights(folder, recipe.base_model, peft, emulates)
     if keys is not None:
         card = {**card, "routes": keys.save(folder)}
     if (target / CARD).is_file() and (variants := read_card(target).variants):
