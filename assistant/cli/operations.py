@@ -131,7 +131,10 @@ def bricks_conflicts(
     as_json: AsJson = False,
     host: HostName = "builtin",
 ) -> None:
-    """How skills get into each other's way: directions, signs, cosine of their ΔW, and measured on rows."""
+    """How skills get into each other's way: directions, signs, cosine of their ΔW, and measured on rows.
+
+    For a skill and a function of the host: the neurons that it moves and, on rows of the skill, whether it repeats the function.
+    """
     from assistant.bricks.conflicts import conflict_of
 
     if names and len(names) != 2:
@@ -158,10 +161,29 @@ def bricks_conflicts(
         for sentence in conflict.sentences:
             print(printable(sentence))
     for effect in measured:
+        if "function" in effect:
+            print(printable(_repeats(effect)))
+            continue
         print(
             f"{effect['skill']}: {effect['metric']} {effect['alone']:.3f} alone, {effect['together']:.3f} with "
             f"{effect['beside']} on ({effect['difference']:+.3f}, 95 % {effect['low']:+.3f} to {effect['high']:+.3f}, n = {effect['n']})"
         )
+
+
+def _repeats(effect: dict[str, Any]) -> str:
+    """Whether a skill repeats a function, in a sentence."""
+    means = (
+        "repeats it"
+        if effect["low"] > 0
+        else "needs it"
+        if effect["high"] < 0
+        else "neither repeats nor needs it for sure"
+    )
+    return (
+        f"{effect['skill']} gains {effect['gain']:+.3f} {effect['metric']}, and {effect['gain with the function off']:+.3f} with "
+        f"{effect['function']} off: it {means} ({effect['difference']:+.3f}, 95 % {effect['low']:+.3f} to {effect['high']:+.3f}, "
+        f"n = {effect['n']})."
+    )
 
 
 def _cells(conflict: "Conflict") -> list[str]:
@@ -183,14 +205,19 @@ def _effects(
     """What each of two bricks loses beside the other, where there are rows of it."""
     from assistant.cli.opening import opened
     from assistant.evaluation.asking import read_rows
-    from assistant.evaluation.crossing import measured_effect
+    from assistant.evaluation.crossing import measured_effect, redundancy
 
     given = [(name, given_path(path)) for name, path in zip(names, rows, strict=True) if path is not None]
     read = [(name, path, read_rows(path, limit)) for name, path in given]
     with opened(host) as assistant:
+        functions = {brick.name for brick in assistant.bricks().usable if brick.parts.method == "gates"}
+        if functions & {name for name, *_ in read}:
+            raise MattoniError("A function of the host has no rows of its own: give the rows of the skill.")
         return [
-            measured_effect(assistant, name, names[1 - names.index(name)], asked, path.parent)
+            (redundancy if other in functions else measured_effect)(assistant, name, other, asked, path.parent)
             for name, path, asked in read
+            for other in names
+            if other != name
         ]
 
 

@@ -7,6 +7,9 @@ import torch
 import yaml
 
 from assistant.bricks.conflicts import conflict_of, fight
+from assistant.cli.operations import _repeats
+from assistant.evaluation.asking import Row
+from assistant.evaluation.crossing import redundancy
 from assistant.registry import Registry
 from emergent_bricks.gates import save_gates
 from mattoni.card import describe_files
@@ -84,6 +87,32 @@ def test_what_one_skill_costs_another_is_measured(bricks, mattoni, tiny_host, tm
     assert effect["low"] <= effect["difference"] <= effect["high"]
     path.write_text(json.dumps({"id": 1, "question": "dog"}) + "\n")
     assert "need answers and one metric" in mattoni(*call)[2]
+
+
+def test_whether_a_skill_repeats_a_function_is_measured_on_its_rows(bricks, mattoni, tiny_host, tmp_path, assistant):
+    rows = [{"id": n, "question": f"dog {n}", "answers": ["dog"], "metric": "f1"} for n in range(2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call = ["bricks", "conflicts", "one", "function", "--host", tiny_host]
+    status, out, err = mattoni(*call, "--rows-a", path, "--json")
+    assert status == 0, err
+    (effect,) = json.loads(out)["measured"]
+    assert (effect["skill"], effect["function"], effect["n"]) == ("one", "function", 2)
+    assert effect["gain"] == pytest.approx(effect["with the skill"] - effect["bare"], abs=1e-3)
+    off = effect["with the skill and the function off"] - effect["with the function off"]
+    assert effect["gain with the function off"] == pytest.approx(off, abs=1e-3)
+    assert effect["difference"] == pytest.approx(off - effect["gain"], abs=1e-3)
+    assert "one gains" in mattoni(*call, "--rows-a", path)[1]
+    assert "A function of the host has no rows of its own" in mattoni(*call, "--rows-b", path)[2]
+
+
+def test_a_skill_that_gains_where_the_function_is_off_repeats_it(monkeypatch, tmp_path):
+    found = iter([[0.0] * 8, [0.5] * 8, [0.0] * 8, [1.0] * 8])
+    monkeypatch.setattr("assistant.evaluation.crossing._scores", lambda *given: next(found))
+    row = Row(id="1", question="x", answers=("x",), metric="f1")
+    effect = redundancy(None, "skill", "code", [row] * 8, tmp_path)
+    assert (effect["gain"], effect["gain with the function off"], effect["low"]) == (0.5, 1.0, 0.5)
+    assert _repeats(effect).startswith("skill gains +0.500 f1, and +1.000 with code off: it repeats it (+0.500, ")
 
 
 def test_what_cannot_be_compared_is_said(bricks, mattoni):
