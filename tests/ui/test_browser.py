@@ -308,6 +308,32 @@ def test_it_fits_a_phone(server, chromium):
     context.close()
 
 
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+def test_inside_the_host_a_function_is_looked_at_and_turned_off(server, chromium, look):
+    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    settings = phone if look == "phone" else {"viewport": {"width": 1280, "height": 860}, "color_scheme": look}
+    context = chromium.new_context(**settings)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_S * 1000)
+    page.goto(f"{server}?view=inside")
+    cells = page.locator(".mattoni-neurons i")
+    cells.first.wait_for()
+    assert cells.count() >= 30 * 32, "a row of groups for each layer"
+    marked = cells.evaluate_all("all => all.filter(cell => getComputedStyle(cell).opacity > 0).length")
+    assert 0 < marked < cells.count()
+    if look == "phone":
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_label("Question", exact=True).fill("Write a function that adds two numbers.")
+    slider = page.get_by_role("slider", name="Turned to")
+    assert float(slider.input_value()) == 0
+    page.get_by_role("button", name="Answer with and without").click()
+    page.get_by_text("As it is", exact=True).wait_for()
+    answers = page.locator("[data-testid=stText]").all_inner_texts()
+    assert len(answers) == 2 and answers[0] != answers[1], "without its neurons the host says something else"
+    shoot(page, f"inside-{look}")
+    context.close()
+
+
 def test_a_skill_is_taught_from_two_hundred_rows_and_used_without_a_restart(open_page, tmp_path):
     chance = random.Random(0)
     slips = {
