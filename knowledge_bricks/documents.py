@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +34,10 @@ COVERAGE_WEIGHT = 0.5
 _SENTENCE_WEIGHT = 1.0
 # Passages that are near by vector, and as many that share words, are scored by both; so many of them by their sentences.
 _POOL, _READ = 100, 20
+
+# Letters of scripts that put no blanks between words: Thai, Lao, Myanmar, Khmer, kana, Han.
+_UNBROKEN = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+)")
+_HIRAGANA = re.compile("[\u3040-\u309f]+")
 
 _STOP_WORDS = frozenset(
     "a about all also am an and any are as at be been being but by can could d did do does doing for from get give "
@@ -157,7 +161,20 @@ def content_words(text: str) -> set[str]:
 def telling_words(text: str) -> set[str]:
     """A text's words in lower case, without accents and without words that say nothing of its subject."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
-    return set(re.findall(r"\w+", plain)) - _STOP_WORDS
+    return {piece for word in re.findall(r"\w+", plain) for piece in _pieces(word)} - _STOP_WORDS
+
+
+def _pieces(word: str) -> Iterator[str]:
+    """A word; where it is written without blanks between words, every two neighbouring letters, as Lucene's CJK analyzer does.
+
+    Pairs of hiragana alone are left out: they are endings and particles, which say nothing of the subject.
+    """
+    for run in _UNBROKEN.split(word):
+        if not _UNBROKEN.fullmatch(run):
+            yield from (run,) if run else ()
+            continue
+        pairs = [run[place : place + 2] for place in range(max(1, len(run) - 1))]
+        yield from (pair for pair in pairs if not _HIRAGANA.fullmatch(pair))
 
 
 def searched_text(passage: Passage) -> str:

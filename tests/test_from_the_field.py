@@ -134,7 +134,6 @@ def test_an_answer_does_not_go_round_in_circles(assistant, question, sent):
     assert ticket.text.strip() and not goes_round(ticket.text)
 
 
-@pytest.mark.xfail(reason="passages of a text without blanks are not found", strict=False)
 def test_a_japanese_question_finds_the_passage_that_answers_it(assistant):
     assistant.add_knowledge("rules", [Attachment("rules-ja.txt", RULES_JA.encode())])
     try:

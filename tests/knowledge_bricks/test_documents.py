@@ -98,6 +98,25 @@ def test_of_passages_with_the_same_words_the_one_that_has_them_in_a_sentence_is_
         assert first.score == pytest.approx(COVERAGE_WEIGHT) and second.score <= first.score
 
 
+def test_words_are_found_where_a_script_puts_no_blanks_between_them(tmp_path):
+    texts = {
+        "hours.txt": "開館時間は平日が午前九時から午後七時までです。",
+        "fines.txt": "返却が遅れると一日につき十円の延滞料がかかります。",
+        "thai.txt": "ห้องสมุดเปิดเก้าโมงเช้า",
+    }
+    build_documents([document(name, text) for name, text in texts.items()], embed, tmp_path)
+    documents = load_documents(tmp_path)
+    for question, name in (
+        ("延滞料はいくらですか", "fines.txt"),
+        ("開館は何時ですか", "hours.txt"),
+        ("ห้องสมุด", "thai.txt"),
+    ):
+        first, *_ = documents.search(torch.zeros(32), question, 1)
+        assert first.passage.document == name and first.score > 0
+    assert content_words("いくらですか") == set(), "endings and particles say nothing of the subject"
+    assert content_words("GPU本 bricks") == {"gpu", "本", "brick"}
+
+
 def test_a_question_of_stop_words_alone_is_judged_by_its_vector(folder):
     assert content_words("What is it about?") == set()
     assert all(hit.score <= 1 for hit in ask(load_documents(folder), "What is it about?"))
