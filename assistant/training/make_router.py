@@ -63,8 +63,6 @@ READING_FOUND = 0.99
 SEVERAL_FOUND = 0.98
 # Behind two pictures in one message most of what is asked is about both, and the skill that compares can answer the rest.
 EXPECTED_FOUND = 0.99
-# Of chat-train, whose other messages begin a conversation.
-CHAT_THAT_GOES_ON = ("clinc150-thank_you", "clinc150-goodbye")
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,7 @@ def follow_up_groups() -> list[Group]:
     folder, data = shipped_models() / "router", training_data()
     follow_ups = read_messages(folder / "follow-ups.txt")
     known = {_bare(text) for text in follow_ups}
-    rows = [row.value for row in json_rows(data / "text" / "chat-train.jsonl")]
-    chat = [row["text"] for row in rows if row["source"] not in CHAT_THAT_GOES_ON]
+    chat = read_texts(data / "text" / "chat-train.jsonl")
 
     def others(texts: Sequence[str]) -> list[str]:
         return [text for text in texts if _bare(text) not in known]

@@ -88,7 +88,7 @@ def test_what_stands_among_the_follow_ups_is_one_wherever_else_it_stands(written
     groups = {group.name: group for group in make_router.follow_up_groups()}
     assert "Are you sure about that?" in groups["follow-ups"].texts and groups["follow-ups"].wanted
     assert "are you sure" not in groups["plain"].texts and "what is ocr" in groups["plain"].texts
-    assert groups["chat"].texts == ["what is a fuse"] and not groups["chat"].wanted
+    assert groups["chat"].texts == ["cheers", "what is a fuse"] and not groups["chat"].wanted
 
 
 def test_a_recogniser_is_fitted_to_its_messages(written, tiny_embedder_folder):

@@ -38,7 +38,6 @@ def going_on(real_home):
         "What did I ask first?",
         "Where do they live?",
         "shorter, please",
-        "thanks",
         "Is anyone smiling?",
         f"{PASSAGE}\n\nDoes the picture show such a kiln?",
     ],
@@ -55,6 +54,11 @@ def test_a_message_that_goes_on_with_what_was_said_or_shown_is_recognised(going_
         "Where do penguins live?",
         "Translate 'the dog sleeps' into German.",
         "Write a poem about autumn.",
+        # Not for what was said, or the host goes on with it: in French, after a translation.
+        "thanks",
+        "Thanks a million!",
+        "who are you?",
+        "hi, what's your name",
         f"{PASSAGE}\n\nAnswer in a few words: When was it built?",
     ],
 )
