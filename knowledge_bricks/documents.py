@@ -44,7 +44,9 @@ _STOP_WORDS = frozenset(
     "had has have having he her him his how i if in into is it its just like ll m many may me might more most much "
     "my no not of on one or our out please re s she should so some such t tell than that the their them then there "
     "these they this those to too up us use used ve very was we were what when where which who whom whose why will "
-    "with would you your".split()
+    "with would you your "
+    # Said to whoever is asked; receipts and letters say it too.
+    "bye cheers goodbye hello hey hi ok okay thank thanks".split()
 )
 
 
