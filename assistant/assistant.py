@@ -21,8 +21,16 @@ from PIL import Image
 from assistant.bricks import facts as fact_brick
 from assistant.bricks.examples import Added, add_examples
 from assistant.bricks.gate import Gate, pass_gate
-from assistant.bricks.knowledge import add_knowledge, without_passages
+from assistant.bricks.knowledge import (
+    add_knowledge,
+    drop_documents,
+    follow,
+    stop_watching,
+    without_passages,
+)
+from assistant.bricks.lifecycle import is_packed, pack_brick, rename_brick, renamed_in_trace, unpack_brick
 from assistant.bricks.settle import AUTO, settle
+from assistant.bricks.watching import FolderState, WatchedFolders
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.embedder import Embedder
@@ -33,7 +41,7 @@ from assistant.host.ladder import Choice
 from assistant.host.local import LocalEngine
 from assistant.host.matrices import Weights
 from assistant.host.sampling import Sampling
-from assistant.registry import Bricks, Registry
+from assistant.registry import Bricks, Registry, switch, switched_off
 from assistant.turn.admission import needs_verdict
 from assistant.turn.answer import Outcome
 from assistant.turn.answer import answer as run_turn
@@ -44,6 +52,8 @@ from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices
 from assistant.turn.ticket import Pace, Status, Ticket
 from knowledge_bricks.facts import Fact
+from knowledge_bricks.methods.documents import DocumentsRuntime
+from knowledge_bricks.passages import Passage
 from knowledge_bricks.sentences import Said
 from mattoni.card import BrickCard
 from mattoni.errors import MattoniError
@@ -52,6 +62,7 @@ from mattoni.inputs import Attachment
 from mattoni.paths import brick_folders, data_folder, hosts_folder
 from mattoni.records import Read, from_json, to_json
 from mattoni.runtime import Asked, GivenPicture, Injected, Stopped
+from mattoni.versions import roll_back
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
@@ -76,6 +87,8 @@ class Assistant:
         self._queue = TurnQueue()
         self._tickets: dict[str, Ticket] = {}
         self._lock = threading.RLock()
+        self._folder_state = FolderState()
+        self._watched = WatchedFolders(self.sync)
         self._adding = threading.Lock()  # documents are read and embedded for one brick at a time
 
     @classmethod
@@ -331,6 +344,14 @@ class Assistant:
         """The bricks as they are now, fitted to the host."""
         return self.registry.scan(self.host)
 
+    def add_brick(self, source: str | Path, name: str | None = None, replace: bool = False) -> BrickCard:
+        """Bring in a packed brick of any kind, or a PEFT LoRA as in `add_skill`."""
+        path = Path(source).expanduser()
+        if not is_packed(path):
+            return self.add_skill(source, name, replace)
+        with self._adding:
+            return unpack_brick(path, self._user_bricks, name, self._preparation.loaded.between_loads)
+
     def add_skill(self, source: str | Path, name: str | None = None, replace: bool = False) -> BrickCard:
         """Bring in a PEFT LoRA: a folder, an archive, a file beside its configuration, or a Hub id.
 
@@ -361,7 +382,7 @@ class Assistant:
             folder.mkdir()
             for one in (file, *beside):
                 (folder / _plain_name(one.name)).write_bytes(one.content)
-            return self.add_skill(folder / _plain_name(file.name), name)
+            return self.add_brick(folder / _plain_name(file.name), name)
 
     def add_knowledge(
         self,
@@ -369,10 +390,12 @@ class Assistant:
         files: Iterable[Attachment],
         update: bool = False,
         passed_over: Callable[[str], object] | None = None,
+        watch: Path | None = None,
     ) -> BrickCard:
         """Build a knowledge brick from documents, or with `update` replace and add documents of one.
 
         passed_over   told why, for each file that cannot be read; None: one such file refuses all
+        watch         the folder that they are all the files of, looked at again before every turn
 
         Reading scanned pages takes about a second each. All of it runs on the caller's thread, and turns go on meanwhile.
         """
@@ -386,7 +409,39 @@ class Assistant:
                 update=update,
                 publish=self._preparation.loaded.between_loads,
                 passed_over=passed_over,
+                watch=watch,
             )
+
+    def passages(self, name: str, document: str) -> list[Passage]:
+        """What a knowledge brick holds of a document; nothing where it has none of that name. Raises MattoniError."""
+        runtime = self._preparation.loaded.get(self.bricks().get(name))
+        return runtime.passages(document) if isinstance(runtime, DocumentsRuntime) else []
+
+    def drop_documents(self, name: str, documents: Sequence[str]) -> BrickCard:
+        """Take documents out of a knowledge brick, with every byte that was made of them."""
+        with self._adding:
+            card = drop_documents(name, documents, self._user_bricks, self._preparation.loaded.between_loads)
+        self._forget_bricks(name)
+        self.store.change_traces(lambda trace: without_passages(trace, name, documents))
+        return card
+
+    def sync(self, name: str, passed_over: Callable[[str], object] = lambda sentence: None) -> BrickCard | None:
+        """Make a knowledge brick what its watched folder holds now; None where nothing changed."""
+        with self._adding:
+            return follow(
+                name,
+                self._user_bricks,
+                self._folder_state,
+                embedder=self._preparation.spaces.embedder,
+                read=self._read_page(),
+                publish=self._preparation.loaded.between_loads,
+                passed_over=passed_over,
+            )
+
+    def stop_watching(self, name: str) -> BrickCard:
+        """Leave a knowledge brick as it is, whatever happens in its folder."""
+        with self._adding:
+            return stop_watching(name, self._user_bricks, self._preparation.loaded.between_loads)
 
     def _read_page(self) -> Callable[[Image.Image], str] | None:
         """What reads a picture of a page for a knowledge brick; None where no brick does."""
@@ -443,13 +498,54 @@ class Assistant:
             self._preparation.loaded.unload(digests)
             self._engine.clear()
 
-    def remove_brick(self, name: str) -> None:
-        """Delete a brick of the user's with every byte that was made from it. Those that came with Mattoni stay."""
+    def switched_off(self) -> frozenset[str]:
+        """The bricks that are off in all conversations."""
+        return switched_off(self._user_bricks)
+
+    def switch_brick(self, name: str, is_on: bool) -> None:
+        """Switch a brick off in all conversations, or on again. Raises MattoniError where there is none."""
+        if name not in self.switched_off():
+            self.bricks().get(name)
+        switch(self._user_bricks, name, is_on)
+
+    def rename_brick(self, name: str, new: str) -> BrickCard:
+        """Give a brick of the user's another name, also where earlier answers cite it."""
+        brick = self._own(name)
+        with self._adding:
+            card = rename_brick(brick, new, self._preparation.loaded.between_loads)
+        self._forget_bricks(name)
+        if name in self.switched_off():
+            switch(self._user_bricks, name, True)
+            switch(self._user_bricks, new, False)
+        self.store.change_traces(lambda trace: renamed_in_trace(trace, name, new))
+        return card
+
+    def roll_back(self, name: str, to: int | None = None) -> int:
+        """Put an older version of a brick of the user's in its place; the one in use is kept too. Returns its number."""
+        brick = self._own(name)
+        with self._adding:
+            return roll_back(brick, to, self._preparation.loaded.between_loads)
+
+    def pack_brick(self, name: str, target: Path) -> Path:
+        """Write a brick, shipped or the user's, as one file that `add_brick` takes in again."""
+        return pack_brick(self.registry.scan().get(name), target)
+
+    def _own(self, name: str) -> Path:
+        """The folder of a brick of the user's. Raises MattoniError for one that came with Mattoni, and where there is none."""
         folder = self._user_bricks / name
         if not folder.is_dir() or folder.resolve().parent != self._user_bricks.resolve():
             brick = self.bricks().get(name)
             raise MattoniError(f"'{brick.name}' came with Mattoni and stays: switch it off instead.")
-        digests = frozenset(b.digest for b in self.bricks().usable if b.folder == folder)
+        return folder
+
+    def _forget_bricks(self, *names: str) -> None:
+        """Drop from memory what was loaded of these bricks, in whatever state, and what was computed with them."""
+        self._preparation.loaded.unload_named(frozenset(names))
+        self._engine.clear()
+
+    def remove_brick(self, name: str) -> None:
+        """Delete a brick of the user's with every byte that was made from it. Those that came with Mattoni stay."""
+        folder = self._own(name)
 
         def remove() -> None:
             remove_folder(folder)
@@ -457,8 +553,9 @@ class Assistant:
                 remove_folder(hosts_folder() / name)
 
         self._preparation.loaded.between_loads(remove)
-        self._preparation.loaded.unload(digests)
-        self._engine.clear()
+        self._forget_bricks(name)
+        if name in self.switched_off():
+            switch(self._user_bricks, name, True)
         # Answers stay, and which documents they cited; what those documents said goes.
         self.store.change_traces(lambda trace: without_passages(trace, name))
 
@@ -539,6 +636,7 @@ class Assistant:
         try:
             if ticket.is_stopping:
                 return "stopped"
+            self._watched.look(self.bricks().usable)
             outcome = run_turn(self._preparation, self._engine, request, self.bricks(), ticket, save)
             return outcome.status
         except Stopped:

@@ -13,13 +13,14 @@ from safetensors import SafetensorError, safe_open
 
 from mattoni.card import CARD, BrickCard, HostIdentity, brick_digest, check_files, read_card
 from mattoni.errors import MattoniError
-from mattoni.files import is_pickle
+from mattoni.files import is_pickle, write_text
 from mattoni.methods import Parts
 from mattoni.runtime import Accepts
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
 
+OFF = ".off"  # in the user's folder: a name on each line
 _SHAPE = ("model_type", "hidden_size", "layers", "vocabulary")
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
@@ -66,6 +67,7 @@ class Refused:
     name: str
     folder: Path
     sentence: str
+    is_off: bool = False  # the user wants it so; nothing is wrong with it
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,23 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((p.as_posix(), (s := p.stat()).st_size, s.st_mtime_ns) for p in files)
 
 
+def switched_off(folder: Path) -> frozenset[str]:
+    """The names of the bricks that the user has switched off for good."""
+    path = folder / OFF
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.is_file() else frozenset()
+
+
+def switch(folder: Path, name: str, is_on: bool) -> None:
+    """Switch a brick off in all conversations, or on again."""
+    names = switched_off(folder) - {name} if is_on else switched_off(folder) | {name}
+    write_text(folder / OFF, "".join(f"{one}\n" for one in sorted(names)))
+
+
 class Registry:
-    """The bricks of some folders, seen afresh at every `scan`; earlier folders hide later bricks of the same name."""
+    """The bricks of some folders, seen afresh at every `scan`; earlier folders hide later bricks of the same name.
+
+    The first folder is the user's, and says which bricks are switched off, wherever they lie.
+    """
 
     def __init__(self, folders: list[Path]) -> None:
         self._folders = folders
@@ -140,6 +157,8 @@ class Registry:
                 if folder.name in found or folder.name.startswith(".") or not folder.is_dir():
                     continue
                 found[folder.name] = self._check(folder)
+        off = switched_off(self._folders[0]) if self._folders else frozenset()
+        found = {name: _switched_off(entry) if name in off else entry for name, entry in found.items()}
         fitted = [_fit(entry, host) for entry in found.values()]
         return Bricks(
             usable=tuple(e for e in fitted if isinstance(e, Brick)),
@@ -173,6 +192,11 @@ def check_brick(folder: Path) -> Brick | Refused:
     except MattoniError as problem:
         return Refused(folder.name, folder, str(problem))
     return Brick(folder, card, brick_digest(card))
+
+
+def _switched_off(entry: Brick | Refused) -> Refused:
+    sentence = f"{entry.name} is switched off: `mattoni bricks on {entry.name}` brings it back."
+    return Refused(entry.name, entry.folder, sentence, is_off=True)
 
 
 def _fit(entry: Brick | Refused, host: "Host | HostIdentity | None") -> Brick | Refused:

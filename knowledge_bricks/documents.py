@@ -6,9 +6,11 @@ Knows nothing of files that users send, of cards or of prompts; whoever calls it
 import json
 import math
 import re
+import statistics
+import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from knowledge_bricks.passages import DocumentText, Passage, sentences, split_document
+from knowledge_bricks.passages import Passage, sentences
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.keys import KEYS, load_keys, save_keys
@@ -83,6 +85,20 @@ class Documents:
         """The passages of all documents but these; None when there are no others."""
         rows = [row for row, passage in enumerate(self.passages) if passage.document not in documents]
         return Documents([self.passages[row] for row in rows], self.vectors[rows]) if rows else None
+
+    def of(self, document: str) -> list[Passage]:
+        """The passages of one document, in reading order."""
+        return [passage for passage in self.passages if passage.document == document]
+
+    def search_ms(self) -> float:
+        """What a search takes here, in milliseconds: the median of five, for words that are in the documents."""
+        step = max(1, len(self.passages) // 5)
+        taken = []
+        for row in range(0, len(self.passages), step)[:5]:
+            start = time.perf_counter()
+            self.search(self.vectors[row], self.passages[row].text[:100])
+            taken.append(1000 * (time.perf_counter() - start))
+        return round(statistics.median(taken), 2)
 
     def search(self, vector: Tensor, text: str, k: int = 3) -> list[Hit]:
         """The `k` passages that fit a question best, best first.
@@ -188,27 +204,17 @@ def _title(passage: Passage) -> str:
     return re.sub(r"[-_]+", " ", Path(passage.document).stem)
 
 
-def build_documents(
-    documents: Sequence[DocumentText],
-    embed: Callable[[list[str]], Tensor],
-    folder: Path,
-    kept: "Documents | None" = None,
-) -> list[Passage]:
-    """Write the passages of documents and their vectors into a brick's folder, behind those of `kept`.
+def write_documents(passages: Sequence[Passage], vectors: Tensor, folder: Path) -> None:
+    """Write passages and their vectors into a brick's folder.
 
-    embed  texts → (n, width) unit vectors
+    vectors  (passages, width), unit rows
 
-    Raises MattoniError when the documents hold no text.
+    Raises MattoniError when there are none.
     """
-    passages = [passage for document in documents for passage in split_document(document)]
     if not passages:
         raise MattoniError("There is no text in these documents: add files that hold some.")
-    vectors = embed([searched_text(passage) for passage in passages])
-    if kept is not None:
-        passages, vectors = [*kept.passages, *passages], torch.cat([kept.vectors, vectors])
     save_keys(vectors, folder / KEYS)
     write_text(folder / PASSAGES, "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in passages))
-    return passages
 
 
 def load_documents(folder: Path) -> Documents:

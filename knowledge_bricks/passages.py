@@ -53,6 +53,33 @@ def split_document(document: DocumentText) -> list[Passage]:
     return passages
 
 
+@dataclass(frozen=True)
+class Around:
+    """A passage where it stands in its page: what is before it and what is behind it."""
+
+    before: str
+    text: str
+    after: str
+
+
+def around(passages: Sequence[Passage], cited: Passage) -> Around:
+    """The page of a passage, put together of all its document's passages; white space between them is not kept."""
+    page = sorted((p for p in passages if p.page == cited.page), key=lambda p: p.start)
+    end = max(p.end for p in page)
+    return Around(_stretch(page, 0, cited.start), cited.text, _stretch(page, cited.end, end))
+
+
+def _stretch(page: Sequence[Passage], start: int, stop: int) -> str:
+    """What of a page's text lies between two places. Passages repeat the sentence before them: it is written once."""
+    text, at = "", start
+    for passage in page:
+        left, right = max(passage.start, at), min(passage.end, stop)
+        if left < right:
+            text += ("\n\n" if left > at and text else "") + passage.text[left - passage.start : right - passage.start]
+            at = right
+    return text
+
+
 def passage_spans(text: str) -> list[Span]:
     """Spans of at most `LONGEST` characters that hold every mark of `text` that is not white space.
 

@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -64,6 +64,16 @@ class Parts(BaseModel):
     def needs(self) -> Needs:
         """What the brick needs of the conversation; most take it as it is."""
         return Needs()
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What it holds and what a turn pays for it, beside its bytes on disk; in words."""
+        return ()
+
+    @property
+    def given_away(self) -> Self:
+        """The parts as they are packed for somebody else: without what is this machine's."""
+        return self
 
     @property
     def neutral(self) -> float | None:

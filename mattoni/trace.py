@@ -40,6 +40,11 @@ class Candidate:
     subject: str  # what it was weighed for: a picture's name, or "message"
 
 
+def passage_id(text: str) -> str:
+    """What a passage is known by. White space does not count: a page that is laid out anew keeps its passages."""
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "replace")).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Citation:
     """A passage that the turn's prompt held."""
@@ -52,9 +57,7 @@ class Citation:
     passage_id: str = field(init=False)  # of its words alone: the same in another brick, and after an update elsewhere
 
     def __post_init__(self) -> None:
-        # White space does not count: a page that is laid out anew keeps its passages.
-        words = " ".join(self.text.split())
-        object.__setattr__(self, "passage_id", hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:16])
+        object.__setattr__(self, "passage_id", passage_id(self.text))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Older versions of a brick, kept in its own folder under `versions/N`. Knows nothing of what a brick does."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,9 @@ def next_version(brick: Path) -> int:
     return max([*now, *kept_versions(brick)], default=0) + 1
 
 
-def replace_brick(target: Path, fill: Callable[[Path], None]) -> None:
+def replace_brick(
+    target: Path, fill: Callable[[Path], None], publish: Callable[[Callable[[], None]], object] = lambda swap: swap()
+) -> None:
     """As `replace_folder`. In the user's own folder what was there is kept as an older version, the last three of them."""
     keeps = target.resolve().is_relative_to(data_folder().resolve()) and (target / CARD).is_file()
 
@@ -35,10 +38,14 @@ def replace_brick(target: Path, fill: Callable[[Path], None]) -> None:
         if keeps:
             _keep(target, fresh, leave_out=None)
 
-    replace_folder(target, with_older)
+    replace_folder(target, with_older, publish)
 
 
-def roll_back(brick: Path, to: int | None = None) -> int:
+def roll_back(
+    brick: Path,
+    to: int | None = None,
+    publish: Callable[[Callable[[], None]], object] = lambda swap: swap(),
+) -> int:
     """Put an older version in the place of the one that is there, which is kept in its turn. Returns its number.
 
     to  None: the newest of those before the one that is there
@@ -60,7 +67,7 @@ def roll_back(brick: Path, to: int | None = None) -> int:
         shutil.copytree(older, fresh, dirs_exist_ok=True)
         _keep(brick, fresh, leave_out=wanted)
 
-    replace_folder(brick, fill)
+    replace_folder(brick, fill, publish)
     return wanted
 
 
@@ -69,4 +76,17 @@ def _keep(brick: Path, fresh: Path, leave_out: int | None) -> None:
     sources = {number: brick / VERSIONS / str(number) for number in kept_versions(brick)}
     sources[read_card(brick).version] = brick
     for number in sorted(sources.keys() - {leave_out})[-KEPT:]:
-        shutil.copytree(sources[number], fresh / VERSIONS / str(number), ignore=shutil.ignore_patterns(VERSIONS))
+        shutil.copytree(
+            sources[number],
+            fresh / VERSIONS / str(number),
+            ignore=shutil.ignore_patterns(VERSIONS),
+            copy_function=_link,
+        )
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file, which costs no disk: a brick's files are replaced and never written into."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copy2(source, target)

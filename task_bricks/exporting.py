@@ -11,7 +11,6 @@ from task_bricks.lora import CONFIG, README, WEIGHTS, read_lora
 
 _OTHERWISE = {
     "facts": "`mattoni facts export` writes facts as one",
-    "documents": "knowledge goes elsewhere as the documents that it was made of",
     "gates": "a function of the host has no weights of its own",
 }
 
@@ -19,7 +18,7 @@ _OTHERWISE = {
 def check_is_lora(card: BrickCard) -> None:
     """Raise MattoniError, naming what the brick is, unless it is a PEFT LoRA."""
     if card.parts.method != "lora":
-        way = _OTHERWISE.get(card.parts.method, "name a skill")
+        way = _OTHERWISE.get(card.parts.method, "a file that ends in .zip takes any brick")
         raise MattoniError(f"'{card.name}' is a {card.kind} brick ({card.parts.method}) and no LoRA: {way}.")
 
 

@@ -13,7 +13,7 @@ from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
-from ui import inside, sidebar, teach, views
+from ui import document, inside, sidebar, teach, views
 from ui.backend import Backend, HostChoice, backend
 from ui.chat import follow
 from ui.examples import EXAMPLES, OFFERS, Example
@@ -38,10 +38,12 @@ def main() -> None:
     back = backend(HostChoice.from_arguments(sys.argv[1:]))
     conversation = _open_conversation(back.store)
     asking = _draw_sidebar(back, conversation)
-    if back.assistant is not None and views.current() in (inside.VIEW, teach.VIEW):
+    if back.assistant is not None and views.current() in (inside.VIEW, teach.VIEW, document.VIEW):
         _draw_sentences(back)
         if views.current() == inside.VIEW:
             inside.draw_inside(back.assistant)
+        elif views.current() == document.VIEW:
+            document.draw_document(back.assistant)
         else:
             teach.draw_teach(back)
         return

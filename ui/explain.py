@@ -14,6 +14,7 @@ from assistant.turn.look import look
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment, Picture
 from mattoni.trace import Attention
+from ui.document import open_document
 from ui.text import plain
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ def draw_chips(trace: dict[str, Any], key: str) -> None:
             with st.popover(f"{number} · {plain(place, 40)}", type="tertiary", icon=":material/format_quote:"):
                 st.caption(f"{plain(place, 200)} — brick {plain(citation['brick'])}, score {citation['score']:.2f}")
                 st.text(citation["text"] or "This document was removed since.")
+                if citation["text"] and citation.get("passage_id"):
+                    st.button(
+                        "Open the document there", icon=":material/open_in_new:", key=f"cited-{key}-{number}",
+                        on_click=open_document, args=(citation,),
+                    )  # fmt: skip
 
 
 def _uses(bricks: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:

@@ -1,7 +1,9 @@
 """The sidebar: conversations, bricks, generation settings, host and memory. Returns what the user set."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -207,6 +209,11 @@ def draw_bricks(assistant: "Assistant", scores: Scores) -> "Choices":
         with st.expander(f"Set aside ({len(bricks.refused)})", icon=":material/block:", key="refused"):
             for refused in bricks.refused:
                 st.caption(plain(refused.sentence, 400))
+                if refused.is_off:
+                    st.button(
+                        f"Switch {plain(refused.name)} on", key=f"on-{refused.name}", width="stretch",
+                        on_click=guarded(partial(assistant.switch_brick, refused.name, True)),
+                    )  # fmt: skip
                 _draw_remove(assistant, refused.name, refused.folder)
     return Choices(vision=vision, bricks={name: choice for name, choice in choices.items() if choice != Choice()})
 
@@ -257,7 +264,7 @@ def _draw_choice(assistant: "Assistant", brick: "Brick") -> "Choice":
     )
     if brick.warning:
         st.caption(f":material/warning: {plain(brick.warning, 300)}")
-    _draw_remove(assistant, card.name, brick.folder)
+    _draw_manage(assistant, brick)
     return Choice(state=state or "auto")
 
 
@@ -291,6 +298,49 @@ def _draw_dial(assistant: "Assistant", brick: "Brick") -> "Choice":
     return Choice() if value == rest else Choice("on", value)
 
 
+def _draw_manage(assistant: "Assistant", brick: "Brick") -> None:
+    """What a brick costs, and what can be done with it; a shipped one can only be switched off."""
+    from assistant.bricks.lifecycle import costs
+    from mattoni.versions import kept_versions
+
+    name, is_own = brick.name, brick.folder.is_relative_to(data_folder())
+    st.caption(plain(costs(brick)))
+    menu = st.popover(
+        f"Manage {plain(name)}", icon=":material/tune:", type="tertiary", key=f"manage-{name}", on_change="rerun"
+    )
+    if not menu.open:
+        return
+    with menu:
+        st.button(
+            "Switch off everywhere", key=f"off-{name}", icon=":material/power_settings_new:", width="stretch",
+            on_click=guarded(partial(assistant.switch_brick, name, False)),
+        )  # fmt: skip
+        st.download_button(
+            "Save as one file", _packed(assistant, name), f"{name}.zip", "application/zip",
+            key=f"pack-{name}", icon=":material/download:", on_click="ignore", width="stretch",
+        )  # fmt: skip
+        if not is_own:
+            return
+        for version in reversed(kept_versions(brick.folder)):
+            st.button(
+                f"Go back to version {version}", key=f"back-{name}-{version}", icon=":material/history:", width="stretch",
+                on_click=guarded(partial(assistant.roll_back, name, version)),
+            )  # fmt: skip
+        st.text_input(
+            "Name", value=name, key=f"rename-{name}", max_chars=64,
+            on_change=guarded(lambda: assistant.rename_brick(name, st.session_state[f"rename-{name}"].strip())),
+        )  # fmt: skip
+        st.button(
+            "Remove every byte of it", key=f"removed-{name}", icon=":material/delete:", width="stretch",
+            on_click=guarded(lambda: assistant.remove_brick(name)),
+        )  # fmt: skip
+
+
+def _packed(assistant: "Assistant", name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        return assistant.pack_brick(name, Path(scratch) / f"{name}.zip").read_bytes()
+
+
 def _draw_remove(assistant: "Assistant", name: str, folder: Path) -> None:
     """A user's own brick can be removed here; a shipped one belongs to the program."""
     if folder.is_relative_to(data_folder()):
@@ -304,7 +354,9 @@ _SKILL_FILES = ["zip", "tar", "gz", "tgz", "xz", "bz2", "safetensors", "bin", "j
 
 def _draw_add_skill(assistant: "Assistant") -> None:
     with st.popover("Add a skill", icon=":material/add:", width="stretch", key="add-skill"):
-        st.caption("A PEFT LoRA: a zip or .tar.gz of its folder, its two files, or its id on the Hub.")
+        st.caption(
+            "A PEFT LoRA: a zip or .tar.gz of its folder, its two files, or its id on the Hub; or a brick saved as one file."
+        )
         with st.form("skill-form", clear_on_submit=True, border=False):
             uploads = st.file_uploader("Files", type=_SKILL_FILES, accept_multiple_files=True, key="skill-files")
             identity = st.text_input("Hub id or folder", key="skill-id", placeholder="owner/name")
@@ -325,14 +377,22 @@ def _add_skill(assistant: "Assistant", uploads: Sequence["UploadedFile"], identi
 
 def _draw_add_knowledge(assistant: "Assistant") -> None:
     with st.popover("Add knowledge", icon=":material/add:", width="stretch", key="add-knowledge"):
-        st.caption("Text, Markdown, HTML or PDF: answers can then cite their passages.")
+        st.caption(
+            "PDF, office files, web pages, mails, e-books, text, scans: answers can then cite their passages. Or a brick saved as one file."
+        )
         with st.form("knowledge-form", clear_on_submit=True, border=False):
             name = st.text_input("Name", key="knowledge-name", placeholder="user-manual")
             uploads = st.file_uploader("Files", accept_multiple_files=True, key="knowledge-files")
             if st.form_submit_button("Add", type="primary"):
                 with st.spinner("Reading…"):
                     sent = [Attachment(upload.name, upload.getvalue()) for upload in uploads]
-                    _added(lambda: assistant.add_knowledge(name.strip(), sent))
+                    _added(lambda: _add_knowledge(assistant, name.strip(), sent))
+
+
+def _add_knowledge(assistant: "Assistant", name: str, sent: Sequence[Attachment]) -> "BrickCard":
+    if len(sent) == 1 and sent[0].name.endswith(".zip"):
+        return assistant.add_skill_file(sent[0], name or None)
+    return assistant.add_knowledge(name, sent)
 
 
 def _added(action: Callable[[], "BrickCard"]) -> None:

@@ -108,6 +108,9 @@ body:has([data-testid="stConnectionStatus"]) section[role="dialog"]:not(:has([da
 .mattoni-scale i { grid-column: 1 / -1; height: .6rem; border-radius: .3rem; }
 .mattoni-scale span:nth-of-type(2) { text-align: center; }
 .mattoni-scale span:nth-of-type(3) { text-align: right; }
+/* a document, and the passage of it that an answer cites */
+.mattoni-page { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6; }
+.mattoni-page mark { background: color-mix(in srgb, #d9694a 25%, transparent); color: inherit; padding: .15rem 0; }
 /* the neurons of a brick, layer by layer */
 .mattoni-neurons { display: grid; grid-template-columns: max-content 1fr; gap: 1px .5rem; align-items: center;
   font-size: .65rem; line-height: 1; font-variant-numeric: tabular-nums; }

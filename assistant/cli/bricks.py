@@ -37,16 +37,17 @@ def bricks_show(name: str, as_json: AsJson = False) -> None:
     """A brick's card: what it is, for which hosts, was trained on and scored, and what it cannot do."""
     import yaml
 
+    from assistant.bricks.lifecycle import costs
     from assistant.bricks.variants import hosts_of
 
     brick = scanned().get(name)
     values = brick.card.model_dump(mode="json", by_alias=True, exclude_none=True)
     hosts = hosts_of(brick.card)
     if as_json:
-        print(json.dumps({**values, "hosts": hosts.versions}, ensure_ascii=False))
+        print(json.dumps({**values, "hosts": hosts.versions, "costs": costs(brick)}, ensure_ascii=False))
     else:
         print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100), end="")
-        print(f"folder: {brick.folder}\ndigest: {brick.digest}")
+        print(f"folder: {brick.folder}\ndigest: {brick.digest}\ncosts: {costs(brick)}")
         for sentence in hosts.sentences:
             print(printable(sentence))
 
@@ -64,7 +65,7 @@ def bricks_check(
         return
     for brick in bricks.usable:
         print(f"{brick.name}: {brick.warning or 'good'}")
-    damaged = {refused.name for refused in scanned().refused}
+    damaged = {refused.name for refused in scanned().refused if not refused.is_off}
     for refused in bricks.refused:
         if refused.name not in damaged:
             print(refused.sentence)
@@ -74,19 +75,25 @@ def bricks_check(
 
 @app.command("add")
 def bricks_add(
-    source: Annotated[str, typer.Argument(help="A PEFT LoRA: a folder, a .zip or .tar.gz, or a Hub id.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A PEFT LoRA: a folder, a .zip or .tar.gz, or a Hub id; or a brick that was exported as one file."
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a skill of yours of that name; it is kept as an older version.")
     ] = False,
     host: HostName = "builtin",
 ) -> None:
-    """Bring in a skill that was trained elsewhere."""
+    """Bring in a skill that was trained elsewhere, or a brick of any kind that was exported as one file."""
     with opened(host) as assistant:
-        card = assistant.add_skill(source, name, replace)
+        card = assistant.add_brick(source, name, replace)
     for note in card.notes:
         print(printable(note), file=sys.stderr)
-    print(f'{card.name} is here: mattoni ask --skill {card.name} "…"')
+    option = "skill" if card.kind == "task" else "knowledge" if card.kind == "knowledge" else ""
+    print(f"{card.name} is here" + (f': mattoni ask --{option} {card.name} "…"' if option else "."))
 
 
 @app.command("import")
@@ -128,6 +135,35 @@ def bricks_examples(
     # Read one by one: many photos are large.
     attachments = (attachment for file in files for attachment in read_attachments([file]))
     print(printable(add_examples(name, attachments, scanned(), Glance.load()).sentence))
+
+
+@app.command("rename")
+def bricks_rename(name: str, new: Annotated[str, typer.Argument(help="What to call it from now on.")]) -> None:
+    """Give a brick of yours another name, its older versions and what cites it too."""
+    with opened() as assistant:
+        card = assistant.rename_brick(name, new)
+    print(f"{name} is called {card.name} now.")
+
+
+@app.command("off")
+def bricks_off(name: str) -> None:
+    """Switch a brick off in all conversations; nothing of it is deleted."""
+    from assistant.registry import switch
+    from mattoni.paths import data_folder
+
+    scanned().get(name)
+    switch(data_folder() / "bricks", name, is_on=False)
+    print(f"{name} is off: `mattoni bricks on {name}` brings it back.")
+
+
+@app.command("on")
+def bricks_on(name: str) -> None:
+    """Switch a brick on that was switched off."""
+    from assistant.registry import switch
+    from mattoni.paths import data_folder
+
+    switch(data_folder() / "bricks", name, is_on=True)
+    print(f"{scanned().get(name).name} is on.")
 
 
 @app.command("remove")

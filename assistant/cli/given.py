@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -76,32 +75,6 @@ def _last_file(line: str) -> tuple[int, Path] | None:
 def is_path(line: str) -> bool:
     """Whether a line that begins like a command is a path: to a file that is not there, or nothing would be asked."""
     return "/" in line[1:].split(" ")[0]
-
-
-@dataclass(frozen=True)
-class FoundFiles:
-    """The files of a folder, in order, and what was passed over in it."""
-
-    files: tuple[Path, ...]
-    hidden: int
-    closed: tuple[str, ...]  # folders that may not be read
-
-
-def files_in(folder: Path) -> FoundFiles:
-    """The files of a folder and of those in it, hidden ones apart; links to folders are not followed."""
-    files: list[Path] = []
-    hidden = 0
-    closed: list[str] = []
-    for place, folders, names in os.walk(folder, onerror=lambda problem: closed.append(str(problem.filename))):
-        hidden += sum(_is_hidden(name) for name in (*folders, *names))
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        files += (Path(place, name) for name in sorted(names) if not _is_hidden(name))
-    return FoundFiles(tuple(files), hidden, tuple(closed))
-
-
-def _is_hidden(name: str) -> bool:
-    # What systems leave beside documents without a point before it.
-    return name.startswith((".", "~$")) or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def _plain_path(text: str) -> Path:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assistant.cli.given import files_in, given_path
+from assistant.bricks.folders import files_in, read_attachment
+from assistant.cli.given import given_path
 from assistant.cli.opening import opened, remove, scanned
-from assistant.cli.options import read_attachment
 from assistant.cli.terminal import printable, show_table
 from mattoni.errors import MattoniError
 
@@ -32,16 +32,28 @@ def knowledge_add(
     update: Annotated[
         bool, typer.Option("--update", help="Replace these files in the brick, or add them to it.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look at the folder again before every turn, and read what has changed.")
+    ] = False,
 ) -> None:
-    """Make a knowledge brick from documents, or update one. What cannot be read in a folder is passed over, and told."""
+    """Make a knowledge brick from documents, or update one: only files whose contents have changed are read.
+
+    What cannot be read in a folder is passed over, and told. After a kill the same command goes on.
+    """
     paths = [given_path(file) for file in files]
+    if watch and not (len(paths) == 1 and paths[0].is_dir()):
+        raise MattoniError("--watch is for one folder: name it alone.")
     left = _PassedOver()
     documents = [_documents(path, left) for path in paths]
     has_folder = any(path.is_dir() for path in paths)
     with opened() as assistant:
         try:
             card = assistant.add_knowledge(
-                name, chain.from_iterable(documents), update, left.files.append if has_folder else None
+                name,
+                chain.from_iterable(documents),
+                update,
+                left.files.append if has_folder else None,
+                paths[0].resolve() if watch else None,
             )
         finally:
             left.tell()
@@ -92,9 +104,49 @@ def knowledge_list() -> None:
     show_table(["name", "version", "what"], cells)
 
 
+@app.command("documents")
+def knowledge_documents(name: str) -> None:
+    """The documents of a knowledge brick, and how many passages each makes."""
+    from collections import Counter
+
+    from knowledge_bricks.documents import load_documents
+
+    brick = scanned().get(name)
+    if brick.parts.method != "documents":
+        raise MattoniError(f"'{name}' holds no documents: `mattoni bricks show {name}` says what it is.")
+    counted = Counter(passage.document for passage in load_documents(brick.folder).passages)
+    show_table(["document", "passages"], [[document, str(number)] for document, number in counted.items()])
+
+
+@app.command("sync")
+def knowledge_sync(
+    name: str,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop watching: leave it as it is now.")] = False,
+) -> None:
+    """Make a knowledge brick what its watched folder holds now, as happens before every turn."""
+    left = _PassedOver()
+    with opened() as assistant:
+        if stop:
+            print(f"{assistant.stop_watching(name).name} watches no folder any more.")
+            return
+        card = assistant.sync(name, left.files.append)
+    left.tell()
+    print(f"{card.name}, version {card.version}: {card.summary}" if card else f"{name} is as its folder is.")
+
+
 @app.command("remove")
-def knowledge_remove(name: str) -> None:
-    """Delete a knowledge brick with every byte."""
+def knowledge_remove(
+    name: str,
+    documents: Annotated[
+        list[str] | None, typer.Argument(help="Only these documents. Default: the whole brick.")
+    ] = None,
+) -> None:
+    """Delete a knowledge brick, or documents of it, with every byte; of documents also from older versions."""
+    if documents:
+        with opened() as assistant:
+            card = assistant.drop_documents(name, documents)
+        print(f"{card.name}, version {card.version}: {card.summary}")
+        return
     if scanned().get(name).card.kind != "knowledge":
         raise MattoniError(f"'{name}' is no knowledge brick: use `mattoni bricks remove {name}`.")
     remove(name)

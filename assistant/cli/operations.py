@@ -23,15 +23,20 @@ app = typer.Typer()
 
 @app.command("export")
 def bricks_export(
-    name: Annotated[str, typer.Argument(help="A skill.")],
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    name: Annotated[str, typer.Argument(help="A brick.")],
+    place: Annotated[Path, typer.Argument(help="A new file that ends in .zip; or, for a skill, a new folder.")],
 ) -> None:
-    """Write a skill as a PEFT LoRA that other tools load, and that `bricks add` takes again as it was."""
+    """Write a brick as one file that `bricks add` takes again; or a skill as a PEFT LoRA that other tools load too."""
+    from assistant.bricks.lifecycle import SUFFIX, pack_brick
     from task_bricks.exporting import export_skill
 
-    brick = scanned().get(name)
-    export_skill(brick.folder, brick.card, folder.expanduser())
-    print(f'{folder} is a PEFT LoRA: PeftModel.from_pretrained(host, "{folder}") loads it.')
+    brick, target = scanned().get(name), place.expanduser()
+    if target.suffix.lower() == SUFFIX:
+        pack_brick(brick, target)
+        print(f"{place} is all of {name}: mattoni bricks add {place}")
+        return
+    export_skill(brick.folder, brick.card, target)
+    print(f'{place} is a PEFT LoRA: PeftModel.from_pretrained(host, "{place}") loads it.')
 
 
 @app.command("merge")

@@ -1,14 +1,13 @@
 """What the options of several commands are called, and what their values mean. Knows nothing of the commands."""
 
 import ipaddress
-import shlex
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from assistant.bricks.folders import read_attachment
 from assistant.cli.given import given_path
 from mattoni.errors import MattoniError
 
@@ -163,34 +162,3 @@ def read_attachments(given: Sequence[str | Path]) -> "list[Attachment]":
     Raises MattoniError for a folder, an address, and what cannot be read.
     """
     return [read_attachment(path if isinstance(path, Path) else given_path(path)) for path in given]
-
-
-def read_attachment(path: Path, name: str | None = None) -> "Attachment":
-    """A file's bytes, under its own name or another. Raises MattoniError when it cannot be read."""
-    from assistant.turn.look import Limits
-    from mattoni.inputs import Attachment
-
-    try:
-        if path.is_dir():
-            raise MattoniError(
-                f"{path} is a folder: name the files in it, or look things up in all of them after "
-                f"`mattoni knowledge add NAME {shlex.quote(str(path))}`."
-            )
-        found = path.stat()
-        if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
-            raise MattoniError(f"{path} is a device, which has no end: name a file.")
-        if found.st_size > (most := Limits().most_bytes(_head(path))):
-            # Before it is read: a film of some gigabytes would fill the memory first.
-            megabytes = f"{found.st_size / 1e6:.0f} MB large, and at most {most / 1e6:.0f} MB are read"
-            raise MattoniError(f"{path} is {megabytes}: send a smaller version or a part of it.")
-        return Attachment(name or path.name, path.read_bytes())
-    except OSError as problem:
-        raise MattoniError(f"{path} cannot be read ({problem.strerror}): check the path.") from problem
-    except ValueError as problem:  # a name that no disk can hold
-        raise MattoniError(f"{str(path)[:80]!r} cannot be read ({problem}): check the path.") from problem
-
-
-def _head(path: Path) -> bytes:
-    """So many bytes as tell a file's kind."""
-    with path.open("rb") as file:
-        return file.read(65_536)

@@ -62,6 +62,10 @@ class LoadedBricks:
         """Drop these bricks and everything that they made."""
         self._loaded.drop(lambda digest: digest in digests)
 
+    def unload_named(self, names: frozenset[str]) -> None:
+        """Drop what is loaded of the bricks of these names, also of states that were replaced since."""
+        self.unload(frozenset(runtime.brick.digest for runtime in self._loaded.values() if runtime.brick.name in names))
+
     def forget(self, contents: frozenset[str]) -> None:
         """Let every brick drop what it made of these contents."""
         for runtime in self._loaded.values():

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import NonNegativeInt
 
 from knowledge_bricks.documents import Documents, Hit, load_documents
+from knowledge_bricks.passages import Passage
 from mattoni.errors import MattoniError
 from mattoni.methods import Method, Parts
 from mattoni.runtime import Asked, BrickFiles, BrickRuntime, HostView, Injected
@@ -20,6 +21,23 @@ class DocumentsParts(Parts):
     documents: NonNegativeInt = 0
     passages: NonNegativeInt = 0
     embedder: str = ""  # digest of the text embedder that made the passages' vectors
+    search_ms: float = 0.0  # what a search took where it was made
+    watch: str = ""  # the folder whose files these are, which is looked at before every turn
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What it holds, and what a message pays for it."""
+        documents, passages = (_counted(self.documents, "document"), _counted(self.passages, "passage"))
+        return (documents, passages, *([f"{self.search_ms:.2g} ms a search"] if self.search_ms else ()))
+
+    @property
+    def given_away(self) -> "DocumentsParts":
+        """Nobody else has the folder that is watched here."""
+        return self.model_copy(update={"watch": ""})
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 class DocumentsRuntime(BrickRuntime):
@@ -28,6 +46,10 @@ class DocumentsRuntime(BrickRuntime):
     def __init__(self, brick: BrickFiles, documents: Documents) -> None:
         super().__init__(brick)
         self._documents = documents
+
+    def passages(self, document: str) -> list[Passage]:
+        """The passages of one document, in reading order."""
+        return self._documents.of(document)
 
     def inject(self, asked: Asked) -> Injected:
         """The passages that answer the message best; none where the best is not near enough."""

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.cli.given import files_in, given_path, given_paths, is_path, split_line
+from assistant.bricks.folders import files_in
+from assistant.cli.given import given_path, given_paths, is_path, split_line
 from assistant.cli.options import read_attachments
 from mattoni.errors import MattoniError
 

@@ -1,7 +1,11 @@
 import io
 import json
 import threading
+import zipfile
+from email.message import EmailMessage
 
+import docx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,6 +29,8 @@ from mattoni.paths import data_folder
 from mattoni.runtime import Asked
 from mattoni.trace import Citation
 from tests.assistant.conftest import done
+from tests.assistant.test_look import LOCKED_PDF
+from tests.sounds import wav
 
 SHORT = Sampling(temperature=0, max_tokens=6)
 KILN = "The kiln burns bricks at a thousand degrees for three days."
@@ -89,7 +95,8 @@ def test_added_documents_are_a_brick_that_the_registry_accepts_for_any_host(add,
     assert (card.kind, card.injects, card.host) == ("knowledge", ("sequence",), None)
     assert card.parts.documents == card.parts.passages == 2
     assert card.parts.embedder == embedder.digest
-    assert set(card.files) == {"passages.jsonl", "keys.safetensors"}
+    assert set(card.files) == {"passages.jsonl", "keys.safetensors", "sources.json"}
+    assert card.parts.search_ms > 0 and card.parts.costs[:2] == ("2 documents", "2 passages")
 
 
 def test_pages_of_a_pdf_are_cited_by_their_number_and_scans_are_read(add, bricks, embedder):
@@ -128,6 +135,83 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_written(add, tmp_pat
     with pytest.raises(MattoniError, match=sentence):
         add("masonry", files, read=lambda image: "")
     assert not (tmp_path / "bricks").exists() or list((tmp_path / "bricks").iterdir()) == []
+
+
+_WORD = b"application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
+
+
+def office(files: dict[str, bytes], kind: bytes = _WORD) -> bytes:
+    """A Word file of a kind, with more in it than a sentence."""
+    document = docx.Document()
+    document.add_paragraph("Lime is burnt in a kiln.")
+    buffer, out = io.BytesIO(), io.BytesIO()
+    document.save(buffer)
+    with zipfile.ZipFile(buffer) as plain, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name).replace(_WORD, kind))
+        for name, content in files.items():
+            packed.writestr(name, content)
+    return out.getvalue()
+
+
+MACROS = office({"word/vbaProject.bin": b"Shell"}, b"application/vnd.ms-word.document.macroEnabled.main+xml")
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        (Attachment("locked.pdf", LOCKED_PDF), "locked.pdf is locked with a password: save it without one."),
+        (Attachment("large.txt", b"brick " * 9_000_000), "large.txt is 54 MB large, and at most 50 MB are read"),
+        (
+            Attachment("bomb.docx", office({"word/a.xml": bytes(50_000_000)})),
+            "bomb.docx is 5. MB large once .* unpacked",
+        ),
+        (
+            Attachment("talk.wav", wav(np.zeros(16_000, np.float32))),
+            "talk.wav is a recording, and knowledge is made of documents",
+        ),
+    ],
+)
+def test_a_file_out_to_do_harm_is_named_and_what_was_there_stays(add, bricks, tmp_path, file, sentence):
+    card = add("masonry", FILES)
+    with pytest.raises(MattoniError, match=sentence):
+        add("masonry", [Attachment("sand.md", b"Sand is sieved."), file], update=True)
+    assert bricks()["masonry"].card == card
+    assert [path.name for path in (tmp_path / "bricks").iterdir()] == ["masonry"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "unsaid"),
+    [
+        (Attachment("macro.docm", MACROS), "Lime is burnt", "Shell"),
+        (Attachment("sheet.csv", b"brick,price\nred,=cmd(A0)\ngrey,2\n"), "=cmd(A0)", "\x00"),
+        (
+            Attachment(
+                "page.html", b"<html><body><p>Lime is burnt.</p><p>Twice.</p><script>steal()</script></body></html>"
+            ),
+            "Lime is burnt.",
+            "steal",
+        ),
+        (Attachment("old.txt", "Die Mauer wird größer.".encode("cp1252")), "größer", "�"),
+    ],
+)
+def test_of_a_file_that_could_run_something_the_words_are_read_and_nothing_runs(add, bricks, file, said, unsaid):
+    add("masonry", [file])
+    (passage,) = load_documents(bricks()["masonry"].folder).passages
+    assert said in passage.text and unsaid not in passage.text
+
+
+def test_what_is_attached_to_a_mail_is_a_document_of_its_own_and_goes_with_it(add, bricks):
+    mail = EmailMessage()
+    mail["Subject"], mail["From"], mail["To"] = "Kiln", "a@example.org", "b@example.org"
+    mail.set_content("The kiln is ready on Monday.")
+    mail.add_attachment(MORTAR.encode(), maintype="text", subtype="plain", filename="mortar.txt")
+    card = add("post", [Attachment("kiln.eml", mail.as_bytes())])
+    documents = {passage.document for passage in load_documents(bricks()["post"].folder).passages}
+    assert documents == {"kiln.eml", "mortar.txt (in kiln.eml)"} and card.parts.documents == 2
+    mail.clear_content()
+    mail.set_content("The kiln is ready on Tuesday.")
+    assert add("post", [Attachment("kiln.eml", mail.as_bytes())], update=True).parts.documents == 1
 
 
 def test_a_scan_without_a_reader_says_what_is_missing(add):
@@ -182,7 +266,7 @@ def test_only_knowledge_that_is_there_can_be_updated(add):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(embedder, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(MattoniError, match="Cannot write .*file/masonry"):
+    with pytest.raises(MattoniError, match="Cannot write .*file/"):
         add_knowledge("masonry", FILES, tmp_path / "file", embedder=embedder, read=None)
 
 
@@ -195,7 +279,8 @@ def test_knowledge_removed_while_it_is_updated_stays_removed(embedder, tmp_path)
         swap()
 
     with pytest.raises(MattoniError, match="'masonry' was added or removed while these documents were read: try again"):
-        add_knowledge("masonry", FILES, folder, embedder=embedder, read=None, update=True, publish=publish)
+        new = [Attachment("kiln.md", b"The kiln is cold.")]
+        add_knowledge("masonry", new, folder, embedder=embedder, read=None, update=True, publish=publish)
     assert list(folder.iterdir()) == []
 
 

@@ -11,12 +11,12 @@ from knowledge_bricks.documents import (
     COVERAGE_WEIGHT,
     PASSAGES,
     answer_threshold,
-    build_documents,
     content_words,
     load_documents,
     searched_text,
+    write_documents,
 )
-from knowledge_bricks.passages import DocumentText, PageText
+from knowledge_bricks.passages import DocumentText, PageText, split_document
 from mattoni.errors import MattoniError
 from mattoni.keys import KEYS
 
@@ -40,6 +40,14 @@ LIBRARY = [
     document("mortar.md", "Mortar is made of sand, lime and water, and it hardens slowly in the open air."),
     document("bridge.pdf", "The bridge at Torre has nine arches.", "Its mason was Ambrogio, who also built the mill."),
 ]
+
+
+def build_documents(documents, embed, folder, kept=None):
+    passages = [passage for document in documents for passage in split_document(document)]
+    vectors = embed([searched_text(passage) for passage in passages]) if passages else torch.zeros(0, 1)
+    if kept is not None:
+        passages, vectors = [*kept.passages, *passages], torch.cat([kept.vectors, vectors])
+    write_documents(passages, vectors, folder)
 
 
 @pytest.fixture

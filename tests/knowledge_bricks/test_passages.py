@@ -3,7 +3,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowledge_bricks.passages import LONGEST, DocumentText, PageText, passage_spans, split_document
+from knowledge_bricks.passages import LONGEST, DocumentText, PageText, around, passage_spans, split_document
 
 WORDS = st.text(alphabet="abc.!? \n-#éЖ", max_size=40)
 TEXTS = st.lists(WORDS, max_size=120).map("".join)
@@ -72,3 +72,14 @@ def test_places_are_pages_where_there_are_pages_and_else_counted_passages():
 
 def test_text_without_words_makes_no_passage():
     assert split_document(DocumentText("empty.txt", (PageText(1, " \n\n\t"),))) == []
+
+
+@given(pages=st.lists(TEXTS, min_size=1, max_size=3), which=st.integers(0, 100))
+def test_around_a_passage_its_page_is_whole_and_nothing_is_said_twice(pages, which):
+    document = DocumentText("book.pdf", tuple(PageText(n, text) for n, text in enumerate(pages, 1)))
+    passages = split_document(document)
+    if passages:
+        cited = passages[which % len(passages)]
+        page = around(passages, cited)
+        assert page.text == cited.text
+        assert "".join((page.before + page.text + page.after).split()) == "".join(pages[cited.page - 1].split())

@@ -75,7 +75,7 @@ def test_what_is_no_lora_is_refused_by_name(mattoni, make_adapter, tiny_host, tm
     add_bare_brick("eyes")
     out = tmp_path / "out"
     assert mattoni("bricks", "export", "eyes", out)[2] == (
-        "'eyes' is a modality brick (qformer) and no LoRA: name a skill.\n"
+        "'eyes' is a modality brick (qformer) and no LoRA: a file that ends in .zip takes any brick.\n"
     )
     host = load_host(str(tiny_host), device="cpu", dtype="float32")
     import_skill(make_adapter(), data_folder() / "bricks", "mine", host)
