@@ -63,7 +63,7 @@ def wrong(found):
         if citation is None
         or citation.document != document
         or place not in (None, citation.place)
-        or said not in citation.text
+        or said not in " ".join(citation.text.split())
     ]
 
 

@@ -5,7 +5,7 @@ from mattoni.inputs import Attachment
 from tests.ui.conftest import page_backend
 from tests.ui.test_page import no_errors
 
-PAGES = "The kiln burns bricks.\n\n" + "Clay is dug in autumn. " * 40 + "\n\nThe xylograph lies beneath the stairs."
+PAGES = "The kiln burns bricks.\n\n" + "Clay is dug in autumn. " * 80 + "\n\nThe xylograph lies beneath the stairs."
 SHORT = Sampling(temperature=0, max_tokens=4)
 
 

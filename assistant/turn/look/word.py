@@ -4,8 +4,12 @@ import io
 import re
 from collections.abc import Iterator
 
-import docx
+from docx.document import Document as WordDocument
+from docx.opc.constants import CONTENT_TYPE
+from docx.opc.part import PartFactory
 from docx.oxml.ns import qn
+from docx.package import Package
+from docx.parts.document import DocumentPart
 from lxml import etree  # type: ignore[import-untyped]
 
 from assistant.turn.look.markdown_tables import markdown_table, spread
@@ -23,6 +27,10 @@ _SKIPPED = {
     qn("w:rPr"),
     "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback",
 }
+# Word's other kinds are built the same; python-docx alone refuses them. Their macros are never looked at.
+for _kind in ("ms-word.document.macroEnabled", "ms-word.template.macroEnabledTemplate"):
+    PartFactory.part_type_for[f"application/vnd.{_kind}.main+xml"] = DocumentPart
+PartFactory.part_type_for[CONTENT_TYPE.WML_DOCUMENT_MAIN.replace("document.main", "template.main")] = DocumentPart
 _NOTES = {"footnotes": "footnote", "endnotes": "endnote", "comments": "comment"}
 
 
@@ -32,7 +40,7 @@ def open_docx(archive: Archive, limits: Limits) -> Opened:
     python-docx's `paragraph.text` passes over content controls, insertions and text boxes, and takes a minute for the
     styles of a long document; its parts are walked through instead.
     """
-    document = docx.Document(io.BytesIO(archive.content))
+    document = _document(archive)
     styles = {style.style_id: style.name or "" for style in document.styles}
     body = _blocks(document.element.body, styles)
     if not body and (pages := pasted_pages(archive, "word/media/", limits)):
@@ -51,6 +59,13 @@ def open_docx(archive: Archive, limits: Limits) -> Opened:
         elif kind in _NOTES:
             notes += [f"[{_NOTES[kind]}] {text}" for note in element for text in _blocks(note, {})]
     return pages_of(["\n".join((*around["header"], *body, *notes, *around["footer"]))])
+
+
+def _document(archive: Archive) -> WordDocument:
+    main = Package.open(io.BytesIO(archive.content)).main_document_part
+    assert isinstance(main, DocumentPart)
+    document: WordDocument = main.document
+    return document
 
 
 def _blocks(parent: etree._Element, styles: dict[str, str]) -> list[str]:
