@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from assistant.host.host import Host
-from assistant.host.prompt import Turn, build_prompt
+from assistant.host.prompt import Turn, build_prompt, invocation_tokens
 from mattoni.injections import AFTER_PICTURE, Segment, Soft, Text, picture_label
 from mattoni.untrusted import encode_untrusted
 
@@ -24,12 +24,14 @@ class PromptFrame:
     answer  an answer -> its ids, with the end of the turn
     text    ids of an answer -> its text
     end     the token that stops an answer
+    invocation  the ids that open a user's message, from which on a skill acts that is trained as activated
     """
 
     prompt: Callable[[str, TokenIds], TokenIds]
     answer: Callable[[str], TokenIds]
     text: Callable[[Sequence[int]], str]
     end: int
+    invocation: Callable[[], TokenIds]
 
     @property
     def before(self) -> TokenIds:
@@ -75,6 +77,7 @@ def prompt_frame(host: Host) -> PromptFrame:
         answer=lambda text: (*encode_untrusted(tokenizer, text), end),
         text=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
         end=end,
+        invocation=lambda: invocation_tokens(tokenizer),
     )
 
 

@@ -49,13 +49,18 @@ def picture_label(place: int, count: int) -> list[Text]:
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """ΔW = weight · scale · B @ A on named linear layers; A is (rank, in), B is (out, rank)."""
+    """ΔW = weight · scale · B @ A on named linear layers; A is (rank, in), B is (out, rank).
+
+    invocation_tokens  token ids from whose last occurrence in the prompt on it acts, so that what stands before them is read
+                       as without it (activated LoRA, Greenewald et al. 2025, arXiv:2504.12397); none: it acts everywhere
+    """
 
     name: str
     digest: str
     factors: Mapping[str, tuple[Tensor, Tensor]]
     scales: Mapping[str, float]
     weight: float = 1.0
+    invocation_tokens: tuple[int, ...] = ()
 
 
 def misfit(delta: LowRank, shapes: Mapping[str, tuple[int, int]]) -> str | None:

@@ -26,6 +26,7 @@ from task_bricks.lora import (
     PREFIX,
     WEIGHTS,
     check_beginning,
+    invocation_of,
     pair_factors,
     read_config,
     read_safetensors,
@@ -111,7 +112,7 @@ def read_adapter(source: Source, host: AdaptedHost) -> Adapter:
     paired = pair_factors({names[module]: sides for module, sides in factors.items()}, where)
     called = {ours: (ours, theirs.removeprefix(PREFIX)) for theirs, ours in names.items()}
     scales = {name: scale_of(called[name], a.shape[0], config, title) for name, (a, _) in paired.items()}
-    lora = LowRank(title, "", paired, scales)
+    lora = LowRank(title, "", paired, scales, invocation_tokens=invocation_of(config, title))
     reason = misfit(lora, host.adaptable_shapes)
     if reason:
         raise _Told(title, base, host.name).refusal(reason)

@@ -26,6 +26,7 @@ from mattoni.injections import LowRank
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 README = "README.md"
+INVOCATION = "alora_invocation_tokens"
 PREFIX = "base_model.model."  # what peft puts before the host's name of a layer
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -65,13 +66,12 @@ _UNSUPPORTED = {
     "trainable_token_indices": "trainable_token_indices (retrained word embeddings)",
     "target_parameters": "target_parameters",
     "layer_replication": "layer_replication",
-    "alora_invocation_tokens": "activated LoRA",
     "lora_bias": "lora_bias",
     "ensure_weight_tying": "ensure_weight_tying (a LoRA on the word embeddings)",
 }
 # Options that leave ΔW as it is, or are read here. `tests/task_bricks` compares these lists with peft's own.
 HARMLESS = frozenset(
-    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config eva_config exclude_modules fan_in_fan_out "
+    "alora_invocation_tokens alpha_pattern auto_mapping base_model_name_or_path bias corda_config eva_config exclude_modules fan_in_fan_out "
     "inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout "
     "lora_ga_config megatron_config megatron_core peft_type peft_version qalora_group_size r rank_pattern revision "
     "runtime_config target_modules task_type use_rslora velora_config".split()
@@ -98,7 +98,8 @@ def read_lora(folder: Path, digest: str | None = None) -> LowRank:
     where = f"{folder.name}/{WEIGHTS}"
     factors = pair_factors(_by_module(_read_tensors(folder), where), where)
     scales = {name: scale_of((name,), a.shape[0], config, folder.name) for name, (a, _) in factors.items()}
-    return LowRank(folder.name, digest or _digest(folder), factors, scales)
+    invocation = invocation_of(config, folder.name)
+    return LowRank(folder.name, digest or _digest(folder), factors, scales, invocation_tokens=invocation)
 
 
 def write_lora(folder: Path, lora: LowRank, base_model: str | None) -> None:
@@ -106,7 +107,7 @@ def write_lora(folder: Path, lora: LowRank, base_model: str | None) -> None:
     ranks = {name: len(a) for name, (a, _) in lora.factors.items()}
     alphas = {name: lora.scales[name] * rank for name, rank in ranks.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    config = {
+    config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
@@ -119,6 +120,8 @@ def write_lora(folder: Path, lora: LowRank, base_model: str | None) -> None:
         "lora_alpha": alpha,
         "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
     }
+    if lora.invocation_tokens:
+        config[INVOCATION] = list(lora.invocation_tokens)
     tensors = {
         f"{PREFIX}{name}.lora_{side}.weight": factor.cpu().contiguous()
         for name, pair in lora.factors.items()
@@ -275,6 +278,18 @@ def pair_factors(sides: Mapping[str, Mapping[str, Tensor]], where: str) -> Facto
             )
         factors[module] = (a, b)
     return factors
+
+
+def invocation_of(config: Mapping[str, Any], title: str) -> tuple[int, ...]:
+    """The token ids from which on an activated LoRA acts (Greenewald et al. 2025, arXiv:2504.12397); none for all others."""
+    tokens = config.get(INVOCATION)
+    if tokens is None:
+        return ()
+    if not isinstance(tokens, list) or not tokens or not all(type(token) is int and token >= 0 for token in tokens):
+        raise MattoniError(
+            f"{title}/{CONFIG}: {INVOCATION} must be a list of token ids, from which on the adapter acts: copy it again."
+        )
+    return tuple(tokens)
 
 
 def scale_of(names: tuple[str, ...], rank: int, config: Mapping[str, Any], title: str) -> float:

@@ -76,7 +76,19 @@ def read_parts(bricks: Sequence[tuple[Path, BrickCard]]) -> list[Part]:
     _check_together([card for _, card in bricks])
     parts = [Part(folder, card, read_lora(folder, brick_digest(card))) for folder, card in bricks]
     _shapes([part.lora for part in parts])
+    _check_same_activation([part.lora for part in parts])
     return parts
+
+
+def _check_same_activation(loras: Sequence[LowRank]) -> None:
+    """Raise MattoniError where skills act from different positions on: one LoRA cannot do both."""
+    first = loras[0]
+    other = next((lora for lora in loras if lora.invocation_tokens != first.invocation_tokens), None)
+    if other is not None:
+        raise MattoniError(
+            f"'{first.name}' and '{other.name}' act from different positions of a prompt on (activated LoRA): switch both on for "
+            "a turn instead of merging them."
+        )
 
 
 def _check_together(cards: Sequence[BrickCard]) -> None:
@@ -136,7 +148,7 @@ def merge_factors(loras: Sequence[LowRank], how: How) -> LowRank:
         pair = (layer.lora_A[_MERGED].weight, layer.lora_B[_MERGED].weight)
         factors[name] = (pair[0].detach().to(dtype), pair[1].detach().to(dtype))
         scales[name] = float(layer.scaling[_MERGED])
-    return LowRank(_MERGED, "", factors, scales)
+    return LowRank(_MERGED, "", factors, scales, invocation_tokens=loras[0].invocation_tokens)
 
 
 def _check_how(loras: Sequence[LowRank], how: How) -> None:

@@ -92,3 +92,14 @@ def bench_batch(
     from assistant.evaluation.bench_batch import bench_batch as measure
 
     print(json.dumps(measure(host, device, weights), indent=1))
+
+
+@bench_app.command("switch")
+def bench_switch(
+    device: Device = "auto", host: HostName = "builtin", weights: WeightsKind = "auto", as_json: AsJson = True
+) -> None:
+    """Measure the first token after a change of skill behind a thousand tokens of history, the change itself, and the route
+    among ten thousand skills. Prints one JSON object."""
+    from assistant.evaluation.bench_switch import bench_switch as measure
+
+    print(json.dumps(measure(host, device, weights), indent=1))

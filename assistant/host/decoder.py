@@ -34,6 +34,9 @@ class KeyValues(Protocol):
     def trim(self) -> None:
         """Give back memory that no position uses."""
 
+    def copy(self, length: int) -> "KeyValues":
+        """Those of the first `length` positions once more, in memory of their own."""
+
 
 @dataclass(frozen=True, eq=False)
 class Read:
@@ -90,6 +93,13 @@ class _DynamicKeyValues:
         for layer in self._layers:
             if layer.keys is not None and layer.values is not None:
                 layer.keys, layer.values = layer.keys.contiguous(), layer.values.contiguous()
+
+    def copy(self, length: int) -> "_DynamicKeyValues":
+        cache = DynamicCache()
+        for index, layer in enumerate(self._layers):
+            if layer.keys is not None and layer.values is not None:
+                cache.update(layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone(), index)
+        return _DynamicKeyValues(cache)
 
 
 class TransformersDecoder:

@@ -93,6 +93,7 @@ def _pack(injection: Other, at: str, tensors: dict[str, Tensor]) -> dict[str, An
             for name, (a, b) in injection.factors.items():
                 tensors[f"{at}.a.{name}"], tensors[f"{at}.b.{name}"] = a, b
             told |= {"scales": dict(injection.scales), "modules": list(injection.factors), "weight": injection.weight}
+            told["invocation_tokens"] = list(injection.invocation_tokens)
         case Prefix():
             for layer, (keys, values) in enumerate(injection.layers):
                 tensors[f"{at}.k.{layer}"], tensors[f"{at}.v.{layer}"] = keys, values
@@ -112,7 +113,8 @@ def _unpack(told: Mapping[str, Any], at: str, tensors: Mapping[str, Tensor]) -> 
     match told["kind"]:
         case "LowRank":
             factors = {module: (tensors[f"{at}.a.{module}"], tensors[f"{at}.b.{module}"]) for module in told["modules"]}
-            return LowRank(name, digest, factors, dict(told["scales"]), float(told["weight"]))
+            invocation = tuple(int(i) for i in told.get("invocation_tokens", ()))
+            return LowRank(name, digest, factors, dict(told["scales"]), float(told["weight"]), invocation)
         case "Prefix":
             pairs = ((tensors[f"{at}.k.{layer}"], tensors[f"{at}.v.{layer}"]) for layer in range(told["layers"]))
             return Prefix(name, digest, tuple(pairs))

@@ -64,6 +64,13 @@ class RowKeyValues:
         if self.length < self.capacity:
             self._set(self._buffer[:, :, :, : self.length].clone())
 
+    def copy(self, length: int) -> "RowKeyValues":
+        _, layers, heads, _, width = self._buffer.shape
+        row = RowKeyValues(layers, heads, width, self._buffer.dtype, self._buffer.device)
+        row._set(self._buffer[:, :, :, :length].clone())
+        row.length = length
+        return row
+
     def reserve(self, positions: int) -> None:
         """Make room for that many more."""
         needed = self.length + positions

@@ -9,19 +9,22 @@ import logging
 import queue
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from assistant.host.activation import stretches
 from assistant.host.answer_text import Answer
 from assistant.host.composition import Composition, MergedInjections
 from assistant.host.decoder import Decoder, Read, TransformersDecoder
 from assistant.host.grammar import Grammar
 from assistant.host.host import Host
 from assistant.host.job import EngineInfo, Finish, Job, Piece, Score, Usage
-from assistant.host.kept import IdleKeyValues, ReadSoFar, common_prefix
+from assistant.host.kept import IdleKeyValues, ReadPlace, ReadSoFar
 from assistant.host.llama_decoder import LlamaDecoder, is_like_llama
 from assistant.host.matrices import Choice, Weights, choose
 from assistant.host.sampling import log_probabilities, sampler
@@ -86,20 +89,38 @@ class LocalStream:
         self._pieces.put(None)
 
 
+@dataclass(frozen=True)
+class _Script:
+    """What a row reads: its places, and the compositions by where each begins to act, the first at 0."""
+
+    places: list[ReadPlace]
+    compositions: list[tuple[int, Composition]]
+
+    @property
+    def last(self) -> Composition:
+        """What acts on the answer."""
+        return self.compositions[-1][1]
+
+    def at(self, position: int, most: int) -> tuple[Composition, int]:
+        """What acts at a position, and how many of the next `most` it acts on too."""
+        index = bisect_right(self.compositions, position, key=lambda of: of[0]) - 1
+        ahead = self.compositions[index + 1 : index + 2]
+        return self.compositions[index][1], min([most, *(begin - position for begin, _ in ahead)])
+
+
 class _Row:
     """An answer while it is decoded."""
 
-    def __init__(self, host: Host, job: Job, stream: LocalStream, composition: Composition, read: ReadSoFar) -> None:
-        self.stream, self.composition, self.read = stream, composition, read
+    def __init__(self, host: Host, job: Job, stream: LocalStream, script: _Script, read: ReadSoFar) -> None:
+        self.stream, self.script, self.read = stream, script, read
         self._likeliest = job.sampling.logprobs
         self._first_token_s = 0.0
-        self._places = job.prompt.keys
+        self._places = script.places
         # The last position is always computed: its logits begin the answer.
-        self.reused = min(common_prefix(read.places, self._places), len(self._places) - 1)
-        read.key_values.crop(composition.prefix_length + self.reused)
-        del read.places[self.reused :]
+        self.reused = min(len(read.places), len(self._places) - 1)
+        read.cut(self.reused)
         (self._unread,) = job.prompt.inputs(host, self.reused).values()
-        self._left = min(job.sampling.max_tokens, host.context - composition.prefix_length - len(self._places))
+        self._left = min(job.sampling.max_tokens, host.context - script.last.prefix_length - len(self._places))
         self._choose = sampler(job.sampling, job.seed, host.device, host.stop_ids)
         self._forced = job.forced
         self._stop_ids = host.stop_ids
@@ -117,17 +138,21 @@ class _Row:
         return int(self._unread.shape[1]) if not self._answer.said else 0
 
     def next_read(self, most: int) -> Read:
-        """What it reads in the next pass: the answer's last token, or at most so many positions of its prompt."""
+        """What it reads in the next pass: the answer's last token, or at most so many positions of its prompt.
+
+        A pass ends where another composition begins to act, so that each position is read with its own.
+        """
+        composition, most = self.script.at(len(self.read.places), most)
         if self._answer.said:
             values = torch.tensor([self._answer.said[-1:]], device=self._unread.device)
         else:
             values = self._unread[:, :most]
-        return Read(self.read.key_values, self.composition, values)
+        return Read(self.read.key_values, composition, values)
 
     def was_read(self, count: int, logits: Tensor) -> None:
         """Note what a pass has read and, where the prompt is at its end, say the next token."""
         if self._answer.said:
-            self.read.places.append(self._answer.said[-1])
+            self.read.places.append((self.script.last.key, self._answer.said[-1]))
         else:
             done = len(self.read.places)
             self.read.places.extend(self._places[done : done + count])
@@ -295,13 +320,24 @@ class LocalEngine:
     def _new_row(self, job: Job, stream: LocalStream) -> _Row | None:
         """A row that may join; None when it failed."""
         try:
-            composition = self._merged.of(job.injections)
-            kept = self._idle.take(job.conversation, composition.key) if job.conversation else None
-            read = kept or ReadSoFar([], self._decoder.new_key_values(composition))
-            return _Row(self._host, job, stream, composition, read)
+            script = self._script(job)
+            kept = self._idle.take(job.conversation, script.places) if job.conversation else None
+            first = script.compositions[0][1]
+            read = kept or ReadSoFar([], self._decoder.new_key_values(first), first.prefix_length)
+            return _Row(self._host, job, stream, script, read)
         except Exception as problem:
             stream.end(_sentence(problem))
             return None
+
+    def _script(self, job: Job) -> _Script:
+        """What a job's row reads, and with what."""
+        places = job.prompt.keys
+        compositions = [(one.begin, self._merged.of(one.injections)) for one in stretches(job.injections, places)]
+        ends = [*(begin for begin, _ in compositions[1:]), len(places)]
+        read = [
+            (c.key, place) for (begin, c), end in zip(compositions, ends, strict=True) for place in places[begin:end]
+        ]
+        return _Script(read, compositions)
 
     def _step(self) -> None:
         """A piece of the prompts that are unread, then one token of each answer."""
@@ -357,7 +393,7 @@ class LocalEngine:
         with self._lock:
             self._rows.remove(row)
             if row.stream.conversation and problem is None:
-                self._idle.keep(row.stream.conversation, row.composition.key, row.read)
+                self._idle.keep(row.stream.conversation, row.script.last.key, row.read)
         row.finish(problem)
 
 

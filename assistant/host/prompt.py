@@ -134,6 +134,31 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], answ
     return Prompt(tuple(piece for piece in pieces if isinstance(piece, Soft) or piece))
 
 
+def invocation_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token ids that open every message of a user: from the last of them on, a skill that is trained as activated acts.
+
+    So it reads the message as well as the answer, as a LoRA that acts everywhere does, and leaves the history alone. They
+    begin with the template's own mark where it has one, which no text of a stranger's can bring.
+
+    Raises MattoniError for a template with nothing of its own in front of a user's message.
+    """
+    said = Soft("", torch.zeros(0, 0))  # a piece of its own, which leaves no tokens
+    asked = [Turn("user", (said,)), Turn("assistant", (said,)), Turn("user", (said,))]
+    first, _, later = [p for p in build_prompt(tokenizer, asked, answering=False).pieces if not isinstance(p, Soft)][:3]
+    same = 0
+    while same < min(len(first), len(later)) and first[-1 - same] == later[-1 - same]:
+        same += 1
+    shared = later[len(later) - same :]
+    added = set(tokenizer.get_added_vocab().values())
+    begin = max((at for at, token in enumerate(shared) if token in added), default=0)
+    if not shared:
+        raise MattoniError(
+            "This host's chat template has nothing in front of a user's message from which a skill could act: train it "
+            "without lora.activated."
+        )
+    return shared[begin:]
+
+
 def _mark(name: str) -> str:
     """What stands for a segment while the template is rendered; nothing a template would change."""
     return f"\ue000{name}\ue001"

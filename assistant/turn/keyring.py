@@ -14,6 +14,7 @@ class Keyrings:
 
     def __init__(self) -> None:
         self._keyed: dict[tuple[str, bool], KeyedBrick] = {}
+        self._ring = Keyring()
 
     def of(self, bricks: Bricks) -> Keyring:
         """The keyring of these bricks. What is gone from them is forgotten.
@@ -28,7 +29,14 @@ class Keyrings:
             for b in bricks.usable
         }
         self._keyed = {key: self._keyed.get(key) or keyed(b, has_keys=not key[1]) for key, b in found.items()}
-        return Keyring(tuple(self._keyed.values()))
+        keyed_bricks = tuple(self._keyed.values())
+        ring = self._ring
+        if len(keyed_bricks) != len(ring.bricks) or any(
+            a is not b for a, b in zip(keyed_bricks, ring.bricks, strict=True)
+        ):
+            ring = self._ring = Keyring(keyed_bricks)
+        # The same one, whose keys need not be put side by side again.
+        return ring
 
 
 def keyed(brick: Brick, has_keys: bool = True) -> KeyedBrick:

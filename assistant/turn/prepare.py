@@ -13,6 +13,7 @@ from functools import partial
 
 from PIL import Image
 
+from assistant.host.activation import acts_from
 from assistant.host.host import Host
 from assistant.host.prompt import Turn, asks, opening
 from assistant.host.wheels import Unavailable
@@ -307,6 +308,7 @@ class _Planned:
         with self.trace.stage("prompt"):
             written = self._write(records, knowledge, others)
         self._name_earlier(written)
+        self.trace.notices.extend(_never_invoked(others, written))
         return Prepared(
             self.request,
             seed,
@@ -546,6 +548,20 @@ class _Planned:
                 given = GivenPicture(seen.name, seen.digest, partial(self._picture, seen.digest), known=seen)
                 brick = self.bricks.get(seen.brick)
                 yield from self.home.loaded.get(brick).explain(Asked(self.request.text, given))
+
+
+def _never_invoked(others: Sequence[Other], written: Written) -> list[Notice]:
+    """What is said of deltas whose invocation tokens the prompt does not hold: they would be left out without a word."""
+    places = written.prompt.keys
+    silent = [one.name for one in others if isinstance(one, LowRank) and acts_from(one, places) is None]
+    return [
+        Notice(
+            "not-invoked",
+            f"'{name}' acts only from its invocation tokens on, which do not stand in this prompt, so it did nothing: train "
+            "it with those of this host's chat template.",
+        )
+        for name in silent
+    ]
 
 
 def _given(item: Picture | Document) -> Given:

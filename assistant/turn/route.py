@@ -7,10 +7,12 @@ that is worth a notice; a skill is chosen only when its score reaches the thresh
 what is near and not for it (`mattoni.keys`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from mattoni.errors import MattoniError
@@ -40,32 +42,123 @@ class KeyedBrick:
         return float(scores(vectors.to(self.keys), self.keys, self.counter).max())
 
 
-@dataclass(frozen=True)
+# Skills beside those that are near or on that a route looks at and puts on the trace, the best first.
+_WEIGHED = 50
+
+
+@dataclass(frozen=True, eq=False)
+class KeyIndex:
+    """The keys of many bricks in one matrix, so that a message is compared with all of them at once (exact MIPS).
+
+    keys, counter                (n, width), (m, width): of all bricks, one after the other
+    of_key, of_counter           (n,), (m,): whose they are
+    thresholds, is_always        (bricks,): bool where a brick is looked at whatever its score
+    """
+
+    bricks: tuple[KeyedBrick, ...]
+    keys: Tensor
+    of_key: Tensor
+    counter: Tensor
+    of_counter: Tensor
+    thresholds: Tensor
+    is_always: Tensor
+
+    @classmethod
+    def of(cls, bricks: Sequence[KeyedBrick]) -> "KeyIndex | None":
+        """That of bricks with keys in the `text` space; None where there are none."""
+        found = tuple(brick for brick in bricks if brick.keys is not None and brick.space == "text")
+        if not found:
+            return None
+        keys = [brick.keys for brick in found if brick.keys is not None]
+        counters = [
+            keys[0].new_zeros(0, keys[0].shape[1]) if b.counter is None else b.counter.to(keys[0]) for b in found
+        ]
+        return cls(
+            found,
+            torch.cat([own.to(keys[0]) for own in keys]),
+            _owners(keys),
+            torch.cat(counters),
+            _owners(counters),
+            torch.tensor([brick.threshold for brick in found]),
+            torch.tensor([bool(brick.needs.pictures) for brick in found]),
+        )
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """(pieces, width) -> (bricks,): each brick's best score, as `KeyedBrick.score` gives it."""
+        vectors = vectors.to(self.keys)
+        # Keys first: of a few vectors the other way round takes seven times as long.
+        own = self._largest((self.keys @ vectors.T).T, self.of_key)
+        if not len(self.counter):
+            return own.amax(dim=0)
+        lead = own - self._largest((self.counter @ vectors.T).T, self.of_counter)
+        return torch.where(lead >= 0, own, lead).amax(dim=0)
+
+    def _largest(self, products: Tensor, owners: Tensor) -> Tensor:
+        """(pieces, keys) -> (pieces, bricks): of each brick the largest; minus infinity where it has none."""
+        found = products.new_full((len(products), len(self.bricks)), -torch.inf)
+        return found.scatter_reduce(1, owners.expand(len(products), -1), products, "amax")
+
+    def worth(self, vectors: Tensor, names: Collection[str]) -> dict[str, float]:
+        """{brick: score} of those that a route has to look at: near ones, the best, and those of these names."""
+        scores = self.scores(vectors)
+        is_worth = (scores >= self.thresholds) | self.is_always
+        is_worth[scores.topk(min(_WEIGHED, len(scores))).indices] = True
+        near = {self.bricks[i].name: float(scores[i]) for i in is_worth.nonzero().flatten().tolist()}
+        if not names:
+            return near
+        return near | {brick.name: float(scores[i]) for i, brick in enumerate(self.bricks) if brick.name in names}
+
+
+def _owners(parts: Sequence[Tensor]) -> Tensor:
+    """Of rows one below the other, the number of the part that each came from."""
+    return torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
+
+
+@dataclass(frozen=True, eq=False)
 class Keyring:
-    """All bricks that can be chosen, and what tells that a message asks about a picture."""
+    """All bricks that can be chosen. What is made of them is made once."""
 
     bricks: tuple[KeyedBrick, ...] = ()
 
+    @cached_property
+    def by_name(self) -> Mapping[str, KeyedBrick]:
+        return {brick.name: brick for brick in self.bricks}
+
+    @cached_property
+    def text_index(self) -> KeyIndex | None:
+        """What a message is compared with."""
+        return KeyIndex.of(self.for_message)
+
+    @cached_property
+    def _by_input(self) -> Mapping[Accepts, tuple[KeyedBrick, ...]]:
+        kinds: set[Accepts] = {what for brick in self.bricks for what in brick.accepts}
+        return {what: tuple(brick for brick in self.bricks if what in brick.accepts) for what in kinds}
+
     def for_input(self, what: Accepts) -> tuple[KeyedBrick, ...]:
         """The bricks that can be given a picture, a page or a sound."""
-        return tuple(brick for brick in self.bricks if what in brick.accepts)
+        return self._by_input.get(what, ())
 
-    @property
+    @cached_property
+    def needing_text(self) -> tuple[KeyedBrick, ...]:
+        """The bricks for a message that need a text which was read."""
+        return tuple(brick for brick in self.for_message if brick.needs.text)
+
+    @cached_property
     def for_message(self) -> tuple[KeyedBrick, ...]:
         """The bricks that a message is compared with, or that the user switches on in its stead."""
         return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "keys")
 
-    @property
+    @cached_property
     def for_user(self) -> tuple[KeyedBrick, ...]:
         """The bricks that only the user switches on."""
         return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "user")
 
-    @property
+    @cached_property
     def asked_always(self) -> tuple[KeyedBrick, ...]:
         """The bricks that find out themselves whether they have something to say to a message."""
         return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "itself")
 
-    @property
+    @cached_property
     def in_every_turn(self) -> tuple[KeyedBrick, ...]:
         """The bricks whose injections themselves act only where they are needed."""
         return tuple(b for b in self.bricks if b.chosen_by == "always")
@@ -172,8 +265,8 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
     seen_by = (*(chosen[0].name for chosen, _, _ in looked if chosen), *question.earlier_pictures)
     readers = {brick.name for brick in keyring.for_input("page")}
     is_read = question.has_documents or question.earlier_text or any(name in readers for name in seen_by)
-    lacking = frozenset(brick.name for brick in keyring.for_message if brick.needs.text and not is_read)
-    skills, weighed = _route_message(question, seen_by, keyring.for_message, choices, lacking)
+    lacking = frozenset() if is_read else frozenset(brick.name for brick in keyring.needing_text)
+    skills, weighed = _route_message(question, seen_by, keyring, choices, lacking)
     # What is clearly for a skill may sound like a question about a picture: "the cat sits on the table".
     if _misses_its_picture(question) and not skills:
         notices.append(NO_PICTURE)
@@ -243,7 +336,7 @@ def _least_read(reads: Iterable[Reads]) -> Reads:
 
 
 def _brick(keyring: Keyring, name: str) -> KeyedBrick:
-    return next(brick for brick in keyring.bricks if brick.name == name)
+    return keyring.by_name[name]
 
 
 def _route_knowledge(question: Question, keyring: Keyring, choices: Choices) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -262,10 +355,11 @@ def _check_names(keyring: Keyring, choices: Choices) -> None:
         raise MattoniError(
             f"There is no image brick '{choices.vision}' (there are: {_listed(images)}); choose one of them."
         )
-    names = [brick.name for brick in keyring.bricks]
     for name in choices.bricks:
-        if name not in names:
-            raise MattoniError(f"There is no brick '{name}' (there are: {_listed(names)}): choose one of them.")
+        if name not in keyring.by_name:
+            raise MattoniError(
+                f"There is no brick '{name}' (there are: {_listed(keyring.by_name)}): choose one of them."
+            )
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -338,7 +432,7 @@ _CLEARLY = 0.1
 def _route_message(
     question: Question,
     seen_by: Sequence[str],
-    bricks: tuple[KeyedBrick, ...],
+    keyring: Keyring,
     choices: Choices,
     lacking: frozenset[str],
 ) -> tuple[tuple[Chosen, ...], list[Candidate]]:
@@ -348,10 +442,14 @@ def _route_message(
 
     One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
     """
-    able = [brick for brick in bricks if choices.of(brick.name).state != "off"]
+    by_hand = {name for name, choice in choices.bricks.items() if choice.state == "on"}
+    on = [brick.name for brick in keyring.for_message if brick.name in by_hand] if by_hand else []
+    index = keyring.text_index
+    found = index.worth(question.texts, on) if index is not None and question.texts is not None else {}
+    able = [keyring.by_name[name] for name in found if choices.of(name).state != "off"]
     fitting = [b for b in able if _has_its_pictures(b, question, seen_by) and b.name not in lacking]
-    scored = _scores(fitting, "text", question.texts, "message") if question.texts is not None else []
-    on = [brick.name for brick in able if choices.of(brick.name).state == "on"]
+    candidates = [Candidate(b.name, b.kind, found[b.name], b.threshold, "message") for b in fitting]
+    scored = sorted(candidates, key=lambda candidate: candidate.score, reverse=True)
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]
     needs_none = {brick.name for brick in fitting if not brick.needs.pictures}
 
@@ -365,8 +463,8 @@ def _route_message(
     # Where the message is for a skill that is on, a second one would disturb it: `arithmetic` beside `maths`.
     is_served = any(candidate.name in on and is_near(candidate) for candidate in scored)
     if automatic and not is_served:
-        found = automatic[0]
-        near = found.score >= found.threshold
-        reason = _nearness(found) if near else f"the message is about several pictures; {_nearness(found)}"
-        chosen.append(_chosen(found.name, choices, scored, reason))
+        best = automatic[0]
+        near = best.score >= best.threshold
+        reason = _nearness(best) if near else f"the message is about several pictures; {_nearness(best)}"
+        chosen.append(_chosen(best.name, choices, scored, reason))
     return tuple(chosen), scored

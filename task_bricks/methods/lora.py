@@ -51,9 +51,10 @@ class LoraRuntime(BrickRuntime):
     def inject(self, asked: Asked) -> Injected:
         """Its deltas, as strong as the turn wants them."""
         layers, name = len(self._lora.factors), self.brick.name
+        activated = ", from its invocation tokens on" if self._lora.invocation_tokens else ""
         return Injected(
             others=(replace(self._lora, name=name, weight=asked.strength),),
-            described=(f"low-rank: {layers} layers by {name}, strength {asked.strength:g}",),
+            described=(f"low-rank: {layers} layers by {name}, strength {asked.strength:g}{activated}",),
         )
 
     def finish(self, answer: str) -> Finished:

@@ -46,6 +46,8 @@ def rows_loss(host: "Host", loras: Sequence[LowRank], rows: Sequence[Row]) -> Ca
 
     if any(row.images for row in rows):
         raise MattoniError("Rows with pictures cannot be learned from here: give rows of text.")
+    if any(lora.invocation_tokens for lora in loras):
+        raise MattoniError("Weights of activated skills cannot be learned: give --weights and --method cat.")
     frame = prompt_frame(host)
     examples = [Example(row.message, row.answers[0], is_default=True) for row in rows]
     batches = [

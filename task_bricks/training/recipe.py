@@ -44,11 +44,15 @@ class Wordings(_Part):
 
 
 class LoRASize(_Part):
-    """Rank and alpha of the LoRA, on all linear layers."""
+    """Rank and alpha of the LoRA, on all linear layers.
+
+    activated  it acts from the user's last message on, and leaves the history's keys and values to all skills (peft's aLoRA)
+    """
 
     rank: PositiveInt
     alpha: PositiveInt
     rslora: bool = False
+    activated: bool = False
 
 
 class TaskMessages(_Part):

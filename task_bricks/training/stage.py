@@ -4,7 +4,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mattoni.torchvision_ops  # noqa: F401
 
@@ -47,7 +49,8 @@ class Task:
 class SkillModel(nn.Module):
     """A frozen host with LoRA factors on all of its linear layers, in the host's own type: fresh ones, or a skill's.
 
-    places  the layers that get factors; None: all
+    places      the layers that get factors; None: all
+    invocation  the tokens from which on it acts, where it is activated; none: everywhere
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class SkillModel(nn.Module):
         seed: int,
         start: LowRank | None = None,
         places: Sequence[int] | None = None,
+        invocation: Sequence[int] = (),
     ) -> None:
         super().__init__()
         torch.manual_seed(seed)
@@ -66,6 +70,7 @@ class SkillModel(nn.Module):
             use_rslora=size.rslora,
             target_modules="all-linear" if places is None else _linear_in(host, places),
             task_type="CAUSAL_LM",
+            alora_invocation_tokens=list(invocation) or None,
         )
         with warnings.catch_warnings():
             # peft 0.21 asks the model for is_gradient_checkpointing, which transformers 5.23 calls deprecated.
@@ -81,9 +86,22 @@ class SkillModel(nn.Module):
         assert isinstance(host, PreTrainedModel)
         return host
 
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens from which on the active adapter acts; none: it acts everywhere."""
+        return tuple(getattr(self.peft.active_peft_config, "alora_invocation_tokens", None) or ())
+
+    @contextmanager
+    def acting(self, counts: Sequence[int]) -> Iterator[None]:
+        """Run passes with an activated LoRA on so many of each row's last positions."""
+        base: Any = self.peft.base_model
+        # The only way by which peft lets a pass over a part of a model, as the shared prefix is, say so.
+        with base._enable_peft_forward_hooks(alora_offsets=list(counts) or None):
+            yield
+
     def forward(self, batch: Batch) -> Tensor:
         """Mean cross-entropy per answer token."""
-        return answer_loss(self.host, batch)
+        return answer_loss(self.host, batch, self.acting)
 
 
 def _linear_in(host: PreTrainedModel, places: Sequence[int]) -> list[str]:
@@ -111,7 +129,8 @@ class SkillStage:
         start   the skill whose training goes on
         places  the layers that learn; None: all
         """
-        self.skill = SkillModel(host, recipe.lora, recipe.seed, start, places)
+        invocation = frame.invocation() if recipe.lora.activated else ()
+        self.skill = SkillModel(host, recipe.lora, recipe.seed, start, places, invocation)
         self.model: nn.Module = self.skill
         self.frame, self.eyes, self.recipe, self.task, self.folder = frame, eyes, recipe, task, folder
         self.steps, self.steps_per_evaluation = recipe.steps, recipe.evaluate_every
@@ -124,7 +143,8 @@ class SkillStage:
 
     def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
         examples = [self.batches[step][row] for row in rows]
-        loss: Tensor = model(encode_batch(examples, self.frame, self.eyes, self.skill.host.device))
+        batch = encode_batch(examples, self.frame, self.eyes, self.skill.host.device, self.skill.invocation)
+        loss: Tensor = model(batch)
         return loss
 
     def evaluate(self, step: int) -> Evaluation:
@@ -140,12 +160,15 @@ class SkillStage:
         """Greedy answers to rows in their default wording, by the skill or the bare host."""
         prompts = [encode_prompt(row.message, row.images, self.frame, self.eyes) for row in rows]
         self.skill.eval()
+        answered = partial(
+            answer_greedily, self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH
+        )
         if with_lora:
-            said = answer_greedily(self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH)
+            said = answered(self.skill.invocation, self.skill.acting)
             evaluator = self.recipe.evaluator
             return [answer + EVALUATORS[evaluator](answer).text for answer in said] if evaluator else said
         with self.skill.peft.disable_adapter():
-            return answer_greedily(self.skill.host, self.frame, prompts, self.recipe.max_new_tokens, EVALUATION_BATCH)
+            return answered()
 
     def answers_of(self, folder: Path, rows: Sequence[Row]) -> list[str]:
         """Greedy answers by the LoRA of another folder, whatever its rank; this one is in its place again afterwards."""

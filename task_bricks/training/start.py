@@ -74,6 +74,11 @@ def give_factors(model: PeftModel, start: LowRank) -> None:
 
     Layers that the skill leaves alone keep their fresh factors, whose ΔW is 0. Raises MattoniError where rank or layers differ.
     """
+    trained = tuple(getattr(model.active_peft_config, "alora_invocation_tokens", None) or ())
+    if trained != start.invocation_tokens:
+        raise MattoniError(
+            f"start_from: '{start.name}' is {'' if start.invocation_tokens else 'not '}activated: write lora.activated as it is."
+        )
     layers = {
         name.removeprefix("base_model.model."): module
         for name, module in model.named_modules()

@@ -1,6 +1,7 @@
 """The steps of LoRA training: encode, loss, generate. The model is an argument; no state."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,11 +14,18 @@ from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from brick_training.frame import SOFT, PromptFrame
+from mattoni.errors import MattoniError
 from task_bricks.training.rows import Example
 
 IGNORED = -100
 
 Eyes = Callable[[Path], Tensor]  # a picture's file -> its soft tokens, (n, width)
+# Of each row, on how many of a pass's last positions the LoRA acts (peft's `alora_offsets`); none: on all.
+Acting = Callable[[Sequence[int]], AbstractContextManager[None]]
+
+
+def _everywhere(counts: Sequence[int]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +45,7 @@ class Batch:
     mask     (batch, tokens) bool, true where `ids` is not padding
     labels   (batch, tokens), `IGNORED` outside of answers
     soft     (n, width) what stands where `ids` is `SOFT`, row by row; None where it nowhere is
+    begins   of each row the position, counted from the prefix's first, from which on an activated LoRA acts; none: there is none
     """
 
     prefix: Tensor
@@ -44,6 +53,7 @@ class Batch:
     mask: Tensor
     labels: Tensor
     soft: Tensor | None = None
+    begins: tuple[int, ...] = ()
 
 
 def encode_prompt(message: str, images: Sequence[Path], frame: PromptFrame, eyes: Eyes | None) -> Encoded:
@@ -55,8 +65,31 @@ def encode_prompt(message: str, images: Sequence[Path], frame: PromptFrame, eyes
     return Encoded(list(frame.prompt(message, tuple(len(vectors) for vectors in seen))), torch.cat(seen))
 
 
-def encode_batch(examples: Sequence[Example], frame: PromptFrame, eyes: Eyes | None, device: torch.device) -> Batch:
-    """Encode examples, labels on the answer and its end only, and split off the longest prefix that all rows share."""
+def begin_of(prompt: Sequence[int], invocation: Sequence[int]) -> int:
+    """Where the invocation tokens stand last in a prompt. Raises MattoniError where they do not."""
+    wanted = list(invocation)
+    for at in range(len(prompt) - len(wanted), -1, -1):
+        if list(prompt[at : at + len(wanted)]) == wanted:
+            return at
+    raise MattoniError("A prompt of training lacks the invocation tokens: train without lora.activated.")
+
+
+def offsets(begins: Sequence[int], end: int) -> list[int]:
+    """What peft calls `alora_offsets`: how many of the positions before `end`, counted back from it, each row's LoRA acts on."""
+    return [max(0, end - begin) for begin in begins]
+
+
+def encode_batch(
+    examples: Sequence[Example],
+    frame: PromptFrame,
+    eyes: Eyes | None,
+    device: torch.device,
+    invocation: Sequence[int] = (),
+) -> Batch:
+    """Encode examples, labels on the answer and its end only, and split off the longest prefix that all rows share.
+
+    invocation  the tokens from which on the LoRA acts that is trained; none: it acts everywhere
+    """
     encoded = [encode_prompt(example.message, example.images, frame, eyes) for example in examples]
     prompts = [prompt.ids for prompt in encoded]
     answers = [list(frame.answer(example.answer)) for example in examples]
@@ -72,7 +105,10 @@ def encode_batch(examples: Sequence[Example], frame: PromptFrame, eyes: Eyes | N
         labels[row, len(rest) : end] = torch.tensor(answer)
         mask[row, :end] = True
     prefix = torch.tensor([prompts[0][:shared]], dtype=torch.long)
-    return Batch(prefix.to(device), ids.to(device), mask.to(device), labels.to(device), _soft_of(encoded, device))
+    begins = tuple(begin_of(prompt, invocation) for prompt in prompts) if invocation else ()
+    return Batch(
+        prefix.to(device), ids.to(device), mask.to(device), labels.to(device), _soft_of(encoded, device), begins
+    )
 
 
 def _soft_of(prompts: Sequence[Encoded], device: torch.device) -> Tensor | None:
@@ -100,19 +136,25 @@ def _shared_length(prompts: Sequence[list[int]]) -> int:
     return limit
 
 
-def answer_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+def answer_loss(model: PreTrainedModel, batch: Batch, acting: Acting = _everywhere) -> Tensor:
     """Mean cross-entropy per answer token.
 
     The shared prefix is computed once and its keys and values are repeated for the rows, with gradients flowing back
     into it; logits are computed at answer positions only. Both are exact, and together make a step about 1.7x faster.
+
+    acting  runs a pass with an activated LoRA on the positions that are given, of which a batch's `begins` tell
     """
     rows, device = batch.ids.shape[0], batch.ids.device
+    shared = batch.prefix.shape[1]
     cache = DynamicCache(config=model.config)
-    model.model(batch.prefix, past_key_values=cache, use_cache=True)
+    # A prefix that all rows share cannot be read differently by them: what acts in it begins at the same place.
+    with acting(offsets(batch.begins[:1], shared)):
+        model.model(batch.prefix, past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(rows)
-    mask = torch.cat([torch.ones(rows, batch.prefix.shape[1], dtype=torch.bool, device=device), batch.mask], dim=1)
+    mask = torch.cat([torch.ones(rows, shared, dtype=torch.bool, device=device), batch.mask], dim=1)
     inputs = _inputs(model, batch.ids, batch.soft)
-    hidden = model.model(**inputs, past_key_values=cache, attention_mask=mask, use_cache=True).last_hidden_state
+    with acting(offsets(batch.begins, shared + batch.ids.shape[1])):
+        hidden = model.model(**inputs, past_key_values=cache, attention_mask=mask, use_cache=True).last_hidden_state
     targets = batch.labels[:, 1:]
     counted = targets != IGNORED
     logits = model.lm_head(hidden[:, :-1][counted])
@@ -121,9 +163,18 @@ def answer_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def answer_greedily(
-    model: PreTrainedModel, frame: PromptFrame, encoded: Sequence[Encoded], max_new_tokens: int, batch_size: int
+    model: PreTrainedModel,
+    frame: PromptFrame,
+    encoded: Sequence[Encoded],
+    max_new_tokens: int,
+    batch_size: int,
+    invocation: Sequence[int] = (),
+    acting: Acting = _everywhere,
 ) -> list[str]:
-    """Greedy answers to prompts, in their order; those of like length are decoded together, padded on the left."""
+    """Greedy answers to prompts, in their order; those of like length are decoded together, padded on the left.
+
+    invocation, acting  of an activated LoRA, as for `encode_batch` and `answer_loss`
+    """
     prompts = [prompt.ids for prompt in encoded]
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -141,7 +192,11 @@ def answer_greedily(
         # transformers types it as an attribute of any kind.
         generate = cast(Callable[..., Tensor], model.generate)
         inputs = _inputs(model, ids.to(model.device), _soft_of([encoded[i] for i in chosen], model.device))
-        out = generate(**inputs, attention_mask=mask.to(model.device), generation_config=settings)
+        begins = [begin_of(prompts[i], invocation) for i in chosen] if invocation else []
+        # Counted from the end, as the padding stands in front; a pass over one more token is all of it behind the begin.
+        acts = [len(prompts[i]) - begin for i, begin in zip(chosen, begins, strict=False)]
+        with acting(acts):
+            out = generate(**inputs, attention_mask=mask.to(model.device), generation_config=settings)
         # Behind embeddings, only what is new is given back.
         for i, row in zip(chosen, out[:, width if "input_ids" in inputs else 0 :].tolist(), strict=True):
             end = row.index(frame.end) if frame.end in row else len(row)

@@ -7,6 +7,7 @@ import pytest
 from assistant.evaluation.bench import measure
 from assistant.evaluation.bench_batch import are_equal, measure_speed
 from assistant.evaluation.bench_engines import Generate, LlamaCpp, Ours, bench_engines, llama_cpp, prompt_ids
+from assistant.evaluation.bench_switch import first_tokens, routing_ms, switching_ms
 from assistant.host.catalogue import BUILTIN_HOST, fetch_original
 from assistant.host.local import LocalEngine
 
@@ -65,6 +66,15 @@ def test_rows_of_eight_compositions_say_what_each_says_alone_and_their_speed_is_
     assert are_equal(host, engine, tokens=6)
     found = measure_speed(host, engine, repetitions=1, tokens=6)
     assert found["speedup"] > 0 and set(found["overhead"]) == {"1", "2", "4"}
+
+
+def test_a_change_of_skill_is_measured_and_an_activated_one_finds_the_history(host, engine):
+    found = first_tokens(host, engine, history=120, repetitions=1)
+    reused = found["reused_tokens"]
+    assert reused["activated"] >= 120 and reused["back"] >= 120 and reused["everywhere"] == reused["recomputed"] == 0
+    assert 0 < found["ratio"] and min(found["first_token_ms"].values()) > 0
+    assert set(switching_ms(host, 1)) == {"used before", "first time"}
+    assert routing_ms(bricks=40, keys=2, repetitions=1) > 0
 
 
 @pytest.mark.slow

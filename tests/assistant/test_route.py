@@ -270,3 +270,23 @@ def test_auto_adds_no_skill_where_the_message_is_for_one_that_is_on():
     assert [s.name for s in route(Question(texts=E[:1]), ring, on).skills] == ["maths"]
     other = Keyring((keyed("maths", "task", "text", E[1:2], 0.5), keyed("sums", "task", "text", E[:1], 0.4)))
     assert [s.name for s in route(Question(texts=E[:1]), other, on).skills] == ["maths", "sums"]
+
+
+def test_of_ten_thousand_skills_a_route_looks_at_the_near_ones_alone_and_scores_them_as_each_would():
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(count):
+        return torch.nn.functional.normalize(torch.randn(count, 16, generator=generator), dim=1)
+
+    skills = [keyed(f"s{n}", "task", "text", drawn(1 + n % 3), 0.9, counter=drawn(n % 4)) for n in range(10_000)]
+    ring, texts = Keyring(tuple(skills)), drawn(3)
+    scores = ring.text_index.scores(texts)
+    assert [float(score) for score in scores[:50]] == pytest.approx(
+        [skill.score(texts) for skill in skills[:50]], abs=1e-6
+    )
+    plan = route(Question(texts=texts), ring, Choices(bricks={"s7": Choice("on")}))
+    best = max(skills, key=lambda skill: skill.score(texts))
+    assert plan.candidates[0].name == best.name
+    assert plan.skills[0].name == "s7" and plan.skills[0].score == pytest.approx(skills[7].score(texts), abs=1e-6)
+    assert len(plan.candidates) < 200, "the trace holds what was near, not all"
+    assert ("s7", best.name) == tuple(chosen.name for chosen in plan.skills) or best.score(texts) < 0.9

@@ -1,5 +1,7 @@
 """What the turn of a skill sees of a conversation, and what its card's evaluator adds, with a tiny host and a LoRA of noise."""
 
+import json
+
 import yaml
 
 from assistant.host.sampling import Sampling
@@ -51,3 +53,16 @@ def test_the_trace_says_how_many_of_all_parameters_took_part(assistant, tmp_path
     stored = stored_tensors([brick.folder / "adapter_model.safetensors"])
     assert bare["bricks"] == 0 and used["bricks"] == sum(tensor.elements for tensor in stored.values())
     assert used["installed"] >= used["bricks"] and bare["installed"] == used["installed"]
+
+
+def test_a_skill_whose_tokens_the_prompt_lacks_says_that_it_did_nothing(assistant, tmp_path):
+    folder = write_adapter(tmp_path / "skill", assistant.host, seed=0)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "alora_invocation_tokens": [300, 301]}))
+    assistant.add_skill(folder, "skill")
+    ticket = done(assistant.ask("Hello", (), ON, SHORT))
+    (notice,) = [notice for notice in ticket.trace.notices if notice.code == "not-invoked"]
+    assert notice.text.startswith("'skill' acts only from its invocation tokens on, which do not stand in this prompt")
+    assert "strength 1, from its invocation tokens on" in ticket.trace.injections[0]
+    bare = done(assistant.ask("Hello", (), Choices(no_bricks=True), SHORT))
+    assert ticket.text == bare.text

@@ -29,6 +29,7 @@ SAID = {
     "rslora": {"use_rslora": True, "lora_dropout": 0.1},
     "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {r"layers\.1\.mlp\.down_proj": 12}},
     "layers": {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1], "init_lora_weights": "gaussian"},
+    "activated": {"alora_invocation_tokens": [5, 6]},
     "regex": {"target_modules": r".*\.(up|down)_proj", "revision": "main"},
 }
 
