@@ -236,7 +236,7 @@ def bricks_gate(
 ) -> None:
     """Whether Auto may choose a skill: routes of the other skills' messages and of plain chat with and without it.
 
-    At most 0.5 % of a group may move. What came out is kept for this state of the skill; shipped ones have passed.
+    At most 0.5 % of all may move, and of each group 0.5 % or one. What came out is kept for this state of the skill; shipped ones have passed.
     """
     from assistant.bricks.gate import pass_gate
     from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch

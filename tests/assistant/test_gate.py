@@ -69,7 +69,7 @@ def test_a_skill_that_takes_plain_chat_does_not_pass_but_a_person_may_let_it(ass
     found = assistant.pass_gate("mine")
     plain = next(line for line in found.lines if line.group == gate.PLAIN)
     assert not found.passes and found.moved_routes == 0.2 and plain.examples == (PLAIN[0],)
-    assert "of 5 messages of 'plain chat' it takes 1 (20.0%, at most 0.5%)" in found.sentence
+    assert "of all 5 messages it takes 1 (20.0%, at most 0.5%), 1 of them of 'plain chat'" in found.sentence
     assert chosen(assistant, OWN[0]) == []
     assistant.pass_gate("mine", anyway=True)
     assert chosen(assistant, OWN[0]) == ["mine"]
@@ -134,7 +134,7 @@ def test_the_command_shows_the_table_and_says_it_as_json(
     add(assistant, tmp_path, "mine", GREEDY)
     told = json.loads(mattoni("bricks", "gate", "mine", "--json")[1])
     assert (told["name"], told["passes"], told["moved_routes"]) == ("mine", False, 0.2)
-    assert {"group": "plain chat", "n": 5, "moved": 1, "share": 0.2, "examples": [PLAIN[0]]} in told["table"]
+    assert {"group": "plain chat", "n": 5, "moved": 1, "share": 0.2, "most": 1, "examples": [PLAIN[0]]} in told["table"]
     assert "does not pass the gate" in mattoni("bricks", "gate", "mine")[1]
     assert "since you say so" in mattoni("bricks", "gate", "mine", "--anyway")[1]
     assert chosen(assistant, OWN[0]) == ["mine"]
@@ -147,3 +147,21 @@ def test_what_has_nothing_to_pass_is_said(assistant, tmp_path):
     add_bare_brick("seer")
     with pytest.raises(MattoniError, match="'seer' is a modality brick, and the gate is for skills"):
         assistant.pass_gate("seer")
+
+
+@pytest.mark.parametrize(
+    ("moved", "passes", "said"),
+    [
+        ((1, 1, 0), True, "passes the gate"),
+        ((2, 0, 0), False, "of 91 messages of 'sql' it takes 2, and 1 may go"),
+        ((0, 0, 6), False, "of 1000 messages of 'plain chat' it takes 6, and 5 may go"),
+        ((0, 1, 5), True, "passes the gate"),
+        ((1, 1, 5), False, "of all 1271 messages it takes 7 (0.6%, at most 0.5%), 5 of them of 'plain chat'"),
+    ],
+)
+def test_one_message_of_a_small_group_is_no_evidence_and_many_together_are(moved, passes, said):
+    groups = (("sql", 91), ("sentiment", 180), (gate.PLAIN, 1000))
+    lines = [gate.Line(name, n, count, ()) for (name, n), count in zip(groups, moved, strict=True)]
+    found = gate.Gate("mine", (*lines, gate.Line(gate.NEAR, 300, 200, ())))
+    assert found.passes == passes and said in found.sentence
+    assert found.told["moved_routes"] == round(sum(moved) / 1271, 4)
