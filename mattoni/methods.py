@@ -46,6 +46,11 @@ class Parts(BaseModel):
     method: str
 
     @property
+    def on_answer_text(self) -> str:
+        """How the brick is asked to go on from the answer of a turn; empty: it does not."""
+        return ""
+
+    @property
     def brings_words(self) -> bool:
         """Whether the brick itself brings the words on what it sees, so that no reader is asked beside it."""
         return False

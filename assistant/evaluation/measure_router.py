@@ -1,4 +1,4 @@
-"""Measures the router: python -m assistant.evaluation.measure_router [pictures] [later] [questions] [follow-ups] [several] [reading] [skill] [skills]
+"""Measures the router: python -m assistant.evaluation.measure_router [pictures] [later] [questions] [follow-ups] [several] [reading] [skill] [skills] [twofold]
 
 `pictures`   photo, chart or document, on 600 dev pictures of equalised size and colour, and on the same as they come; where
              the chart brick is not there, photo or document, on 400
@@ -9,6 +9,8 @@
 `skill`      when Auto chooses `english-german`: translation-de-dev and what is near it
 `skills`     the right skill or none with every shipped one on Auto: dev rows in wordings that no key was made from, receipts with
              messages of receipt-json-dev, chat-dev; and how often a picture is wrongly called missing
+`twofold`    messages that ask about a picture and for the answer in another language, in a conversation with a picture; and what asks
+             for one thing: sentences to translate, questions about pictures, chat
 Without a word, all of them. Prints one JSON object. Needs MATTONI_DATA, and chromium for the first two.
 """
 
@@ -38,6 +40,7 @@ from assistant.turn.keyring import Keyrings
 from assistant.turn.question import goes_on, message_pieces
 from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, READING_QUESTIONS, SEVERAL_PICTURES, Recogniser
 from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
+from assistant.turn.twofold import asking, is_answered, second_request, without
 from mattoni.card import BrickCard, write_card
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
@@ -343,6 +346,52 @@ def skills(keyring: Keyring, embedder: Embedder, data: Path) -> Figures:
     }
 
 
+# How people ask for an answer in another language.
+_ENDINGS = {
+    "english-german": ("{} In German, please.", "{} Answer in German.", "In German, {}", "{} (in German)"),
+    "english-french": ("{} In French, please.", "{} Reply in French.", "In French: {}", "{} en français"),
+}
+
+
+def twofold(keyring: Keyring, embedder: Embedder, data: Path) -> Figures:
+    """How often a message is taken for two requests, by whom for the second; a picture was sent earlier."""
+    pictures, words = Recogniser.load(PICTURE_QUESTIONS), Recogniser.load(READING_QUESTIONS)
+    asks = asking(embedder, pictures, keyring)
+
+    def second_of(message: str) -> str | None:
+        found = second_request(message, embedder.embed, asks, keyring, Choices())
+        if found is None:
+            return None
+        depths = embedder.depths(found.rest)
+        rest = Question(
+            texts=embedder.embed(message_pieces(found.rest)),
+            asks_about_picture=pictures.recognises(depths),
+            wants_words=words.recognises(depths),
+            history_has_pictures=True,
+            earlier_pictures=("photo",),
+        )
+        plan = route(rest, keyring, without(Choices(), found.chosen.name))
+        return found.chosen.name if is_answered(found, rest, plan) else None
+
+    text = data / "text"
+    questions = [row["text"] for row in _rows(text / "picture-questions-dev.jsonl")]
+    sentences = [row["input"] for row in _rows(text / "translation-de-dev.jsonl")]
+    figures: Figures = {}
+    for name, endings in _ENDINGS.items():
+        for sort, said in (("questions about a picture", questions[:50]), ("sentences to translate", sentences[:50])):
+            found = [second_of(ending.format(one)) == name for one in said for ending in endings]
+            figures[f"{name}: {sort}"] = {"two_requests_percent": _percent(found), "n": len(found)}
+    alone = {
+        "picture-questions-dev": questions,
+        "plain-lookalikes-dev": [row["text"] for row in _rows(text / "plain-lookalikes-dev.jsonl")],
+        "chat-dev": [row["text"] for row in _rows(text / "chat-dev.jsonl")],
+    }
+    for sort, messages in alone.items():
+        found = [second_of(message) is not None for message in messages]
+        figures[f"not: {sort}"] = {"two_requests_percent": _percent(found), "n": len(found)}
+    return figures
+
+
 def main(parts: Sequence[str]) -> None:
     """Print the figures of the parts asked for."""
     torch.set_num_threads(1)
@@ -362,6 +411,7 @@ def main(parts: Sequence[str]) -> None:
         ),
         "skill": lambda: skill(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
         "skills": lambda: skills(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
+        "twofold": lambda: twofold(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
     }
     for part in parts:
         if part not in measures:

@@ -20,7 +20,7 @@ _FILE = "gates.json"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is kept of one measuring. `moved_routes` is the largest share of a group's messages that went elsewhere."""
+    """What is kept of one measuring. `moved_routes` is the share of all messages that went elsewhere."""
 
     name: str
     passes: bool
@@ -63,7 +63,8 @@ def routes_digest(brick: Brick) -> str:
         brick.name,
         keys.sha256 if keys else brick.digest,
         routes.threshold,
-        brick.card.parts.model_dump(mode="json"),
+        # What it does with an answer says nothing of the messages that it takes.
+        brick.card.parts.model_dump(mode="json", exclude={"on_answer"}),
     ]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 

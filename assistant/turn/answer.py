@@ -41,10 +41,8 @@ def answer(
     if prepared.written is None:
         return Outcome("done", prepared.records)
     trace.parameters = parameters_used(preparation.host, bricks, {used.name for used in trace.bricks})
-    outcome = _decode(prepared, engine, ticket, trace, told)
-    # Behind a form there is no room for what skills add.
-    if outcome.status == "done" and request.sampling.json_schema is None:
-        outcome = _finish(prepared, outcome, preparation.host.tokenizer, ticket, trace, told)
+    answered = _answered if prepared.then is None else _answered_twice
+    outcome = answered(prepared, engine, preparation.host.tokenizer, ticket, trace, told)
     # After the answer: nobody waits for it.
     with trace.stage("attention"):
         trace.attention.extend(prepared.explain())
@@ -56,6 +54,34 @@ def job_of(prepared: Prepared) -> Job:
     assert prepared.written is not None
     request = prepared.request
     return Job(prepared.written.prompt, prepared.injections, request.sampling, prepared.seed, request.conversation)
+
+
+def _answered(
+    prepared: Prepared, engine: Engine, tokenizer: Any, ticket: Ticket, trace: Trace, told: Callable[[], None]
+) -> Outcome:
+    """What the host says, and what the turn's skills add."""
+    outcome = _decode(prepared, engine, ticket, trace, told)
+    # Behind a form there is no room for it.
+    if outcome.status == "done" and prepared.request.sampling.json_schema is None:
+        outcome = _finish(prepared, outcome, tokenizer, ticket, trace, told)
+    return outcome
+
+
+def _answered_twice(
+    prepared: Prepared, engine: Engine, tokenizer: Any, ticket: Ticket, trace: Trace, told: Callable[[], None]
+) -> Outcome:
+    """What a skill makes of the answer to the first half of a message, which nobody is shown."""
+    assert prepared.then is not None
+    ticket.enter("answering")
+    draft = Ticket("")
+    ticket.stops(draft.stop)
+    first = _answered(prepared, engine, tokenizer, draft, trace, lambda: None)
+    second = prepared.then(draft.text) if first.status == "done" and draft.text.strip() else None
+    if second is None:
+        ticket.say(draft.text)
+        told()
+        return first
+    return replace(_answered(second, engine, tokenizer, ticket, trace, told), records=prepared.records)
 
 
 def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, told: Callable[[], None]) -> Outcome:
@@ -71,7 +97,9 @@ def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, to
             ticket.say(piece.text)
             told()
             piece = next(pieces, None)
-    trace.tokens.update(prompt=stream.usage.prompt, reused=stream.usage.reused, new=stream.usage.new)
+    usage = stream.usage
+    for name, count in (("prompt", usage.prompt), ("reused", usage.reused), ("new", usage.new)):
+        trace.tokens[name] += count  # a turn may be decoded twice
     trace.finish = stream.finished
     del ticket.scores[len(stream.ids) :]
     if stream.finished == "repeats":

@@ -43,7 +43,14 @@ def keyed(brick: Brick, has_keys: bool = True) -> KeyedBrick:
     """What the router knows of one brick."""
     card = brick.card
     method = method_of(card.parts)
-    plain = KeyedBrick(card.name, card.kind, accepts=card.takes, chosen_by=method.chosen_by, needs=card.parts.needs)
+    plain = KeyedBrick(
+        card.name,
+        card.kind,
+        accepts=card.takes,
+        chosen_by=method.chosen_by,
+        needs=card.parts.needs,
+        on_answer=card.parts.on_answer_text,
+    )
     # One that finds out itself whether it fits a message searches its own keys.
     if not has_keys or card.routes is None or method.chosen_by in ("itself", "always"):
         return plain

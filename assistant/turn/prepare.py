@@ -15,7 +15,7 @@ from PIL import Image
 
 from assistant.host.activation import acts_from
 from assistant.host.host import Host
-from assistant.host.prompt import Turn, asks, opening
+from assistant.host.prompt import Turn, asks, build_prompt, opening
 from assistant.host.wheels import Unavailable
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
@@ -29,8 +29,9 @@ from assistant.turn.look.sounds import in_words
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
 from assistant.turn.question import goes_on, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
-from assistant.turn.route import Choices, Chosen, Plan, Question, SeenPicture, listener, route
+from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listener, route
 from assistant.turn.spaces import Spaces
+from assistant.turn.twofold import Second, asking, is_answered, is_form, second_request, without
 from assistant.turn.writing import Writer, Written
 from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
@@ -63,6 +64,7 @@ class Prepared:
     written: Written | None = None
     explain: Callable[[], Iterator[Attention]] = lambda: iter(())  # where bricks looked; after the answer
     finish: Callable[[str], Sequence[Finished]] = lambda said: ()  # what the turn's skills add to what the host said
+    then: "Callable[[str], Prepared | None] | None" = None  # the second half of a turn that goes on from the answer
 
 
 class Preparation:
@@ -92,8 +94,18 @@ class Preparation:
         if not request.text.strip():
             request = replace(request, text=heard.message)
         with trace.stage("route"):
+            keyring = self._keyrings.of(bricks)
             question = self._question(request, looked, heard)
-            plan = route(question, self._keyrings.of(bricks), request.choices)
+            plan = route(question, keyring, request.choices)
+            second = self._second(request, question, keyring)
+            if second is not None:
+                rest = replace(request, text=second.rest, choices=without(request.choices, second.chosen.name))
+                asked = self._question(rest, looked, heard)
+                answered = route(asked, keyring, rest.choices)
+                if is_answered(second, asked, answered):
+                    request, question, plan = rest, asked, answered
+                else:
+                    second = None
         trace.notices.extend(
             _nothing_left(looked) if _was_refused(looked) and notice.code == "no-picture" else notice
             for notice in plan.notices
@@ -109,7 +121,39 @@ class Preparation:
         elif not plan.needs_seen:
             request = _without_sights(request, trace)
             found = Focus(request.past)
-        return _Planned(self, request, bricks, trace, watcher, looked, heard, plan, found).prepare(seed)
+        prepared = _Planned(self, request, bricks, trace, watcher, looked, heard, plan, found).prepare(seed)
+        if second is None or prepared.written is None:
+            return prepared
+        return replace(prepared, then=self._going_on(second, request, bricks, trace, seed))
+
+    def _second(self, request: Request, question: Question, keyring: Keyring) -> Second | None:
+        """The skill that is to go on from the answer, where the message asks for that too."""
+        if question.texts is None or request.sampling.json_schema is not None:
+            return None
+        spaces = self.spaces
+        asks = asking(spaces.embedder, spaces.picture_questions, keyring)
+        return second_request(request.text, spaces.embedder.embed, asks, keyring, request.choices)
+
+    def _going_on(
+        self, second: Second, request: Request, bricks: Bricks, trace: Trace, seed: int
+    ) -> Callable[[str], Prepared | None]:
+        """Makes the second half of a turn from the answer of the first; None where the answer is no text for a skill."""
+        brick = bricks.get(second.chosen.name)
+        injected = self.loaded.get(brick).inject(Asked(second.rest, strength=second.chosen.weight))
+        _use(trace, brick, second.chosen)
+
+        def prepare(answer: str) -> Prepared | None:
+            if is_form(answer):
+                text = f"The answer is JSON, which '{brick.name}' does not go on from, so it stands as it is."
+                trace.notices.append(Notice("not-gone-on", text))
+                return None
+            trace.injections.extend(injected.described)
+            trace.finished.append(f"{brick.name} went on from: {answer}")
+            asked = Turn("user", (Text(f"{second.instruction}\n\n{answer}"),))
+            written = Written(build_prompt(self.host.tokenizer, [*opening(self.host), asked]), (), ())
+            return Prepared(replace(request, conversation=""), seed, (), injected.others, written)
+
+        return prepare
 
     def _listen(self, request: Request, looked: Looked, bricks: Bricks, trace: Trace, watcher: Watcher) -> HeardSounds:
         """What the brick that listens makes of each recording; what it cannot be asked is a notice."""

@@ -35,6 +35,7 @@ class KeyedBrick:
     accepts: frozenset[Accepts] = frozenset()
     chosen_by: ChosenBy = "keys"
     needs: Needs = Needs()  # of the conversation's pictures, for a skill to be chosen by its keys
+    on_answer: str = ""  # how a skill is asked to go on from an answer; empty: it cannot
 
     def score(self, vectors: Tensor) -> float:
         """The best score of `vectors` (n, width); negative when counter-keys are nearer to all of them."""
@@ -137,6 +138,11 @@ class Keyring:
     def for_input(self, what: Accepts) -> tuple[KeyedBrick, ...]:
         """The bricks that can be given a picture, a page or a sound."""
         return self._by_input.get(what, ())
+
+    @cached_property
+    def going_on(self) -> tuple[KeyedBrick, ...]:
+        """The skills that can go on from an answer."""
+        return tuple(brick for brick in self.for_message if brick.on_answer)
 
     @cached_property
     def needing_text(self) -> tuple[KeyedBrick, ...]:

@@ -22,6 +22,8 @@ class LoraParts(Parts):
                  nothing, the documents that were sent last
     needs_text   it is chosen without the user only where a document, or a picture of text, was read
     evaluator    what computes or checks what the skill writes: `arithmetic`
+    on_answer    the instruction under which it takes an answer as its text, where a message asks for something else and for
+                 this: "Translate to German."
     """
 
     method: Literal["lora"]
@@ -32,6 +34,12 @@ class LoraParts(Parts):
     reads: Reads = "conversation"
     needs_text: bool = False
     evaluator: EvaluatorName | None = None
+    on_answer: str = ""
+
+    @property
+    def on_answer_text(self) -> str:
+        """The card's own."""
+        return self.on_answer
 
     @property
     def needs(self) -> Needs:

@@ -22,7 +22,7 @@ from task_bricks.evaluators import EvaluatorName
 # `steps` may change too, as long as the learning rate has not begun to fall: the loop sees to that.
 _FREE = {
     "title", "summary", "licence", "limits", "sources", "routing", "base_model",
-    "reads", "needs_text", "evaluator", "bare_rows", "steps", "quick_dev_rows", "evaluate_every", "checkpoint_every",
+    "reads", "needs_text", "evaluator", "on_answer", "bare_rows", "steps", "quick_dev_rows", "evaluate_every", "checkpoint_every",
 }  # fmt: skip
 
 
@@ -109,6 +109,7 @@ class Recipe(_Part):
     pictures_as: Literal["words"] | None = None  # without the residue, which a small host cannot compare
     reads: Reads = "conversation"  # `message`, `last`: rows are single messages, and the skill is shown no other
     needs_text: bool = False  # rows hold a text that was read: the skill is chosen only where there is one
+    on_answer: str = ""  # how it is asked to go on from an answer: "Translate to German."; empty: it is not
     evaluator: EvaluatorName | None = None  # finishes what the skill writes, when it is scored and when it runs
     wordings: Wordings | None = None
     routing: Routing | None = None

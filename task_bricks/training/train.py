@@ -357,6 +357,7 @@ def _read_and_finished(recipe: Recipe) -> dict[str, str | bool]:
     """What of a conversation the skill reads and what finishes its answers, where that is not as usual."""
     told: dict[str, str | bool] = {} if recipe.reads == "conversation" else {"reads": str(recipe.reads)}
     told |= {"needs_text": True} if recipe.needs_text else {}
+    told |= {"on_answer": recipe.on_answer} if recipe.on_answer else {}
     return told | ({"evaluator": str(recipe.evaluator)} if recipe.evaluator else {})
 
 

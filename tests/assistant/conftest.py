@@ -184,7 +184,8 @@ def prompts(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[Seen]
         seen[-1].roles = (prompt.keys.count(opening), prompt.keys.count(closing))
         return prompt
 
-    monkeypatch.setattr("assistant.turn.writing.build_prompt", build)
+    for module in ("writing", "prepare"):
+        monkeypatch.setattr(f"assistant.turn.{module}.build_prompt", build)
     return seen
 
 
