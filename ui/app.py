@@ -16,6 +16,7 @@ from mattoni.inputs import Attachment
 from ui import document, inside, sidebar, teach, views
 from ui.backend import Backend, HostChoice, backend
 from ui.chat import follow
+from ui.choices import keep_choices, show_choices
 from ui.examples import EXAMPLES, OFFERS, Example
 from ui.messages import draw_answer, draw_question, forget_pictures, spoken_message
 from ui.sidebar import Asking
@@ -95,7 +96,10 @@ def _draw_sidebar(back: Backend, conversation: str | None) -> Asking:
         sidebar.draw_conversations(back.store, conversation, _go, lambda identity: _delete(back, identity))
         if back.assistant is None:
             return Asking()
+        bricks = back.assistant.bricks()
+        show_choices(back.store, conversation, bricks)
         choices = sidebar.draw_bricks(back.assistant, _last_scores(back.store, conversation))
+        keep_choices(back.store, conversation, bricks)
         sampling = sidebar.draw_sampling()
         sidebar.draw_host(back.assistant)
     return Asking(choices, sampling)

@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS attachments (
     message INTEGER NOT NULL REFERENCES messages(id) ON DELETE CASCADE, place INTEGER NOT NULL,
     digest TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (message, place)
 );
+CREATE TABLE IF NOT EXISTS choices (
+    conversation TEXT PRIMARY KEY REFERENCES conversations(id) ON DELETE CASCADE, told TEXT NOT NULL
+);
 CREATE INDEX IF NOT EXISTS attachments_of ON attachments(digest);
 """
 

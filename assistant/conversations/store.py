@@ -7,7 +7,7 @@ the files of attachments (`attachments.py`) and the exports (`export.py`); knows
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,19 @@ class ConversationStore:
         shown = title_from(title)
         with self._database.writing() as database:
             database.execute("UPDATE conversations SET title = ?, named = 1 WHERE id = ?", (shown, identity))
+
+    def choices(self, identity: str) -> dict[str, Any] | None:
+        """What the user set for a conversation, as whoever kept it says it; None: nothing was kept."""
+        rows = self._database.rows("SELECT told FROM choices WHERE conversation = ?", (identity,))
+        return _loaded(rows[0][0]) if rows else None
+
+    def keep_choices(self, identity: str, told: Mapping[str, Any]) -> None:
+        """Keep what the user set for a conversation, which is JSON of whoever wrote it; nothing, where it is gone."""
+        with self._database.writing() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO choices SELECT id, ? FROM conversations WHERE id = ?",
+                (json.dumps(told), identity),
+            )
 
     def delete(self, identity: str) -> set[str]:
         """Delete a conversation, its messages and every attachment that no other conversation holds.

@@ -40,3 +40,31 @@ def test_an_answer_is_given_again_without_a_skill_that_took_part(open_page, tmp_
     button(page, f"without-my-skill-{before.id}").click().run()
     (after,) = [m for m in open_store().messages(talk.id) if m.role == "assistant"]
     assert not page.exception and after.status == "done" and after.trace["bricks"] == []
+
+
+def switch_of(page):
+    (switch,) = [group for group in page.button_group if group.key == "use-my-skill"]
+    return switch
+
+
+def test_each_conversation_keeps_what_was_switched_and_a_reload_finds_it(open_page, tmp_path):
+    page = bricks_with_a_skill(open_page(), tmp_path)
+    switch_of(page).set_value("on").run()
+    page.chat_input[0].set_value("Hello").run()
+    page.run()
+    (first,) = open_store().conversations("")
+    assert open_store().choices(first.id) == {"use-my-skill": "on"}
+
+    new = next(found for found in page.button if found.key == "new")
+    new.click().run()
+    assert switch_of(page).value == "auto", "an empty conversation begins with nothing set"
+    page.chat_input[0].set_value("Good day").run()
+    page.run()
+    second = next(c for c in open_store().conversations("") if c.id != first.id)
+    assert not open_store().choices(second.id)
+
+    again = open_page(conversation=first.id)
+    assert not again.exception and switch_of(again).value == "on" and not [w.value for w in again.warning]
+    assert switch_of(open_page(conversation=second.id)).value == "auto"
+    open_store().delete(first.id)
+    assert open_store().choices(first.id) is None
