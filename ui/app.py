@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -18,7 +19,7 @@ from ui.backend import Backend, HostChoice, backend
 from ui.chat import follow
 from ui.choices import keep_choices, show_choices
 from ui.examples import EXAMPLES, OFFERS, Example
-from ui.messages import draw_answer, draw_question, forget_pictures, spoken_message
+from ui.messages import draw_answer, draw_beside, draw_question, forget_pictures, spoken_message
 from ui.sidebar import Asking
 from ui.skills import Scores
 from ui.style import ICON, apply_style
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
     from assistant.turn.minus_one import MinusOne  # it brings the host's libraries, see ui.backend
+
+
+@dataclass(frozen=True)
+class Beside:
+    """An answer that was given again without a skill: the question's number, the skill, and what was said with it."""
+
+    question: int
+    name: str
+    before: str
+
 
 _ADDRESS = "c"  # the query parameter that names the open conversation: a reload and a second tab find it again
 
@@ -198,6 +209,7 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
     def without(name: str) -> None:
         assert back.assistant is not None
         assistant, choices = back.assistant, asking.without(name)
+        st.session_state["beside"] = Beside(last_question, name, messages[-1].text)
         sidebar.guarded(lambda: assistant.answer_again(conversation, choices, asking.sampling))()
 
     def without_each() -> "MinusOne":
@@ -221,6 +233,9 @@ def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) 
             is_last = can_change and message.id > last_question
             offered = (again, without, without_each) if is_last else (None, None, None)
             draw_answer(back.store, message, *offered)
+            beside = st.session_state.get("beside")
+            if is_last and beside is not None and beside.question == last_question:
+                draw_beside(beside.name, beside.before, message.text)
     if can_change and messages[-1].role == "user":
         st.button("Answer", icon=":material/refresh:", on_click=again, key="answer-missing")
     elif can_change:

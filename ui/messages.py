@@ -151,6 +151,20 @@ def draw_answer(
             draw_trace(trace, key, without_each)
 
 
+def draw_beside(name: str, before: str, now: str) -> None:
+    """Two answers to one question side by side: the one that a skill took part in, and the one without it."""
+    with st.container(key="beside", border=True):
+        for column, title, said in zip(
+            st.columns(2),
+            (f"With {text.plain(name, 40)}", f"Without {text.plain(name, 40)}"),
+            (before, now),
+            strict=True,
+        ):
+            with column:
+                st.caption(title)
+                st.markdown(text.answer(said or "(no answer)"))
+
+
 def _skills_of(trace: Mapping[str, Any]) -> list[str]:
     """The skills that took part, each once."""
     return list(dict.fromkeys(brick["name"] for brick in trace.get("bricks", ()) if brick["kind"] == "task"))

@@ -40,6 +40,10 @@ def test_an_answer_is_given_again_without_a_skill_that_took_part(open_page, tmp_
     button(page, f"without-my-skill-{before.id}").click().run()
     (after,) = [m for m in open_store().messages(talk.id) if m.role == "assistant"]
     assert not page.exception and after.status == "done" and after.trace["bricks"] == []
+    captions = [caption.value for caption in page.run().caption]
+    assert "With my\\-skill" in captions and "Without my\\-skill" in captions, "both answers stand side by side"
+    page.chat_input[0].set_value("Something else").run()
+    assert "With my\\-skill" not in [caption.value for caption in page.run().caption]
 
 
 def switch_of(page):
