@@ -342,9 +342,11 @@ def test_documents_are_added_cited_and_removed(mattoni, real_cache, tmp_path):
     assert status == 1 and err.startswith(
         "There is knowledge called 'kilns' already: to replace files in it or add more"
     )
-    assert mattoni("knowledge", "add", "kilns", tmp_path / "mattoni.txt", "--update")[1].startswith(
-        "kilns, version 2: "
-    )
+    again = ("knowledge", "add", "kilns", tmp_path / "mattoni.txt", "--update")
+    assert mattoni(*again)[1].startswith("kilns, version 1: "), "nothing changed"
+    with (tmp_path / "mattoni.txt").open("a") as file:
+        file.write(" It burnt down in 1630.")
+    assert mattoni(*again)[1].startswith("kilns, version 2: ")
     _, out, _ = mattoni("ask", "Who built the kiln in Faenza?", "--json", "--max-tokens", 20, "--temperature", 0)
     trace = json.loads(out)["trace"]
     assert [citation["document"] for citation in trace["citations"]] == ["mattoni.txt"]

@@ -146,13 +146,11 @@ add_knowledge("masonry", files(), Path(sys.argv[1]), embedder=Embedder(Path(sys.
 def test_a_killed_process_leaves_no_brick_and_removing_what_it_left_leaves_no_byte(
     add, embedder, bricks, tiny_embedder_folder
 ):
-    process = subprocess.Popen(
-        [sys.executable, "-c", _KILLED, bricks, tiny_embedder_folder], stdout=subprocess.PIPE, text=True
-    )
-    while int(process.stdout.readline()) < 150:
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    command = [sys.executable, "-c", _KILLED, bricks, tiny_embedder_folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while int(process.stdout.readline()) < 150:
+            pass
+        process.send_signal(signal.SIGKILL)
     assert not (bricks / "masonry").exists() and list(bricks.glob(".masonry.*"))
     add([Attachment(f"{n}.txt", f"Brick {n} is red. ".encode() * 60) for n in range(400)])
     assert embedder.embedded <= 400 - 64
