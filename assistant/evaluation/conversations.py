@@ -37,7 +37,7 @@ _WRITTEN = Path(__file__).resolve().parents[2] / "tests" / "conversations"
 class Turn(BaseModel):
     """A message and what is expected of its turn.
 
-    bricks, without  must take part, must not
+    bricks, without  must take part, must not; nor must a skill that `bricks` does not name
     about            the attachment that the answer is about, of this message or an earlier one
     answers, metric  as in a row; at least half of the metric's best is right
     told, untold     each found, or not found, in the code or the sentence of a notice
@@ -170,7 +170,9 @@ def faults(turn: Turn, reply: Reply, words: dict[str, set[str]]) -> list[str]:
     found = [f"error: {reply.error}"] if reply.error is not None else []
     used = bricks_of(reply)
     found += [f"brick: {name} did not take part" for name in turn.bricks if name not in used]
-    found += [f"brick: {name} took part" for name in turn.without if name in used]
+    skills = [brick["name"] for brick in reply.trace.get("bricks", ()) if brick["kind"] == "task"]
+    strangers = dict.fromkeys(name for name in used if name in turn.without or name in skills)
+    found += [f"brick: {name} took part" for name in strangers if name not in turn.bricks]
     if turn.about is not None:
         found += _strayed(turn, reply.answer, words)
     if turn.metric is not None:

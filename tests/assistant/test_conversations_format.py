@@ -102,7 +102,7 @@ WORDS = {"dog.jpg": {"dog", "water", "swims"}, "bird.jpg": {"bird", "water", "fl
 
 def reply(answer="", bricks=(), notices=()):
     trace = {
-        "bricks": [{"name": name} for name in bricks],
+        "bricks": [{"name": name, "kind": "task" if name == "sql" else "modality"} for name in bricks],
         "notices": [{"code": code, "text": text} for code, text in notices],
     }
     return Reply(answer, trace)
@@ -114,6 +114,9 @@ def reply(answer="", bricks=(), notices=()):
         ({"bricks": ("photo",)}, reply("x", ["photo"]), []),
         ({"bricks": ("photo",)}, reply("x", ["chart"]), ["brick: photo did not take part"]),
         ({"without": ("photo",)}, reply("x", ["photo", "photo"]), ["brick: photo took part"]),
+        # A skill that nobody expects is a fault, whatever else may take part.
+        ({"bricks": ("photo",)}, reply("x", ["photo", "chart", "sql"]), ["brick: sql took part"]),
+        ({"bricks": ("sql",)}, reply("x", ["sql"]), []),
         ({"about": "bird.jpg"}, reply("A bird flies over the water."), []),
         ({"about": "bird.jpg"}, reply("It is over the water."), []),
         (
