@@ -37,6 +37,7 @@ class Needs:
     as_words: bool = False  # shown as mixtures of the host's words alone
     reads: Reads = "conversation"
     text: bool = False  # something of the conversation must have been read: a document, or a picture of text
+    number: bool = False  # the message must hold one, in digits or in words, or bring a text that may
 
 
 class Parts(BaseModel):

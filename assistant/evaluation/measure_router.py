@@ -37,7 +37,7 @@ from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
-from assistant.turn.question import goes_on, message_pieces
+from assistant.turn.question import goes_on, holds_number, message_pieces
 from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, READING_QUESTIONS, SEVERAL_PICTURES, Recogniser
 from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
 from assistant.turn.twofold import asking, is_answered, second_request, without
@@ -323,6 +323,7 @@ def skills(keyring: Keyring, embedder: Embedder, data: Path) -> Figures:
             message.pictures,
             embedder.embed(message_pieces(message.text)),
             asks_about_picture=asks.recognises(embedder.depths(message.text)),
+            holds_number=holds_number(message.text),
         )
         plan = route(question, keyring, Choices())
         chosen = plan.skills[0].name if plan.skills else None

@@ -27,7 +27,7 @@ from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import Limits, look
 from assistant.turn.look.sounds import in_words
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
-from assistant.turn.question import goes_on, is_in_known_script, message_pieces
+from assistant.turn.question import goes_on, holds_number, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listener, route
 from assistant.turn.spaces import Spaces
@@ -310,6 +310,7 @@ class Preparation:
             history_has_pictures=any(exchange.brought for exchange in request.past) and not _was_refused(looked),
             earlier_pictures=tuple(record.brick for e in request.past for record in e.records if _is_picture(record)),
             earlier_text=any(isinstance(r, Read) and r.is_text for e in request.past for r in e.records),
+            holds_number=bool(looked.items) or holds_number(request.text),
         )
 
 

@@ -1,5 +1,6 @@
-"""What of a message is compared with what, and whether it goes on with the one before. Pure."""
+"""What of a message is compared with what, what it holds, and whether it goes on with the one before. Pure."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -12,6 +13,19 @@ def message_pieces(text: str) -> list[str]:
     """What of a message is compared with the skills' keys: all of it, then its paragraphs' first and last."""
     paragraphs = [p for p in (p.strip() for p in text.split("\n")) if p]
     return list(dict.fromkeys([text, *paragraphs[:1], *paragraphs[-1:]]))
+
+
+# English ones, as the skills that compute are; "a" and "one" are in every second sentence and count nothing there.
+_NUMBER = re.compile(
+    r"\d|\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
+    r"hundreds?|thousands?|millions?|dozens?|half|halves|thirds?|quarters?|twice|thrice|doubled?|triples?|tripled)\b",
+    re.IGNORECASE,
+)
+
+
+def holds_number(text: str) -> bool:
+    """Whether a message holds a number that one could compute with, in digits or in English words."""
+    return _NUMBER.search(text) is not None
 
 
 def is_in_known_script(text: str) -> bool:

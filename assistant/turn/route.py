@@ -150,6 +150,11 @@ class Keyring:
         return tuple(brick for brick in self.for_message if brick.needs.text)
 
     @cached_property
+    def needing_number(self) -> tuple[KeyedBrick, ...]:
+        """The skills that compute with the numbers of a message."""
+        return tuple(brick for brick in self.for_message if brick.needs.number)
+
+    @cached_property
     def for_message(self) -> tuple[KeyedBrick, ...]:
         """The bricks that a message is compared with, or that the user switches on in its stead."""
         return tuple(b for b in self.bricks if "text" in b.accepts and b.chosen_by == "keys")
@@ -193,6 +198,7 @@ class Question:
     history_has_pictures: bool = False  # an earlier message brought a picture or a document that this one may be about
     earlier_pictures: tuple[str, ...] = ()  # of each picture of an earlier message the brick that looked at it
     earlier_text: bool = False  # a document, or a picture of text, of an earlier message was read
+    holds_number: bool = True  # or brings a text that may hold one
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,8 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
     readers = {brick.name for brick in keyring.for_input("page")}
     is_read = question.has_documents or question.earlier_text or any(name in readers for name in seen_by)
     lacking = frozenset() if is_read else frozenset(brick.name for brick in keyring.needing_text)
+    # "How many days does a week have?" is near a word problem, and gives nothing to compute.
+    lacking |= frozenset() if question.holds_number else frozenset(brick.name for brick in keyring.needing_number)
     skills, weighed = _route_message(question, seen_by, keyring, choices, lacking)
     # What is clearly for a skill may sound like a question about a picture: "the cat sits on the table".
     if _misses_its_picture(question) and not skills:
@@ -444,7 +452,7 @@ def _route_message(
 ) -> tuple[tuple[Chosen, ...], list[Candidate]]:
     """Every skill that is On, and the one on Auto that comes nearest, if it is near enough and has the pictures it needs.
 
-    lacking  skills that need a text which nothing of the conversation has
+    lacking  skills that need a text which nothing of the conversation has, or a number
 
     One, because low-rank deltas of several skills disturb one another: asking for more than one is left to the user.
     """

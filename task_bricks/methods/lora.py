@@ -43,8 +43,9 @@ class LoraParts(Parts):
 
     @property
     def needs(self) -> Needs:
-        """Pictures that it compares, and what it was trained to read."""
-        return Needs(self.pictures, self.vision, self.pictures_as == "words", self.reads, self.needs_text)
+        """Pictures that it compares, what it was trained to read, and the numbers of what is computed."""
+        computes = self.evaluator == "arithmetic"
+        return Needs(self.pictures, self.vision, self.pictures_as == "words", self.reads, self.needs_text, computes)
 
 
 class LoraRuntime(BrickRuntime):

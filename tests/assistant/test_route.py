@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from assistant.turn.question import holds_number
 from assistant.turn.route import Choice, Choices, KeyedBrick, Keyring, Question, SeenPicture, route
 from mattoni.errors import MattoniError
 from mattoni.methods import Needs
@@ -68,6 +69,32 @@ def test_a_brick_added_later_takes_no_picture_that_is_nearer_to_another_brick():
     plan = route(Question((picture(0.5, 0, 0.4, 0.77),)), Keyring((*KEYRING.bricks, lenient)), Choices())
     assert names(plan) == ["photo"]
     assert [notice.code for notice in plan.notices] == ["fallback"]  # it is near to neither
+
+
+def test_a_skill_that_computes_is_chosen_only_for_a_message_with_a_number():
+    sums = keyed("arithmetic", "task", "text", E[:1], 0.5, needs=Needs(number=True))
+    for holds, wanted in ((True, [sums.name]), (False, [])):
+        plan = route(Question(texts=E[:1], holds_number=holds), Keyring((sums,)), Choices())
+        assert [skill.name for skill in plan.skills] == wanted
+    by_hand = Choices(bricks={sums.name: Choice("on")})
+    assert route(Question(texts=E[:1], holds_number=False), Keyring((sums,)), by_hand).skills, (
+        "what the user sets is never undone"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "holds"),
+    [
+        ("Tom has 3 apples.", True),
+        ("Ann has twelve eggs and eats half of them.", True),
+        ("Seventeen birds sit in a tree.", True),
+        ("How many days does a week have?", False),
+        ("How many goals did she shoot?", False),
+        ("Is one often late for tennis?", False),
+    ],
+)
+def test_a_number_is_found_in_digits_and_in_words(message, holds):
+    assert holds_number(message) is holds
 
 
 def test_a_skill_is_not_chosen_for_a_message_that_its_counter_keys_are_nearer_to():
