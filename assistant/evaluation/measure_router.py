@@ -360,7 +360,8 @@ def twofold(keyring: Keyring, embedder: Embedder, data: Path) -> Figures:
     asks = asking(embedder, pictures, keyring)
 
     def second_of(message: str) -> str | None:
-        found = second_request(message, embedder.embed, asks, keyring, Choices())
+        vectors = embedder.embed(message_pieces(message))
+        found = second_request(message, vectors, embedder.embed, asks, keyring, Choices())
         if found is None:
             return None
         depths = embedder.depths(found.rest)

@@ -40,9 +40,9 @@ def answer(
     prepared = preparation.prepare(request, bricks, trace, Watcher(ticket.enter, lambda: ticket.is_stopping))
     if prepared.written is None:
         return Outcome("done", prepared.records)
-    trace.parameters = parameters_used(preparation.host, bricks, {used.name for used in trace.bricks})
     answered = _answered if prepared.then is None else _answered_twice
     outcome = answered(prepared, engine, preparation.host.tokenizer, ticket, trace, told)
+    trace.parameters = parameters_used(preparation.host, bricks, {used.name for used in trace.bricks})
     # After the answer: nobody waits for it.
     with trace.stage("attention"):
         trace.attention.extend(prepared.explain())

@@ -132,7 +132,7 @@ class Preparation:
             return None
         spaces = self.spaces
         asks = asking(spaces.embedder, spaces.picture_questions, keyring)
-        return second_request(request.text, spaces.embedder.embed, asks, keyring, request.choices)
+        return second_request(request.text, question.texts, spaces.embedder.embed, asks, keyring, request.choices)
 
     def _going_on(
         self, second: Second, request: Request, bricks: Bricks, trace: Trace, seed: int
@@ -140,13 +140,13 @@ class Preparation:
         """Makes the second half of a turn from the answer of the first; None where the answer is no text for a skill."""
         brick = bricks.get(second.chosen.name)
         injected = self.loaded.get(brick).inject(Asked(second.rest, strength=second.chosen.weight))
-        _use(trace, brick, second.chosen)
 
         def prepare(answer: str) -> Prepared | None:
             if is_form(answer):
                 text = f"The answer is JSON, which '{brick.name}' does not go on from, so it stands as it is."
                 trace.notices.append(Notice("not-gone-on", text))
                 return None
+            _use(trace, brick, second.chosen)
             trace.injections.extend(injected.described)
             trace.finished.append(f"{brick.name} went on from: {answer}")
             asked = Turn("user", (Text(f"{second.instruction}\n\n{answer}"),))

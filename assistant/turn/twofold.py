@@ -22,6 +22,9 @@ _CLEARLY = 0.2
 # Parts that come as near as the best but for this: "German", "in German" and "picture in German"; what is left over decides.
 _ABOUT = 0.05
 _AS_MUCH = 0.15
+# A message that asks for two things comes at least so near to the skill's threshold as a whole, counter-keys or not (97 of 100
+# do); most of plain chat does not, and its parts are not embedded.
+_ANYWHERE_NEAR = 0.15
 # From here on a rest is a request about a picture. Of 58 sentences with "In German, please." behind them none comes to 0.2 ("Two
 # girls walking down the street." 0.03), of 12 requests the least has 0.38.
 _IS_REQUEST = 0.3
@@ -72,6 +75,7 @@ def asking(embedder: Embedder, picture_questions: Recogniser, keyring: Keyring) 
 
 def second_request(
     message: str,
+    vectors: Tensor,
     embed: Callable[[list[str]], Tensor],
     asks: Callable[[str], float],
     keyring: Keyring,
@@ -79,20 +83,19 @@ def second_request(
 ) -> Second | None:
     """The skill that is to go on from the answer to the rest of a message; None: the message asks for one thing.
 
-    asks  how much a text sounds like a request: where the message can be cut in several places, the rest that does most is taken
+    vectors  the message's own, (pieces, width): where no skill's keys are near to them, its parts need not be embedded
+    asks     how much a text sounds like a request: where the message can be cut in several places, the rest that does most is taken
 
     Whether the rest is a request is for `is_answered` to say, once it was routed.
     """
-    able = [
-        b for b in keyring.going_on if choices.of(b.name).state != "off" and b.keys is not None and b.space == "text"
-    ]
+    able = [b for b in keyring.going_on if choices.of(b.name).state != "off" and _is_about(b, vectors)]
     parts = splits(message) if able else []
     if not parts:
         return None
-    vectors = embed([part for _, part in parts])
+    of_parts = embed([part for _, part in parts])
     best: tuple[float, KeyedBrick, list[float]] | None = None
     for brick in able:
-        scores = [brick.score(vector.unsqueeze(0)) for vector in vectors]
+        scores = [brick.score(vector.unsqueeze(0)) for vector in of_parts]
         lead = max(scores) - brick.threshold
         if lead >= _CLEARLY and (best is None or lead > best[0]):
             best = lead, brick, scores
@@ -111,6 +114,13 @@ def second_request(
     )
     chosen = Chosen(brick.name, choices.of(brick.name).strength, scores[place], brick.threshold, reason)
     return Second(chosen, brick.on_answer, rest, asked[place])
+
+
+def _is_about(brick: KeyedBrick, vectors: Tensor) -> bool:
+    """Whether a message comes anywhere near a skill's keys, counter-keys or not."""
+    if brick.keys is None or brick.space != "text":
+        return False
+    return float(nearest(vectors.to(brick.keys), brick.keys).max()) >= brick.threshold - _ANYWHERE_NEAR
 
 
 def without(choices: Choices, name: str) -> Choices:

@@ -47,7 +47,7 @@ def asks(rest: str) -> float:
     ],
 )
 def test_the_part_that_is_near_a_skill_is_the_skills_and_the_rest_is_answered_first(message, rest):
-    found = second_request(message, embed, asks, Keyring((GERMAN,)), Choices())
+    found = second_request(message, embed([message]), embed, asks, Keyring((GERMAN,)), Choices())
     assert (found.rest, found.instruction, found.chosen.name) == (rest, "Translate to German.", "german")
     assert "goes on from the answer, as '" in found.chosen.reason
 
@@ -58,11 +58,29 @@ def test_a_message_for_one_thing_stays_one():
         "Describe the picture to me.",
         "in German",
     ):
-        assert second_request(message, embed, asks, ring, Choices()) is None
+        assert second_request(message, embed([message]), embed, asks, ring, Choices()) is None
+    far = lambda texts: pytest.fail("parts of a message that is far from the skill are not embedded")  # noqa: E731
+    message = "Tell me of bricks, and of walls"
+    assert second_request(message, embed([message]), far, asks, ring, Choices()) is None
     off = Choices(bricks={"german": Choice("off")})
-    assert second_request("Describe the picture in German.", embed, asks, ring, off) is None
+    assert (
+        second_request(
+            "Describe the picture in German.", embed(["Describe the picture in German."]), embed, asks, ring, off
+        )
+        is None
+    )
     cannot = Keyring((replace(GERMAN, on_answer=""),))
-    assert second_request("Describe the picture in German.", embed, asks, cannot, Choices()) is None
+    assert (
+        second_request(
+            "Describe the picture in German.",
+            embed(["Describe the picture in German."]),
+            embed,
+            asks,
+            cannot,
+            Choices(),
+        )
+        is None
+    )
 
 
 def test_the_longest_part_comes_first_and_long_messages_are_not_cut():
@@ -72,7 +90,14 @@ def test_the_longest_part_comes_first_and_long_messages_are_not_cut():
 
 
 def test_the_rest_must_be_a_request_itself():
-    found = second_request("Describe the picture in German.", embed, asks, Keyring((GERMAN,)), Choices())
+    found = second_request(
+        "Describe the picture in German.",
+        embed(["Describe the picture in German."]),
+        embed,
+        asks,
+        Keyring((GERMAN,)),
+        Choices(),
+    )
     about_it = Question(asks_about_picture=True)
     assert not is_answered(found, about_it, Plan()), "no picture is there"
     assert is_answered(found, replace(about_it, earlier_pictures=("photo",)), Plan())
@@ -85,7 +110,7 @@ def test_the_rest_must_be_a_request_itself():
 
 @pytest.mark.parametrize("message", ["In German: the picture on it", 'Say "the picture" in German', "it\nin German it"])
 def test_a_message_with_a_text_of_its_own_is_for_one_skill(message):
-    assert second_request(message, embed, asks, Keyring((GERMAN,)), Choices()) is None
+    assert second_request(message, embed([message]), embed, asks, Keyring((GERMAN,)), Choices()) is None
 
 
 def test_json_is_no_text_to_go_on_from():
@@ -102,7 +127,7 @@ def two_skills(assistant, tmp_path, monkeypatch):
         assistant.add_skill(write_adapter(tmp_path / name, assistant.host, seed=len(name)), name)
         folder = data_folder() / "bricks" / name
         save_keys(Spaces.embedder.embed([text]), folder / "keys.safetensors")
-        routes = Routes(space="text", keys="keys.safetensors", threshold=0.7)
+        routes = Routes(space="text", keys="keys.safetensors", threshold=0.7 if name == "first" else 0.5)
         card = read_card(folder)
         told = {"routes": routes, "files": describe_files(folder), "parts": card.parts.model_copy(update=parts)}
         write_card(card.model_copy(update=told), folder)
@@ -113,13 +138,13 @@ def two_skills(assistant, tmp_path, monkeypatch):
 def test_a_turn_answers_the_rest_and_the_second_skill_goes_on_from_that_alone(two_skills, prompts):
     alone = done(two_skills.ask("zz qq zz", (), Choices(), SHORT))
     assert [used.name for used in alone.trace.bricks] == ["first"]
-    ticket = done(two_skills.ask("zz qq zz kiln burns", (), Choices(), SHORT))
+    ticket = done(two_skills.ask("zz qq zz kiln burns kiln burns", (), Choices(), SHORT))
     assert ticket.error is None and [used.name for used in ticket.trace.bricks] == ["first", "second"]
     assert ticket.trace.finished == [f"second went on from: {alone.text}"]
     assert "zz qq zz" in prompts[-2] and "kiln" not in prompts[-2]
     assert "Say it so:\n\n" in prompts[-1] and "zz qq zz" not in prompts[-1]
     assert ticket.text != alone.text and ticket.trace.tokens["new"] == 12
-    off = done(two_skills.ask("zz qq zz kiln burns", (), Choices(bricks={"second": Choice("off")}), SHORT))
+    off = done(two_skills.ask("zz qq zz kiln burns kiln burns", (), Choices(bricks={"second": Choice("off")}), SHORT))
     assert "second" not in [used.name for used in off.trace.bricks] and off.trace.finished == []
 
 
@@ -131,5 +156,5 @@ def test_a_form_that_was_asked_for_is_not_gone_on_from(two_skills):
         "additionalProperties": False,
     }
     sampling = Sampling(temperature=0, max_tokens=40, json_schema=json.dumps(schema))
-    ticket = done(two_skills.ask("zz qq zz kiln burns", (), Choices(), sampling))
+    ticket = done(two_skills.ask("zz qq zz kiln burns kiln burns", (), Choices(), sampling))
     assert set(json.loads(ticket.text)) == {"a"} and ticket.trace.finished == []
