@@ -8,7 +8,7 @@ what is near and not for it (`mattoni.keys`).
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -274,6 +274,8 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         nobody = len(question.pictures)
         return Plan(pictures=(None,) * nobody, runners_up=((),) * nobody, notices=tuple(notices))
     looked = [_route_picture(picture, keyring.for_input("picture"), choices) for picture in question.pictures]
+    if question.about_several:
+        looked = [(_seen_alike(chosen, keyring, choices), told, scored) for chosen, told, scored in looked]
     seen_by = (*(chosen[0].name for chosen, _, _ in looked if chosen), *question.earlier_pictures)
     readers = {brick.name for brick in keyring.for_input("page")}
     is_read = question.has_documents or question.earlier_text or any(name in readers for name in seen_by)
@@ -431,6 +433,28 @@ def _route_picture(
             notices = [Notice("fallback", text)]
     runners_up = (_chosen(c.name, choices, scored, f"next best; {_nearness(c)}") for c in scored[1:])
     return (_chosen(name, choices, scored, reason), *runners_up), notices, scored
+
+
+# So much nearer a picture may be to another brick than the one that a comparison needs.
+_LITTLE = 0.05
+
+
+def _seen_alike(chosen: tuple[Chosen, ...], keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
+    """The bricks that look at a picture of a message about several, the best first.
+
+    A skill that compares needs all of them seen by one brick. So that one looks first wherever it is near enough, though another is
+    a little nearer: a photograph with a shop front, beside one of a beach.
+    """
+    comparing = {brick.needs.vision for brick in keyring.for_message if brick.needs.pictures > 1}
+    first = chosen[:1]
+    if not first or choices.vision is not None or choices.of(first[0].name).state == "on":
+        return chosen
+    least = (first[0].score or 0) - _LITTLE
+    better = [c for c in chosen[1:] if c.name in comparing and (c.score or 0) >= max(c.threshold or 0, least)]
+    if first[0].name in comparing or not better:
+        return chosen
+    own = replace(better[0], reason=f"the message is about several pictures; {better[0].reason}")
+    return (own, *(c for c in chosen if c.name != own.name))
 
 
 def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -> Chosen:

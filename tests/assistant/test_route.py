@@ -71,6 +71,21 @@ def test_a_brick_added_later_takes_no_picture_that_is_nearer_to_another_brick():
     assert [notice.code for notice in plan.notices] == ["fallback"]  # it is near to neither
 
 
+def test_pictures_that_are_compared_are_seen_by_the_brick_that_the_comparison_needs():
+    compare = keyed("compare", "task", "text", E[2:3], 0.5, needs=Needs(pictures=2, vision="photo"))
+    shop_front = picture(0.7, 0.71, 0, 0, name="shop.png")  # a little nearer to `document`, and near enough to `photo`
+    ring, beach = Keyring((*KEYRING.bricks, compare)), picture(1, 0, 0, 0)
+    question = Question((beach, shop_front), E[2:3], about_several=True)
+    plan = route(question, ring, Choices())
+    assert names(plan) == ["photo", "photo"] and [s.name for s in plan.skills] == ["compare"]
+    assert plan.pictures[1].reason.startswith("the message is about several pictures")
+    assert names(route(replace(question, about_several=False), ring, Choices())) == ["photo", "document"]
+    page = picture(0.1, 1, 0, 0, name="page.png")
+    assert names(route(replace(question, pictures=(beach, page)), ring, Choices())) == ["photo", "document"]
+    assert names(route(question, ring, Choices(bricks={"document": Choice("on")}))) == ["document", "document"]
+    assert names(route(question, KEYRING, Choices())) == ["photo", "document"], "where no skill compares"
+
+
 def test_a_skill_that_computes_is_chosen_only_for_a_message_with_a_number():
     sums = keyed("arithmetic", "task", "text", E[:1], 0.5, needs=Needs(number=True))
     for holds, wanted in ((True, [sums.name]), (False, [])):
