@@ -60,7 +60,7 @@ FOLLOW_UPS_FOUND = 0.98
 # Who asks for words and is not heard is answered by a brick that cannot read; a needless reading costs a second.
 READING_FOUND = 0.99
 # A comparison that is not seen is answered from the latest picture alone; two pictures needlessly in the prompt cost little.
-SEVERAL_FOUND = 0.98
+SEVERAL_FOUND = 0.96
 # Behind two pictures in one message most of what is asked is about both, and the skill that compares can answer the rest.
 EXPECTED_FOUND = 0.99
 
