@@ -36,7 +36,7 @@ from mattoni.files import replace_folder, write_text
 
 _WORDS = Path(__file__).with_name("calm.json")
 _TOKENS = 14  # of a continuation
-_COUNTS = (100, 200, 400, 800)  # neurons that are tried on the prompts for finding
+_COUNTS = (5, 10, 20, 40, 80, 160, 320)  # neurons that are tried on the prompts for finding
 _HALF = 0.4  # of the unpleasant words there, so that half are gone elsewhere too
 _ROWS = 64
 
