@@ -7,14 +7,13 @@ section 4.1). Computing nothing for them would need kernels that skip neurons; h
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from assistant.host.host import Host
 from emergent_bricks.analysis.kept import Kept
 from emergent_bricks.analysis.neurons import Change, changed, output_norms
-from emergent_bricks.analysis.perplexity import losses
+from emergent_bricks.analysis.perplexity import perplexity
 from emergent_bricks.analysis.texts import Sample, digest_of, tokenise
 
 SHARES = (0.2, 0.4, 0.5, 0.6, 0.8)
@@ -55,14 +54,13 @@ def masking_curve(
     ids, _ = tokenise(host, [sample.text for sample in samples])
     norms = output_norms(host)
 
-    def perplexity(change: Change | None) -> float:
-        summed, counts = losses(host, ids, changed(host, change) if change else None)
-        return float(np.exp(summed.sum() / counts.sum()))
-
     kept = Kept(keep, f"{host.fingerprint} {host.dtype} {digest_of(samples)} {seed}") if keep is not None else None
 
     def measured(name: str, change: Change | None) -> float:
-        return float(kept.get(name, lambda: perplexity(change))) if kept is not None else perplexity(change)
+        def measure() -> float:
+            return perplexity(host, ids, changed(host, change) if change else None)
+
+        return float(kept.get(name, measure)) if kept is not None else measure()
 
     plain = measured("plain", None)
     rows = [{"share": 0.0, "perplexity": plain, "random": plain}]

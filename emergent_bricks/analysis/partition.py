@@ -29,7 +29,7 @@ from emergent_bricks.analysis.groups import balanced_groups, holding_half, of_gr
 from emergent_bricks.analysis.kept import Kept
 from emergent_bricks.analysis.masking import smallest
 from emergent_bricks.analysis.neurons import changed, gated_ffns, inputs_seen, neuron_shape, output_norms
-from emergent_bricks.analysis.perplexity import increase, losses
+from emergent_bricks.analysis.perplexity import increase, perplexity
 from emergent_bricks.analysis.recording import record
 from emergent_bricks.analysis.scores import average_precision, functionality, top
 from emergent_bricks.analysis.texts import Sample, Split, batches, digest_of, read_samples, split_samples, tokenise
@@ -328,14 +328,10 @@ def _curves(
     norms = output_norms(host)
     kept = Kept(folder / "skipping.json", f"{host.fingerprint} {host.dtype} {digest_of(samples)} {stamp}")
 
-    def perplexity(within: AbstractContextManager[None] | None) -> float:
-        summed, counts = losses(host, ids, within)
-        return float(np.exp(summed.sum() / counts.sum()))
-
     def rise(name: str, way: Callable[[], AbstractContextManager[None]]) -> float:
-        return increase(float(kept.get(name, lambda: perplexity(way()))), plain)
+        return increase(float(kept.get(name, lambda: perplexity(host, ids, way()))), plain)
 
-    plain = float(kept.get("plain", lambda: perplexity(None)))
+    plain = float(kept.get("plain", lambda: perplexity(host, ids)))
     rows = [{"share": 1.0, "perplexity": plain}]
     for share in shares:
         ways: dict[str, Callable[[], AbstractContextManager[None]]] = {

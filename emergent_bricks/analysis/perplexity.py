@@ -26,6 +26,14 @@ def losses(
     return summed, counts
 
 
+def perplexity(
+    host: Host, ids: Sequence[Sequence[int]], within: AbstractContextManager[None] | None = None
+) -> float:
+    """Perplexity per token of all texts together."""
+    summed, counts = losses(host, ids, within)
+    return float(np.exp(summed.sum() / counts.sum()))
+
+
 def perplexities(
     host: Host, samples: Sequence[Sample], within: AbstractContextManager[None] | None = None
 ) -> dict[str, float]:
