@@ -4,7 +4,7 @@ A sequence injection is a run of segments in the prompt. The others are low-rank
 front of the sequence, a factor per FFN neuron, and residuals that are added at an FFN where its activation is near a key; `assistant/host/composition.py` merges those of a turn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -61,6 +61,15 @@ class LowRank:
     scales: Mapping[str, float]
     weight: float = 1.0
     invocation_tokens: tuple[int, ...] = ()
+
+
+def last_place(places: Sequence[object], tokens: Sequence[int]) -> int | None:
+    """Where token ids stand last in a prompt, one behind the other; None: nowhere."""
+    wanted = list(tokens)
+    starts = range(len(places) - len(wanted), -1, -1)
+    return next(
+        (at for at in starts if places[at] == wanted[0] and list(places[at : at + len(wanted)]) == wanted), None
+    )
 
 
 def misfit(delta: LowRank, shapes: Mapping[str, tuple[int, int]]) -> str | None:

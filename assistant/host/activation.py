@@ -8,7 +8,7 @@ read stretch by stretch, each with what acts there; of a stretch nothing else is
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mattoni.injections import LowRank, Other
+from mattoni.injections import LowRank, Other, last_place
 
 Place = int | tuple[str, int]  # what stands at a position: a token id, or a soft token's (digest, index)
 
@@ -23,13 +23,7 @@ class Stretch:
 
 def acts_from(delta: LowRank, places: Sequence[Place]) -> int | None:
     """The first position of a prompt at which a delta acts; None: its invocation tokens do not stand in it."""
-    tokens = list(delta.invocation_tokens)
-    if not tokens:
-        return 0
-    starts = range(len(places) - len(tokens), -1, -1)
-    return next(
-        (at for at in starts if places[at] == tokens[0] and list(places[at : at + len(tokens)]) == tokens), None
-    )
+    return last_place(places, delta.invocation_tokens) if delta.invocation_tokens else 0
 
 
 def stretches(injections: Sequence[Other], places: Sequence[Place]) -> list[Stretch]:

@@ -26,9 +26,7 @@ def losses(
     return summed, counts
 
 
-def perplexity(
-    host: Host, ids: Sequence[Sequence[int]], within: AbstractContextManager[None] | None = None
-) -> float:
+def perplexity(host: Host, ids: Sequence[Sequence[int]], within: AbstractContextManager[None] | None = None) -> float:
     """Perplexity per token of all texts together."""
     summed, counts = losses(host, ids, within)
     return float(np.exp(summed.sum() / counts.sum()))

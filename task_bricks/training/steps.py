@@ -15,6 +15,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from brick_training.frame import SOFT, PromptFrame
 from mattoni.errors import MattoniError
+from mattoni.injections import last_place
 from task_bricks.training.rows import Example
 
 IGNORED = -100
@@ -67,11 +68,10 @@ def encode_prompt(message: str, images: Sequence[Path], frame: PromptFrame, eyes
 
 def begin_of(prompt: Sequence[int], invocation: Sequence[int]) -> int:
     """Where the invocation tokens stand last in a prompt. Raises MattoniError where they do not."""
-    wanted = list(invocation)
-    for at in range(len(prompt) - len(wanted), -1, -1):
-        if list(prompt[at : at + len(wanted)]) == wanted:
-            return at
-    raise MattoniError("A prompt of training lacks the invocation tokens: train without lora.activated.")
+    place = last_place(prompt, invocation)
+    if place is None:
+        raise MattoniError("A prompt of training lacks the invocation tokens: train without lora.activated.")
+    return place
 
 
 def offsets(begins: Sequence[int], end: int) -> list[int]:
