@@ -636,8 +636,10 @@ class Assistant:
         try:
             if ticket.is_stopping:
                 return "stopped"
-            self._watched.look(self.bricks().usable)
-            outcome = run_turn(self._preparation, self._engine, request, self.bricks(), ticket, save)
+            bricks = self.bricks()
+            if self._watched.look(bricks.usable):
+                bricks = self.bricks()
+            outcome = run_turn(self._preparation, self._engine, request, bricks, ticket, save)
             return outcome.status
         except Stopped:
             return "stopped"

@@ -63,21 +63,25 @@ class WatchedFolders:
         self._lock = threading.Lock()
         self._running: threading.Thread | None = None
 
-    def look(self, bricks: Iterable[Brick]) -> None:
-        """See whether a folder has changed, and read what is new. A turn waits a moment for that, and not for long."""
+    def look(self, bricks: Iterable[Brick]) -> bool:
+        """See whether a folder has changed, and read what is new. A turn waits a moment for that, and not for long.
+
+        Returns whether bricks may be others than before.
+        """
         with self._lock:
             if self._running is not None and self._running.is_alive():
-                return
+                return False
             folders = {brick.name: watch for brick in bricks if (watch := watched_folder(brick.card))}
             stamps = {name: stamp_of(folder) for name, folder in folders.items()}
             changed = {name: stamp for name, stamp in stamps.items() if stamp != self._seen.get(name)}
             if not changed:
-                return
+                return False
             running = self._running = threading.Thread(
                 target=self._bring_up_to_date, args=(changed,), name="mattoni-folders", daemon=True
             )
             running.start()
         running.join(_WAIT_S)
+        return True
 
     def _bring_up_to_date(self, changed: dict[str, object]) -> None:
         for name, stamp in changed.items():
