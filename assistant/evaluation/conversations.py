@@ -27,10 +27,12 @@ from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError, run_command
 from mattoni.files import write_text
+from mattoni.inputs import Attachment
 from mattoni.metrics import Metric, Scored, score
 
 # What a turn may only tell when it is expected to: the question was not answered, or not from all that was sent.
 _TOLD_ONLY_IF_EXPECTED = ("no-picture", "no-document", "refused", "gone")
+_STRAYED = "about: more is said of"
 _WRITTEN = Path(__file__).resolve().parents[2] / "tests" / "conversations"
 
 
@@ -38,7 +40,8 @@ class Turn(BaseModel):
     """A message and what is expected of its turn.
 
     bricks, without  must take part, must not; nor must a skill that `bricks` does not name
-    about            the attachment that the answer is about, of this message or an earlier one
+    about            the attachment that the answer is about, of this message or an earlier one: its words say so, or it is
+                     word for word what is answered about that attachment alone
     answers, metric  as in a row; at least half of the metric's best is right
     told, untold     each found, or not found, in the code or the sentence of a notice
     """
@@ -144,13 +147,17 @@ def hold(conversation: Conversation, folder: Path, assistant: Assistant, max_tok
             ticket.wait()
             trace = ticket.trace.to_json() if ticket.trace is not None else {}
             reply = Reply(ticket.text, trace, ticket.error)
+            found = faults(turn, reply, {name: words[name] for name in (*known, *sent)})
+            if any(fault.startswith(_STRAYED) for fault in found):
+                alone = _said_alone(turn, files, assistant, sampling)
+                found = [fault for fault in found if not fault.startswith(_STRAYED) or reply.answer != alone]
             held.append(
                 Held(
                     turn.say,
                     reply.answer,
                     bricks_of(reply),
                     tuple(f"{notice['code']}: {notice['text']}" for notice in trace.get("notices", ())),
-                    tuple(faults(turn, reply, {name: words[name] for name in (*known, *sent)})),
+                    tuple(found),
                 )
             )
     finally:
@@ -158,6 +165,18 @@ def hold(conversation: Conversation, folder: Path, assistant: Assistant, max_tok
         for brick in conversation.knowledge:
             assistant.remove_brick(brick)
     return held
+
+
+def _said_alone(turn: Turn, files: dict[str, Attachment], assistant: Assistant, sampling: Sampling) -> str:
+    """What is answered about the attachment that a turn is about, in a conversation that holds nothing else."""
+    assert turn.about is not None
+    talk = assistant.store.new()
+    try:
+        ticket = assistant.ask(turn.say, [files[turn.about]], turn.choices, sampling, talk)
+        ticket.wait()
+        return ticket.text
+    finally:
+        assistant.store.delete(talk)
 
 
 def bricks_of(reply: Reply) -> tuple[str, ...]:
@@ -204,7 +223,7 @@ def _strayed(turn: Turn, answer: str, words: dict[str, set[str]]) -> list[str]:
     for name, others in words.items():
         strange, right = said & (others - own), said & (own - others)
         if len(strange) > len(right):
-            found.append(f"about: more is said of {name} ({', '.join(sorted(strange))}) than of {turn.about}")
+            found.append(f"{_STRAYED} {name} ({', '.join(sorted(strange))}) than of {turn.about}")
     return found
 
 

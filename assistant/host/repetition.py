@@ -2,13 +2,15 @@
 
 An answer is taken as words: what numbers the items of a list and where lines end does not count, so that "61. India",
 "62. India" is the same word again and again. It goes round in circles when its end is one block of words several times over,
-when in a long stretch nearly every run of words was said before, or when a list names again and again what it has named. Figures and signs alone may repeat for longer: tables and
-rows of zeros do.
+when in a long stretch nearly every run of words was said before, when a list names again and again what it has named, when
+line after line only counts on, or when a word does not end. Figures and signs alone may repeat for longer: tables and rows of
+zeros do.
 """
 
 import re
 from collections import Counter, deque
 from collections.abc import Sequence
+from itertools import pairwise
 
 # A list's marker at the beginning of a line; a character of a script without spaces, a word, or a run of one sign.
 _UNIT = re.compile(
@@ -25,6 +27,33 @@ _LEAST_WORDS = 12  # of three rounds together, where an answer ends in them
 _RUN, _STRETCH, _SHARE, _OFTEN = 5, 60, 0.7, 2
 _ITEM = re.compile(r"[ \t]*(?:\d+[.)]|[-*+•]+)[ \t]+(.*\S)")
 _OLD_ITEMS = 6  # of one list, one after the other, that it had named before
+# Lines that are alike but for numbers which grow by the same step, or stay: a times table has twenty, a plan a dozen.
+_COUNTED_LINES, _COUNTED_TABLE, _SAME_STEP, _KEPT_LINES = 16, 24, 0.8, 2
+_NUMBER = re.compile(r"\d+")
+_WORDS = re.compile(r"[^\W\d_]{3,}")
+_STUTTER, _STUTTER_FIGURES, _LONGEST_PERIOD = 60, 120, 24  # characters within one word that repeat
+
+
+class _Counted:
+    """Lines on end that say the same but for their numbers."""
+
+    def __init__(self) -> None:
+        self._shape = ""
+        self._begins: list[int] = []
+        self._numbers: list[list[int]] = []
+
+    def push(self, line: str, begin: int) -> int | None:
+        """Take a whole line that begins at a place. Returns where the third one began once they only count on, else None."""
+        shape, numbers = _NUMBER.sub("0", line.strip()), [int(n[-18:]) for n in _NUMBER.findall(line)]
+        if shape != self._shape:
+            self._shape, self._begins, self._numbers = shape, [], []
+        self._begins.append(begin)
+        self._numbers.append(numbers)
+        words = len(_WORDS.findall(line))
+        # A single figure in each line is what counting is asked for.
+        if len(numbers) + words < 2 or len(self._begins) < (_COUNTED_LINES if words > 1 else _COUNTED_TABLE):
+            return None
+        return self._begins[_KEPT_LINES] if all(map(_grows_evenly, zip(*self._numbers, strict=True))) else None
 
 
 class Repetition:
@@ -43,6 +72,7 @@ class Repetition:
         self._lines = 0  # characters of the lines that are whole
         self._items: list[str] = []  # of the list that the last of them belongs to
         self._old_since: list[int] = []  # where each of the latest items that had been named before began
+        self._counted = _Counted()
 
     def push(self, text: str) -> int | None:
         """Add to the answer. Returns how many of its characters to keep when it goes round in circles, else None."""
@@ -54,16 +84,31 @@ class Repetition:
             keep = self._add(match[1].lower(), match.end()) if match[1] else None
             if keep is not None:
                 return keep
-        return self._push_lines()
+        keep = self._push_lines()
+        return self._cut_stutter() if keep is None else keep
+
+    def _cut_stutter(self) -> int | None:
+        """Look at a word that has not ended: "1234567890123…" or "hahaha…" is kept to its first round."""
+        word = self._text[self._scanned :].lstrip()
+        if len(word) < _STUTTER or not (word.isalnum() or word.replace(".", "").isalnum()):
+            return None
+        for period in range(1, _LONGEST_PERIOD + 1):
+            same = _run_back(word, period)
+            if same + period >= (_STUTTER if any(map(str.isalpha, word[-period:])) else _STUTTER_FIGURES):
+                return len(self._text) - same
+        return None
 
     def _push_lines(self) -> int | None:
         """Look at the items of a list as they become whole: one that only names what it has named ends."""
         while (end := self._text.find("\n", self._lines) + 1) > 0:
             line, begin, self._lines = self._text[self._lines : end], self._lines, end
+            if not line.strip():
+                continue
+            if (third := self._counted.push(line, begin)) is not None:
+                return len(self._text[:third].rstrip("\n"))
             item = _ITEM.match(line)
             if item is None:
-                if line.strip():
-                    self._items, self._old_since = [], []
+                self._items, self._old_since = [], []
                 continue
             named = item[1].casefold()
             self._old_since = [*self._old_since, begin] if named in self._items else []
@@ -137,6 +182,12 @@ class Repetition:
     def _has_letters(self, last: int) -> bool:
         """Whether at least a third of the last words have letters."""
         return self._letters[-1] - self._letters[-last] >= last // 3
+
+
+def _grows_evenly(numbers: Sequence[int]) -> bool:
+    """Whether nearly all steps from one number to the next are the same."""
+    steps = Counter(later - number for number, later in pairwise(numbers))
+    return max(steps.values()) >= _SAME_STEP * (len(numbers) - 1)
 
 
 def _run_back(words: Sequence[str], size: int) -> int:

@@ -23,6 +23,7 @@ class Asking:
     asks_about_picture: bool = False
     goes_on: bool = True  # with what was said or shown before
     about_several: bool = False  # pictures, or an earlier one than the latest
+    document: int | None = None  # which one of the documents so far it names, from 0 or, at the end, from -1
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def focus(
     holds_answer  whether an earlier document seems to answer the message
     """
     showing = [exchange for exchange in past if _shown(exchange)]
+    if not asking.brings_its_own and (named := named_document(past, asking.document)):
+        return Focus((), named)
     if asking.about_several:
         # A skill that compares was trained on pictures of one message.
         return Focus((), tuple(r for e in showing for r in _shown(e))) if showing else _talk(past, stands_alone)
@@ -57,6 +60,14 @@ def focus(
     talk = _talk(past, stands_alone)
     began_with_it = talk.past and talk.past[0] in showing and len(talk.past[0].question) < _MATERIAL
     return Focus((), _shown(showing[-1])) if began_with_it and asking.is_question else talk
+
+
+def named_document(past: Sequence[Exchange], place: int | None) -> tuple[Record, ...]:
+    """The one of several documents that is named by its place (`document_meant`); none where there are not so many."""
+    read = [record for e in past for record in _shown(e) if isinstance(record, Read) and record.is_text]
+    if place is None or len(read) < 2 or not -len(read) <= place < len(read):
+        return ()
+    return (read[place],)
 
 
 def _answering(showing: Sequence[Exchange], holds_answer: Callable[[Read], bool]) -> tuple[Record, ...]:

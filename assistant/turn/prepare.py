@@ -19,7 +19,7 @@ from assistant.host.prompt import Turn, asks, build_prompt, opening
 from assistant.host.wheels import Unavailable
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
-from assistant.turn.focus import Asking, Focus, focus
+from assistant.turn.focus import Asking, Focus, focus, named_document
 from assistant.turn.gates import much_is_off
 from assistant.turn.keyring import Keyrings
 from assistant.turn.listening import HeardSounds, are_message
@@ -27,7 +27,7 @@ from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import Limits, look
 from assistant.turn.look.sounds import in_words
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
-from assistant.turn.question import goes_on, holds_number, is_in_known_script, message_pieces
+from assistant.turn.question import document_meant, goes_on, holds_number, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listener, route
 from assistant.turn.spaces import Spaces
@@ -199,6 +199,7 @@ class Preparation:
             asks_about_picture=question.asks_about_picture or question.wants_words,
             goes_on=question.goes_on,
             about_several=plan.needs_several,
+            document=document_meant(request.text),
         )
         return focus(
             asking,
@@ -670,7 +671,9 @@ def _tell_left_out(request: Request, found: Focus, trace: Trace) -> None:
 
 
 def _read_last(request: Request) -> tuple[Record, ...]:
-    """The texts of the latest message of which any was read."""
+    """The document that the message names by its place, else the texts of the latest message of which any was read."""
+    if named := named_document(request.past, document_meant(request.text)):
+        return named
     read = [tuple(r for r in e.records if isinstance(r, Read) and r.is_text and not r.recalled) for e in request.past]
     return next((texts for texts in reversed(read) if texts), ())
 

@@ -3,6 +3,7 @@
 import pytest
 
 from assistant.turn.focus import Asking, Focus, focus
+from assistant.turn.question import document_meant
 from assistant.turn.request import Exchange
 from mattoni.records import Read, Seen
 
@@ -59,3 +60,37 @@ def test_what_was_recalled_of_an_earlier_document_is_not_shown_again():
     recalled = said("How much was it?", Read("receipt.png", "r", "document", "12.75", "picture", recalled=True))
     assert focused(Asking(), BILL, recalled) == Focus((), (RECEIPT,))
     assert focused(Asking(about_several=True)) == Focus(())
+
+
+TWO = Read("two.png", "t", "document", "Total 34.20", "picture")
+
+
+def test_a_document_that_is_named_by_its_place_stands_alone_beside_the_question():
+    later = said("And this?", TWO)
+    for several in (False, True):
+        assert focused(Asking(about_several=several, document=0), BILL, PHOTO, later) == Focus((), (RECEIPT,))
+        assert focused(Asking(about_several=several, document=-2), BILL, later, CHAT) == Focus((), (RECEIPT,))
+        assert focused(Asking(about_several=several, document=1), BILL, PHOTO, later) == Focus((), (TWO,))
+    assert focused(Asking(document=2), BILL, later) == focused(Asking(), BILL, later), "there is no third"
+    assert focused(Asking(document=0), BILL) == focused(Asking(), BILL)
+    assert focused(Asking(brings_its_own=True, document=0), BILL, later) == Focus(())
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ("What is the date of the first receipt?", 0),
+        ("And on the Second invoice, how much was the glue?", 1),
+        ("What is the total of receipt 2?", 1),
+        ("What does the last document say?", -1),
+        ("How much was it on the other bill?", -2),
+        ("Is the first receipt dearer than the second receipt?", None),
+        ("What is the first item of the receipt?", None),
+        ("What is in the first photo?", None),
+        ("What stands on the second page?", None),
+        ("Add up the first two receipts.", None),
+        ("Who wrote invoice 4711?", None),
+    ],
+)
+def test_the_place_of_a_document_is_told_from_the_words_around_it(message, place):
+    assert document_meant(message) == place

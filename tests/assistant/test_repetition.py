@@ -34,6 +34,17 @@ LOOPS = {
     ),
     "a word with hyphens": ("It is Nasty" + "-Nasty" * 60, "It is Nasty-"),
     "a sentence in Chinese": ("你好。" + "砖是红色的。" * 20, "你好。砖是红色的。"),
+    "a list whose lines differ in numbers": (
+        "1. Vegetable\n" + "".join(f"{n}. 100100000{n:02}- Fried Noodle (S)\n" for n in range(2, 40)),
+        "1. Vegetable\n2. 10010000002- Fried Noodle (S)\n3. 10010000003- Fried Noodle (S)",
+    ),
+    "a list of numbers alone": ("".join(f"{n}. 1.1.1.{n}\n" for n in range(1, 60)), "1. 1.1.1.1\n2. 1.1.1.2"),
+    "a table that counts on": (
+        "| Item | Price |\n|---|---|\n" + "".join(f"| {n} | {10 * n + (n > 30)}.00 |\n" for n in range(1, 60)),
+        "| Item | Price |\n|---|---|\n| 1 | 10.00 |\n| 2 | 20.00 |",
+    ),
+    "a number without an end": ("It is in street " + "1234567890" * 40, "It is in street 1234567890"),
+    "a word without an end": ("That is funny: " + "haha" * 60, None),
     "a paragraph": (("The house is built of red bricks, and the roof is made of slate from the north.\n\n") * 8, None),
 }
 
@@ -83,6 +94,11 @@ LEGITIMATE = {
     "records with the same keys": "["
     + ",\n ".join(f'{{"name": "brick {n}", "width": {n * 3}, "colour": "c{n}"}}' for n in range(12))
     + "]",
+    "a table of squares": "".join(f"| {n} | {n * n} |\n" for n in range(1, 60)),
+    "counting to a hundred": "\n".join(map(str, range(1, 101))),
+    "people by year": "".join(f"{1990 + n}: {50 + (n * n * 7) % 13} million people\n" for n in range(30)),
+    "a plan of twelve weeks": "".join(f"Week {n}: run {3 + n} kilometres, rest {n} days\n" for n in range(1, 13)),
+    "a million": "A googol is 1" + "0" * 100 + ".",
     "ha ha": "Ha ha ha ha ha! That is a good one.",
 }
 
