@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import Stemmer
 import torch
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from knowledge_bricks.passages import Passage, sentences
+from knowledge_bricks.vector_index import LARGE, Cells, VectorIndex, make_cells, read_cells, write_cells
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.keys import KEYS, load_keys, save_keys
@@ -63,12 +63,15 @@ class Hit:
 class Documents:
     """The passages of one brick, ready to be searched. Holds everything in memory: 3 KB a passage."""
 
-    def __init__(self, passages: Sequence[Passage], vectors: Tensor) -> None:
-        """vectors  (passages, width), unit rows."""
+    def __init__(self, passages: Sequence[Passage], vectors: Tensor, cells: Cells | None = None) -> None:
+        """Open them.
+
+        vectors  (passages, width), unit rows
+        cells    those that they lie in, of many
+        """
         self.passages = tuple(passages)
-        self._vectors: NDArray[np.float32] = np.ascontiguousarray(vectors.float().numpy())
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(self._vectors)
+        self._vectors = _as_array(vectors)
+        self._index = VectorIndex(self._vectors, cells)
         rows: defaultdict[str, list[int]] = defaultdict(list)
         for row, passage in enumerate(self.passages):
             for word in content_words(searched_text(passage)):
@@ -118,7 +121,7 @@ class Documents:
         rarity = self._rarity(text)
         covered = self._coverage(rarity)
         pool = min(_POOL, len(self.passages))
-        near = self._index.search(query[None], pool)[1][0]
+        near = self._index.nearest(query, pool)
         sharing = np.argpartition(-covered, pool - 1)[:pool]
         rows = np.union1d(near, sharing)
         dense = self._vectors[rows] @ query
@@ -214,6 +217,8 @@ def write_documents(passages: Sequence[Passage], vectors: Tensor, folder: Path) 
     if not passages:
         raise MattoniError("There is no text in these documents: add files that hold some.")
     save_keys(vectors, folder / KEYS)
+    if len(passages) >= LARGE:
+        write_cells(make_cells(_as_array(vectors)), folder)
     write_text(folder / PASSAGES, "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in passages))
 
 
@@ -229,4 +234,8 @@ def load_documents(folder: Path) -> Documents:
         raise MattoniError(
             f"{where} holds {len(passages)} passages but {KEYS} {len(vectors)} vectors: add these documents again."
         )
-    return Documents(passages, vectors)
+    return Documents(passages, vectors, read_cells(folder, _as_array(vectors)))
+
+
+def _as_array(vectors: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(vectors.float().numpy())
