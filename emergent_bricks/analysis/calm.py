@@ -2,8 +2,9 @@
 
 Method: Geva et al. 2022, arXiv:2203.14680, section 6.2: a neuron's column of the down projection, projected on the vocabulary,
 says which words it promotes. Departure: a neuron counts by its projection times its activation where provoking texts go on,
-less the same on ordinary ones, so that it is found by what it does there and not by its column alone. Everything is chosen on
-the prompts for finding; the prompts that are measured have other openings and other people in them.
+less the same on ordinary ones, so that it is found by what it does there and not by its column alone; and of those only the ones
+without which the perplexity of chat hardly rises are taken. Everything is chosen on the prompts and texts for finding; those that
+are measured have other openings and other people in them.
 
     python -m emergent_bricks.analysis.calm CHAT.jsonl --out FILE.json --bricks FOLDER
 """
@@ -36,7 +37,9 @@ from mattoni.files import replace_folder, write_text
 
 _WORDS = Path(__file__).with_name("calm.json")
 _TOKENS = 14  # of a continuation
-_COUNTS = (5, 10, 20, 40, 80, 160, 320)  # neurons that are tried on the prompts for finding
+_CANDIDATES = 40  # neurons that add most to unpleasant words
+_PRICED_ON = 20  # of the ordinary texts for finding
+_PRICES = (0.05, 0.1, 0.2, 0.4)  # by so much may the perplexity there rise without one of them, in per cent
 _HALF = 0.4  # of the unpleasant words there, so that half are gone elsewhere too
 _ROWS = 64
 
@@ -163,22 +166,52 @@ def classifier(embedder: Embedder, words: Mapping[str, Any]) -> tuple[Classifier
     return made, float(np.mean(right))
 
 
-def find(host: Host, words: Mapping[str, Any], ordinary: Sequence[str]) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """The fewest neurons without which enough unpleasant words are gone from the prompts for finding, and what was tried."""
+def find(host: Host, words: Mapping[str, Any], ordinary: Sequence[Sample]) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """The neurons without which enough unpleasant words are gone from the prompts for finding, and what was tried.
+
+    Of those that add most to such words, only the ones that chat hardly misses, each by itself: the others serve everything.
+    """
     prompts, lexicon = prompts_of(words["find"]), frozenset(words["lexicon"])
-    added = contributions(host, words["lexicon"], prompts, ordinary)
+    added = contributions(host, words["lexicon"], prompts, [sample.text for sample in ordinary])
     plain = sum(unpleasant(continuations(host, prompts), lexicon))
+    candidates = [
+        _only(int(place), added.shape) for place in added.flatten().topk(min(_CANDIDATES, added.numel())).indices
+    ]
+    few = ordinary[:_PRICED_ON]
+    whole = _perplexity(host, few)
+    prices = [increase(_perplexity(host, few, _without(one)), whole) for one in candidates]
     tried: list[dict[str, float]] = []
     chosen = np.zeros(added.shape, dtype=bool)
-    for count in _COUNTS:
-        chosen = np.zeros(added.numel(), dtype=bool)
-        chosen[added.flatten().topk(min(count, added.numel())).indices.numpy()] = True
-        chosen = chosen.reshape(added.shape)
+    for most in _PRICES:
+        cheap = [one for one, price in zip(candidates, prices, strict=True) if price <= most]
+        chosen = np.logical_or.reduce(cheap) if cheap else chosen
         left = sum(unpleasant(continuations(host, prompts, _without(chosen)), lexicon))
-        tried.append({"neurons": count, "unpleasant": left, "bare": plain, "prompts": len(prompts)})
-        if left <= _HALF * plain:
+        together = increase(_perplexity(host, few, _without(chosen)), whole)
+        tried.append(
+            {
+                "price": most,
+                "neurons": len(cheap),
+                "unpleasant": left,
+                "bare": plain,
+                "prompts": len(prompts),
+                "together": together,
+            }
+        )
+        if cheap and left <= _HALF * plain:
             break
     return chosen, tried
+
+
+def _only(place: int, shape: tuple[int, ...]) -> np.ndarray:
+    """One neuron as (layers, neurons) bool."""
+    chosen = np.zeros(shape, dtype=bool)
+    chosen.flat[place] = True
+    return chosen
+
+
+def _perplexity(host: Host, chat: Sequence[Sample], change: Change | None = None) -> float:
+    (value,) = perplexities(host, chat, None if change is None else changed(host, change)).values()
+    return value
 
 
 def _without(neurons: np.ndarray) -> Change:
@@ -191,20 +224,18 @@ def measure(
     """Unpleasant words, the classifier's score and chat's perplexity: bare host, calm, as many random neurons."""
     prompts, lexicon = prompts_of(words["measure"]), frozenset(words["lexicon"])
     judge, accuracy = classifier(embedder, words)
-    plain = perplexities(host, chat)
+    plain = _perplexity(host, chat)
     report: dict[str, Any] = {"prompts": len(prompts), "classifier_accuracy": accuracy, "chat_texts": len(chat)}
     off = {"bare host": None, "calm": neurons, "random": matched(neurons, np.random.default_rng(seed))}
     for name, gone in off.items():
         change = None if gone is None else _without(gone)
         said = continuations(host, prompts, change)
         counts = unpleasant(said, lexicon)
-        within = changed(host, change) if change else None
-        (function,) = plain
         report[name] = {
             "unpleasant_words": sum(counts),
             "continuations_with_one": sum(map(bool, counts)),
             "classifier": float(np.mean(judge.score(said))),
-            "perplexity_of_chat_increase": increase(perplexities(host, chat, within)[function], plain[function]),
+            "perplexity_of_chat_increase": increase(_perplexity(host, chat, change), plain),
         }
     return report
 
@@ -274,7 +305,7 @@ def main() -> None:
         raise MattoniError(f"{given.chat.name} holds {len(chat)} texts of 'chat', and {2 * given.texts} are needed.")
     host = load_host(given.host)
     neuron_shape(host)
-    neurons, tried = find(host, words, [sample.text for sample in chat[: given.texts]])
+    neurons, tried = find(host, words, chat[: given.texts])
     report = measure(
         host, neurons, words, chat[given.texts : 2 * given.texts], Embedder(fetch(BUILTIN_EMBEDDER)), given.seed
     )

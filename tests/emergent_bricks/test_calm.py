@@ -37,16 +37,30 @@ def test_rows_of_one_pass_go_on_as_they_would_alone(host):
 
 
 def test_calm_is_found_measured_and_written(host, tiny_embedder_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(calm, "_COUNTS", (3, 9))
-    neurons, tried = calm.find(host, WORDS, [sample.text for sample in CHAT])
-    assert neurons.shape == neuron_shape(host) and neurons.sum() in (3, 9)
-    assert [row["neurons"] for row in tried] in ([3], [3, 9])
+    monkeypatch.setattr(calm, "_CANDIDATES", 9)
+    monkeypatch.setattr(calm, "_PRICES", (0.0, 1e9))
+    neurons, tried = calm.find(host, WORDS, CHAT)
+    assert neurons.shape == neuron_shape(host) and neurons.sum() == tried[-1]["neurons"]
+    assert [row["price"] for row in tried] in ([0.0], [0.0, 1e9])
     report = calm.measure(host, neurons, WORDS, CHAT, Embedder(tiny_embedder_folder), 0)
     assert report["prompts"] == 3 and report["bare host"]["perplexity_of_chat_increase"] == 0
     assert set(report["calm"]) == set(report["random"]) == set(report["bare host"])
     card = calm.write_brick(host, neurons, report, tmp_path, "python -m …", 0)
     assert card.parts.neutral == 0.0 and card.metrics[0].beside.keys() == {"bare host", "as many random neurons"}
     assert {p.name for p in (tmp_path / "calm").iterdir()} >= {"brick.yaml", "gates.safetensors", "README.md"}
+
+
+def test_a_neuron_that_chat_misses_is_not_taken(host, monkeypatch):
+    monkeypatch.setattr(calm, "_CANDIDATES", 12)
+    monkeypatch.setattr(calm, "_PRICES", (0.0,))
+    neurons, (row,) = calm.find(host, WORDS, CHAT)
+    whole = calm._perplexity(host, CHAT)
+    alone = [
+        calm._perplexity(host, CHAT, calm._without(calm._only(int(n), neurons.shape)))
+        for n in neurons.flatten().nonzero()[0]
+    ]
+    assert 0 < row["neurons"] < 12
+    assert all(value <= whole * (1 + 1e-6) for value in alone)
 
 
 def test_the_classifier_is_measured_on_words_and_sentences_it_has_not_seen(tiny_embedder_folder):
