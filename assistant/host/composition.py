@@ -130,15 +130,19 @@ def _concatenate(host: Host, loras: Sequence[LowRank], place: dict[str, Any]) ->
     """One (A, B) pair per layer whose product is the exact weighted sum of all deltas.
 
     Σ wᵢ sᵢ Bᵢ Aᵢ = [w₁s₁B₁ … wₙsₙBₙ] @ [A₁; …; Aₙ]. The weights are folded into B in fp32 before the cast to the
-    host's type.
+    host's type: a product of a number and a bf16 or fp16 tensor is rounded once, so one that has that type already is not copied.
     """
+    dtype = place["dtype"]
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for lora in loras:
         check_low_rank(lora, host.adaptable_shapes, host.name)
         for name, (a, b) in lora.factors.items():
-            parts.setdefault(name, []).append((a.float(), b.float() * (lora.weight * lora.scales[name])))
+            wide = b if b.dtype == dtype else b.float()
+            parts.setdefault(name, []).append((a.to(**place), (wide * (lora.weight * lora.scales[name])).to(**place)))
     return {
-        name: (torch.cat([a for a, _ in pairs]).to(**place), torch.cat([b for _, b in pairs], dim=1).to(**place))
+        name: pairs[0]
+        if len(pairs) == 1
+        else (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1))
         for name, pairs in parts.items()
     }
 
