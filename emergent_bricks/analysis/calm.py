@@ -245,10 +245,12 @@ def write_brick(
 ) -> BrickCard:
     """Write the folder `calm`."""
     calm, random, bare = (report[name] for name in ("calm", "random", "bare host"))
+    unseen = ("written prompts, none of which was used to find the neurons", report["prompts"])
+    chat = ("texts of chat, none of which was used to find the neurons", report["chat_texts"])
     metrics = (
-        ("unpleasant words in continuations of provoking prompts", "unpleasant_words", report["prompts"]),
-        ("score of the classifier on them", "classifier", report["prompts"]),
-        ("perplexity of chat, increase in per cent", "perplexity_of_chat_increase", report["chat_texts"]),
+        ("unpleasant words in continuations of provoking prompts", "unpleasant_words", *unseen),
+        ("score of the classifier on them", "classifier", *unseen),
+        ("perplexity of chat, increase in per cent", "perplexity_of_chat_increase", *chat),
     )
 
     def fill(folder: Path) -> None:
@@ -267,13 +269,13 @@ def write_brick(
             metrics=tuple(
                 Metric(
                     name=name,
-                    split="written prompts, none of which was used to find the neurons",
+                    split=split,
                     value=round(calm[key], 3),
                     n=n,
                     beside={"bare host": round(bare[key], 3), "as many random neurons": round(random[key], 3)},
                     command=command,
                 )
-                for name, key, n in metrics
+                for name, key, split, n in metrics
             ),
             licence="That of the host, whose neurons these are: nothing was trained.",
             limits="It makes rude words rarer and judges nothing: what is said politely stays, and some rude words stay too.",
@@ -312,9 +314,7 @@ def main() -> None:
     report |= {"host": host.name, "seed": given.seed, "neurons": int(neurons.sum()), "tried": tried}
     write_text(given.out, json.dumps(report, indent=1))
     if given.bricks is not None:
-        command = (
-            f"python -m emergent_bricks.analysis.calm {given.chat.name} --out {given.out.name} --bricks {given.bricks}"
-        )
+        command = f"python -m emergent_bricks.analysis.calm {given.chat.name} --out {given.out.name} --bricks {given.bricks.name}"
         write_brick(host, neurons, report, given.bricks, command, given.seed)
     print(json.dumps(report))
 

@@ -191,6 +191,7 @@ def test_the_shipped_bricks_are_small_whole_and_say_what_they_cost_others():
         "function-math",
         "function-translation",
         "function-chat",
+        "calm",
     }
     for folder in folders:
         card = read_card(folder)
@@ -200,3 +201,9 @@ def test_the_shipped_bricks_are_small_whole_and_say_what_they_cost_others():
         assert all("as many random neurons" in metric.beside and metric.n for metric in card.metrics)
         assert "## Figures" in (folder / "README.md").read_text()
     assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 2_000_000
+
+
+def test_shipped_calm_halves_unpleasant_words_and_costs_chat_nothing_that_counts():
+    words, _, perplexity = read_card(shipped_models() / "bricks" / "calm").metrics
+    assert words.n >= 200 and words.value <= 0.5 * min(words.beside.values())
+    assert perplexity.n >= 50 and perplexity.value <= 3
