@@ -317,17 +317,17 @@ def test_a_function_of_the_host_is_turned_by_a_dial_and_left_alone_where_it_rest
 
 def test_two_skills_that_are_on_and_fight_are_told_of(open_page, tiny_host, home, tmp_path):
     host = load_host(str(tiny_host), device="cpu", dtype="float32")
-    for seed, (name, spread) in enumerate({"quiet": 0.1, "calm": 0.1, "loud": 0.4}.items()):
+    for seed, (name, spread) in enumerate({"quiet": 0.1, "soft": 0.1, "loud": 0.4}.items()):
         import_skill(write_adapter(tmp_path / name, host, seed, spread), home / "data" / "bricks", None, host)
     page = open_page()
 
     def warned(*names: str) -> bool:
-        for name in ("quiet", "calm", "loud"):
+        for name in ("quiet", "soft", "loud"):
             page.button_group(key=f"use-{name}").set_value("on" if name in names else "auto")
         page.run()
         return any("drowns it" in caption.value for caption in page.caption)
 
-    assert not warned("quiet", "calm")
+    assert not warned("quiet", "soft")
     assert warned("quiet", "loud")
     assert not warned("loud")
 
