@@ -39,6 +39,7 @@ class Triple:
 class Known:
     """What is known of an entity by one relation, as a sentence; `place` says where it stands in the graph."""
 
+    entity: str  # as the message names it
     relation: str
     place: str
     sentence: str
@@ -122,25 +123,25 @@ class Graph:
         return list(dict.fromkeys(name for _, _, name in sorted(kept)))
 
     def ask(self, text: str, similarity: Callable[[str, Sequence[str]], Tensor], threshold: float) -> list[Known]:
-        """What is known of the entities of a text by the relation that it asks for, best first; nothing below the threshold.
+        """What is known of the entities of a text by each relation, the one that it asks for first; nothing below the threshold.
 
-        similarity  of a text and some phrases: (phrases,)
+        similarity  of a text, the names of all entities left out, and some words: (words,)
         """
+        entities = self.entities(text)
+        names = "|".join(map(re.escape, sorted(entities, key=len, reverse=True)))
+        rest = " ".join(re.sub(rf"(?<!\w)({names})(?!\w)", " ", text).split())
+        scores = similarity(rest, [_words(relation) for relation in self.relations]).tolist() if entities else []
         known: list[Known] = []
-        for name in self.entities(text):
+        for name in entities:
             head, way = self._alias.get(name, name), ""
             if head not in self._of_head:
                 relation, head = self._tails[name]
                 way = f"{name} is the {_words(relation)} of {head}. "
-            scores = similarity(
-                re.sub(re.escape(name), "it", text), [f"What is the {_words(r)}?" for r in self.relations]
-            ).tolist()
             for relation, score in zip(self.relations, scores, strict=True):
                 tails = self._of_head[head].get(relation)
                 if tails and score >= threshold and name not in tails:
-                    known.append(
-                        Known(relation, f"{head}, {_words(relation)}", way + _sentence(head, relation, tails), score)
-                    )
+                    sentence = way + _sentence(head, relation, tails)
+                    known.append(Known(name, relation, f"{head}, {_words(relation)}", sentence, score))
         return sorted(known, key=lambda one: one.score, reverse=True)
 
 
