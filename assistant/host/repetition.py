@@ -28,7 +28,7 @@ _RUN, _STRETCH, _SHARE, _OFTEN = 5, 60, 0.7, 2
 _ITEM = re.compile(r"[ \t]*(?:\d+[.)]|[-*+•]+)[ \t]+(.*\S)")
 _OLD_ITEMS = 6  # of one list, one after the other, that it had named before
 # Lines that are alike but for numbers which grow by the same step, or stay: a times table has twenty, a plan a dozen.
-_COUNTED_LINES, _COUNTED_TABLE, _SAME_STEP, _KEPT_LINES = 16, 24, 0.8, 2
+_COUNTED_LINES, _COUNTED_TABLE, _SAME_STEP, _KEPT_LINES = 16, 21, 0.8, 2
 _NUMBER = re.compile(r"\d+")
 _WORDS = re.compile(r"[^\W\d_]{3,}")
 _STUTTER, _STUTTER_FIGURES, _LONGEST_PERIOD = 60, 120, 24  # characters within one word that repeat

@@ -254,20 +254,37 @@ def test_documents_come_as_files(client, prompts):
         assert "burns at 900 degrees" in prompts[-1] and ".." not in prompts[-1]
 
 
-def test_litellm_chats_and_streams(serve):
-    litellm = pytest.importorskip("litellm", reason="litellm is not installed: pip install litellm")
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The python of an environment that holds two clients whose requirements are not this project's."""
+    folder = tmp_path_factory.mktemp("clients")
+    python = folder / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
+    wanted = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *OTHER_CLIENTS]
+    installed = subprocess.run(wanted, capture_output=True, text=True, timeout=300)
+    if installed.returncode:
+        pytest.skip(f"pip cannot install {' and '.join(OTHER_CLIENTS)} here: {installed.stderr[-200:]}")
+    return python
+
+
+OTHER_CLIENTS = ("litellm==1.110.2", "llm==0.36")
+LITELLM = """
+import json, sys, litellm
+asked = dict(model=f"openai/{sys.argv[1]}", api_base=sys.argv[2], api_key="none", max_tokens=6, messages=json.loads(sys.argv[3]))
+told = litellm.completion(**asked)
+pieces = [piece.choices[0].delta.content or "" for piece in litellm.completion(**asked, stream=True)]
+print(json.dumps([told.choices[0].message.content, "".join(pieces)]))
+"""
+
+
+@pytest.mark.slow
+def test_litellm_chats_and_streams(serve, elsewhere):
     running = serve()
-    asked = {
-        "model": f"openai/{running.assistant.host.name}",
-        "api_base": f"{running.url}/v1",
-        "api_key": "none",
-        "messages": TALK,
-        "max_tokens": 6,
-    }
-    told = litellm.completion(**asked)
-    pieces = litellm.completion(**asked, stream=True)
-    said = "".join(piece.choices[0].delta.content or "" for piece in pieces)
-    assert said == told.choices[0].message.content != ""
+    command = [str(elsewhere), "-c", LITELLM, running.assistant.host.name, f"{running.url}/v1", json.dumps(TALK)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told, streamed = json.loads(done.stdout.splitlines()[-1])
+    assert told == streamed != ""
 
 
 SCRIPT = """
@@ -366,8 +383,7 @@ def test_anthropics_sdk_chats_streams_and_shows_pictures_and_documents(serve, as
 
 
 @pytest.mark.slow
-def test_simon_willisons_llm_chats_and_streams(serve, tmp_path):
-    pytest.importorskip("llm", reason="llm is not installed: pip install llm")
+def test_simon_willisons_llm_chats_and_streams(serve, elsewhere, tmp_path):
     running = serve()
     name = running.assistant.host.name
     (tmp_path / "extra-openai-models.yaml").write_text(
@@ -376,7 +392,7 @@ def test_simon_willisons_llm_chats_and_streams(serve, tmp_path):
 
     def run(*arguments):
         done = subprocess.run(
-            [sys.executable, "-m", "llm", *arguments],
+            [str(elsewhere), "-m", "llm", *arguments],
             capture_output=True,
             text=True,
             timeout=120,
