@@ -274,6 +274,27 @@ def test_a_reload_and_a_click_in_the_middle_leave_the_answer_running_and_a_secon
     page.get_by_text("Stopped. What had been said is kept.").wait_for()
 
 
+def test_what_the_sidebar_is_set_to_stays_with_its_conversation(open_page):
+    page = open_page("?max-tokens=4")
+
+    def first(state: str) -> "playwright.Locator":
+        return page.get_by_test_id("stSidebar").get_by_role("radio", name=state, exact=True).first
+
+    first("On").click()
+    ask(page, "Name a colour.")
+    wait_for_answers(page, 1)
+    talk = conversation_of(page)
+    page.reload()
+    wait_for_answers(page, 1)
+    playwright.expect(first("On")).to_be_checked()
+    page.locator(".st-key-new button").click()
+    playwright.expect(first("Auto")).to_be_checked()
+    # In a browser that has never seen it, too.
+    page = open_page(f"?c={talk}")
+    wait_for_answers(page, 1)
+    playwright.expect(first("On")).to_be_checked()
+
+
 def test_scripts_in_a_question_and_a_file_name_are_only_text(open_page, tmp_path):
     evil = tmp_path / "<img src=x onerror=alert(1)>.txt"
     evil.write_text("<script>alert(2)</script>")
