@@ -116,9 +116,9 @@ def tokenise(host: Host, texts: Sequence[str]) -> tuple[list[list[int]], int]:
 
 
 def batches(host: Host, ids: Sequence[Sequence[int]], positions: int = _POSITIONS) -> Iterator[Batch]:
-    """The texts in order, as many in a pass as fit `positions`."""
+    """The texts, as many in a pass as fit `positions`: the shorter first, as what is padded costs as much as what is read."""
     waiting: list[int] = []
-    for row in range(len(ids)):
+    for row in sorted(range(len(ids)), key=lambda row: len(ids[row])):
         longest = max(len(ids[place]) for place in (*waiting, row))
         if waiting and longest * (len(waiting) + 1) > positions:
             yield _batch(host, ids, waiting)
