@@ -19,6 +19,7 @@ import psutil
 from PIL import Image
 
 from assistant.bricks import facts as fact_brick
+from assistant.bricks.cartridges import import_cartridge
 from assistant.bricks.examples import Added, add_examples
 from assistant.bricks.gate import Gate, pass_gate
 from assistant.bricks.knowledge import (
@@ -51,6 +52,7 @@ from assistant.turn.queue import TurnQueue
 from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices
 from assistant.turn.ticket import Pace, Status, Ticket
+from knowledge_bricks.cartridge import is_cartridge
 from knowledge_bricks.facts import Fact
 from knowledge_bricks.methods.documents import DocumentsRuntime
 from knowledge_bricks.passages import Passage
@@ -345,12 +347,16 @@ class Assistant:
         return self.registry.scan(self.host)
 
     def add_brick(self, source: str | Path, name: str | None = None, replace: bool = False) -> BrickCard:
-        """Bring in a packed brick of any kind, or a PEFT LoRA as in `add_skill`."""
+        """Bring in a packed brick of any kind, the folder of a PEFT cartridge, or a PEFT LoRA as in `add_skill`."""
         path = Path(source).expanduser()
+        publish = self._preparation.loaded.between_loads
+        if is_cartridge(path):
+            with self._adding:
+                return import_cartridge(path, self._user_bricks, name, self.host, publish)
         if not is_packed(path):
             return self.add_skill(source, name, replace)
         with self._adding:
-            return unpack_brick(path, self._user_bricks, name, self._preparation.loaded.between_loads)
+            return unpack_brick(path, self._user_bricks, name, publish)
 
     def add_skill(self, source: str | Path, name: str | None = None, replace: bool = False) -> BrickCard:
         """Bring in a PEFT LoRA: a folder, an archive, a file beside its configuration, or a Hub id.

@@ -1,4 +1,4 @@
-"""Safetensors files as bytes: what they hold, and copies of some tensors under other names without loading any of them.
+"""Safetensors files: what they hold, and copies of some tensors under other names, as bytes, without loading any of them.
 
 The format: eight bytes with the header's length, the header (JSON), and the tensors' bytes one after the other
 (https://huggingface.co/docs/safetensors). Copying bytes keeps memory low and every value as it is, whatever its type.
@@ -9,6 +9,9 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
@@ -96,3 +99,17 @@ def copy_tensors(tensors: Mapping[str, Stored], target: Path, metadata: Mapping[
 def _width(tensor: Stored) -> int:
     """Bytes of one number."""
     return (tensor.end - tensor.begin) // max(1, tensor.elements)
+
+
+def read_safetensors(path: Path, where: str) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, which may be something else under its name."""
+    with path.open("rb") as file:
+        begin = file.read(9)
+    # A safetensors file has "{" after eight bytes of length; a pickle begins with 0x80, torch.save's archive with "PK".
+    if len(begin) == 9 and begin[8:] != b"{" and (begin[:1] == b"\x80" or begin[:2] == b"PK"):
+        raise MattoniError(f"{where} is a pickle, which can run code, under another name: save it as safetensors.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as problem:
+        raise MattoniError(f"{where} is truncated or damaged: copy the adapter again.") from problem

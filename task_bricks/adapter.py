@@ -19,6 +19,7 @@ from mattoni.errors import MattoniError
 from mattoni.files import is_pickle
 from mattoni.hub import HUB_ID, cached_id
 from mattoni.injections import LowRank, misfit
+from mattoni.tensors import read_safetensors
 from task_bricks.adapter_names import Names, same_model
 from task_bricks.adapter_source import Source
 from task_bricks.lora import (
@@ -29,7 +30,6 @@ from task_bricks.lora import (
     invocation_of,
     pair_factors,
     read_config,
-    read_safetensors,
     scale_of,
 )
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.files import pickles_in, sha256_of, write_text
 from mattoni.injections import LowRank
+from mattoni.tensors import read_safetensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -208,20 +208,6 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             )
         raise MattoniError(f"{where} is missing: choose a folder that peft wrote.")
     return read_safetensors(path, where)
-
-
-def read_safetensors(path: Path, where: str) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, which may be something else under its name."""
-    with path.open("rb") as file:
-        begin = file.read(9)
-    # A safetensors file has "{" after eight bytes of length; a pickle begins with 0x80, torch.save's archive with "PK".
-    if len(begin) == 9 and begin[8:] != b"{" and (begin[:1] == b"\x80" or begin[:2] == b"PK"):
-        raise MattoniError(f"{where} is a pickle, which can run code, under another name: save it as safetensors.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError, RuntimeError) as problem:
-        raise MattoniError(f"{where} is truncated or damaged: copy the adapter again.") from problem
 
 
 def check_beginning(path: Path, where: str) -> None:

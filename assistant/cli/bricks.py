@@ -78,7 +78,8 @@ def bricks_add(
     source: Annotated[
         str,
         typer.Argument(
-            help="A PEFT LoRA: a folder, a .zip or .tar.gz, or a Hub id; or a brick that was exported as one file."
+            help="A PEFT LoRA: a folder, a .zip or .tar.gz, or a Hub id; the folder of a PEFT cartridge; or a brick that was "
+            "exported as one file."
         ),
     ],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
@@ -87,7 +88,7 @@ def bricks_add(
     ] = False,
     host: HostName = "builtin",
 ) -> None:
-    """Bring in a skill that was trained elsewhere, or a brick of any kind that was exported as one file."""
+    """Bring in a skill or a cartridge that was trained elsewhere, or a brick of any kind that was exported as one file."""
     with opened(host) as assistant:
         card = assistant.add_brick(source, name, replace)
     for note in card.notes:

@@ -24,9 +24,12 @@ app = typer.Typer()
 @app.command("export")
 def bricks_export(
     name: Annotated[str, typer.Argument(help="A brick.")],
-    place: Annotated[Path, typer.Argument(help="A new file that ends in .zip; or, for a skill, a new folder.")],
+    place: Annotated[
+        Path, typer.Argument(help="A new file that ends in .zip; or, for a skill or a cartridge, a new folder.")
+    ],
 ) -> None:
-    """Write a brick as one file that `bricks add` takes again; or a skill as a PEFT LoRA that other tools load too."""
+    """Write a brick as one file that `bricks add` takes again; or a skill or cartridge as PEFT's own, for other tools too."""
+    from assistant.bricks.cartridges import export_cartridge
     from assistant.bricks.lifecycle import SUFFIX, pack_brick
     from task_bricks.exporting import export_skill
 
@@ -34,6 +37,10 @@ def bricks_export(
     if target.suffix.lower() == SUFFIX:
         pack_brick(brick, target)
         print(f"{place} is all of {name}: mattoni bricks add {place}")
+        return
+    if brick.parts.method == "cartridge":
+        export_cartridge(brick.folder, brick.card, target)
+        print(f'{place} is a PEFT cartridge: PeftModel.from_pretrained(host, "{place}") loads it.')
         return
     export_skill(brick.folder, brick.card, target)
     print(f'{place} is a PEFT LoRA: PeftModel.from_pretrained(host, "{place}") loads it.')

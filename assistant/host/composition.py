@@ -148,11 +148,17 @@ def _concatenate(host: Host, loras: Sequence[LowRank], place: dict[str, Any]) ->
 
 
 def _join_prefixes(host: Host, prefixes: Sequence[Prefix], place: dict[str, Any]) -> tuple[tuple[Tensor, Tensor], ...]:
-    config = host.model.config.get_text_config()
+    layers_of_host, heads, width = host.key_shape
     for prefix in prefixes:
-        if len(prefix.layers) != config.num_hidden_layers:
+        if len(prefix.layers) != layers_of_host:
             raise MattoniError(
-                f"{prefix.name} has keys for {len(prefix.layers)} layers and {host.name} has {config.num_hidden_layers}"
+                f"{prefix.name} has keys for {len(prefix.layers)} layers and {host.name} has {layers_of_host}"
+                ": it was made for another host."
+            )
+        wrong = next((t for pair in prefix.layers for t in pair if (len(t), t.shape[-1]) != (heads, width)), None)
+        if wrong is not None:
+            raise MattoniError(
+                f"{prefix.name} has {len(wrong)} heads of {wrong.shape[-1]} and {host.name} has {heads} of {width}"
                 ": it was made for another host."
             )
     joined = []

@@ -145,6 +145,14 @@ class Host:
         """(out, in) of each of them."""
         return {name: (int(m.out_features), int(m.in_features)) for name, m in self.adaptable_layers.items()}
 
+    @cached_property
+    def key_shape(self) -> tuple[int, int, int]:
+        """Of the keys of a position, and of its values: layers, heads, width of a head."""
+        config = self.model.config.get_text_config()
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        return int(config.num_hidden_layers), int(heads), int(width)
+
     @property
     def weights(self) -> dict[str, Tensor]:
         """Every weight by name, also one that goes by two names."""

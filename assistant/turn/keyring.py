@@ -50,6 +50,7 @@ def keyed(brick: Brick, has_keys: bool = True) -> KeyedBrick:
         chosen_by=method.chosen_by,
         needs=card.parts.needs,
         on_answer=card.parts.on_answer_text,
+        is_in_front="prefix" in card.injects,
     )
     # One that finds out itself whether it fits a message searches its own keys.
     if not has_keys or card.routes is None or method.chosen_by in ("itself", "always"):

@@ -36,6 +36,7 @@ class KeyedBrick:
     chosen_by: ChosenBy = "keys"
     needs: Needs = Needs()  # of the conversation's pictures, for a skill to be chosen by its keys
     on_answer: str = ""  # how a skill is asked to go on from an answer; empty: it cannot
+    is_in_front: bool = False  # it puts keys and values in front of the prompt, where there is room for one brick
 
     def score(self, vectors: Tensor) -> float:
         """The best score of `vectors` (n, width); negative when counter-keys are nearer to all of them."""
@@ -457,6 +458,19 @@ def _seen_alike(chosen: tuple[Chosen, ...], keyring: Keyring, choices: Choices) 
     return (own, *(c for c in chosen if c.name != own.name))
 
 
+def _in_front(keyring: Keyring, on: Sequence[str]) -> str | None:
+    """The brick that the user wants in front of the prompt. Raises MattoniError where there are two.
+
+    Keys and values that were trained apart stand at the same positions and do not answer together (arXiv:2606.04557).
+    """
+    found = [name for name in on if _brick(keyring, name).is_in_front]
+    if len(found) > 1:
+        raise MattoniError(
+            f"'{found[0]}' and '{found[1]}' are both cartridges, and a turn has room for one: switch one of them off."
+        )
+    return found[0] if found else None
+
+
 def _chosen(name: str, choices: Choices, scored: list[Candidate], reason: str) -> Chosen:
     found = next((candidate for candidate in scored if candidate.name == name), None)
     strength = choices.of(name).strength
@@ -482,6 +496,7 @@ def _route_message(
     """
     by_hand = {name for name, choice in choices.bricks.items() if choice.state == "on"}
     on = [brick.name for brick in keyring.for_message if brick.name in by_hand] if by_hand else []
+    front = _in_front(keyring, on)
     index = keyring.text_index
     found = index.worth(question.texts, on) if index is not None and question.texts is not None else {}
     able = [keyring.by_name[name] for name in found if choices.of(name).state != "off"]
@@ -497,7 +512,9 @@ def _route_message(
         # That a message is about several pictures is told apart better than by keys ("what do these two have in common").
         return question.about_several or candidate.score >= candidate.threshold
 
-    automatic = [candidate for candidate in scored if candidate.name not in on and is_near(candidate)]
+    automatic = [
+        c for c in scored if c.name not in on and is_near(c) and not (front and _brick(keyring, c.name).is_in_front)
+    ]
     # Where the message is for a skill that is on, a second one would disturb it: `arithmetic` beside `maths`.
     is_served = any(candidate.name in on and is_near(candidate) for candidate in scored)
     if automatic and not is_served:
