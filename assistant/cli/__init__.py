@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mattoni
-from assistant.cli import ask, bricks, facts, graph, knowledge, measure, models, operations, train, xray
+from assistant.cli import ask, bricks, cartridge, facts, graph, knowledge, measure, models, operations, train, xray
 from assistant.cli.terminal import printable
 from mattoni.errors import MattoniError
 
@@ -28,6 +28,7 @@ for name, group in (
     ("knowledge", knowledge.app),
     ("facts", facts.app),
     ("graph", graph.app),
+    ("cartridge", cartridge.app),
     ("train", train.app),
     ("bench", measure.bench_app),
 ):

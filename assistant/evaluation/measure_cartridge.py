@@ -1,0 +1,147 @@
+"""Measures a cartridge on questions about its text: `python -m assistant.evaluation.measure_cartridge BRICK ROWS.jsonl OUT.jsonl [LIMIT]`.
+
+BRICK is a cartridge's folder; the text lies beside the rows, under their name and `.txt`, as in cartridge-dev. Beside the cartridge stand
+the whole text in the prompt and the bare host, on the same questions, greedy, at most 32 tokens; and how many of the questions and of
+chat-dev's messages (below MATTONI_DATA) Auto would choose it for. Answers are kept in OUT, so that
+what was answered once is not asked again; one JSON object is printed.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
+from assistant.host.embedder import Embedder
+from assistant.host.host import Host, load_host
+from assistant.host.job import Job
+from assistant.host.local import LocalEngine
+from assistant.host.prompt import ASK_TEXT, Prompt, Turn, build_prompt, opening
+from assistant.host.sampling import Sampling
+from knowledge_bricks.cartridge import read_cartridge
+from mattoni.card import brick_digest, read_card
+from mattoni.errors import MattoniError, run_command
+from mattoni.injections import Other, Prefix, Text
+from mattoni.keys import load_keys, nearest
+from mattoni.lines import json_rows, read_text
+from mattoni.metrics import bootstrap, f1, paired_difference
+from mattoni.paths import training_data
+
+_TOGETHER = 16
+
+
+def main() -> int:
+    """Print the figures."""
+    if len(sys.argv) not in (4, 5):
+        raise MattoniError("Give a cartridge's folder, rows, a file for the answers, and perhaps how many rows.")
+    brick, rows, out = map(Path, sys.argv[1:4])
+    limit = int(sys.argv[4]) if len(sys.argv) == 5 else None
+    embedder = Embedder(fetch(BUILTIN_EMBEDDER))
+    chat = [row.value["text"] for row in json_rows(training_data() / "text" / "chat-dev.jsonl")]
+    report = {"reach the threshold": routed(brick, rows, chat, embedder.embed)}
+    print(json.dumps(report | measure(load_host(), brick, rows, out, limit), indent=2))
+    return 0
+
+
+def routed(brick: Path, rows: Path, chat: Sequence[str], embed: Callable[[list[str]], Tensor]) -> dict[str, Any]:
+    """Of the questions, and of messages that have nothing to do with the text, the share for which Auto would choose it."""
+    routes = read_card(brick).routes
+    if routes is None:
+        raise MattoniError(
+            f"{brick.name} has no routing keys: only the user switches it on, and there is nothing to measure."
+        )
+    keys = load_keys(brick / routes.keys)
+    asked = [row.value["question"] for row in json_rows(rows)]
+    found = {}
+    for name, texts in (("questions", asked), ("chat", list(chat))):
+        reaches = nearest(embed(texts), keys) >= routes.threshold
+        found[name] = {"n": len(texts), "share": float(reaches.float().mean())}
+    return found
+
+
+def measure(host: Host, brick: Path, rows: Path, out: Path, limit: int | None = None) -> dict[str, Any]:
+    """F1 of the cartridge, of the whole text in the prompt and of the bare host, and the bytes of keys and values of the first two."""
+    asked = [row.value for row in json_rows(rows)][:limit]
+    text = read_text(rows.with_suffix(".txt")).strip()
+    prefix = Prefix(brick.name, brick_digest(read_card(brick)), read_cartridge(brick, host.key_shape, host.name))
+
+    def in_context(question: str) -> Prompt:
+        return _prompt(host, f"{text}\n\n", f"{ASK_TEXT}{question}")
+
+    def alone(question: str) -> Prompt:
+        return _prompt(host, question)
+
+    engine = LocalEngine(host)
+    ways: dict[str, Iterator[list[str]]] = {
+        "cartridge": _answers(engine, asked, alone, (prefix,)),
+        "bare": _answers(engine, asked, alone, ()),
+        # One after the other, as each goes on from the keys and values of the text that the first has read.
+        "in context": _answers(engine, asked, in_context, (), together=1, conversation="text"),
+    }
+    try:
+        kept_as = {"cartridge": f"cartridge {prefix.digest[:19]}"}  # another one must not find its answers
+        scores = {way: _scores(kept_as.get(way, way), asked, answers, out) for way, answers in ways.items()}
+    finally:
+        engine.close()
+    layers, heads, width = host.key_shape
+    bytes_each = 2 * layers * heads * width * host.dtype.itemsize
+    tokens = len(in_context("")) - len(alone(""))
+    mean, low, high = paired_difference(scores["cartridge"], scores["in context"])
+    return {
+        "n": len(asked),
+        "F1": {way: {"mean": sum(s) / len(s), "interval": bootstrap(s)} for way, s in scores.items()},
+        "cartridge less in context": {"mean": mean, "interval": (low, high)},
+        "share of in context": sum(scores["cartridge"]) / max(1e-9, sum(scores["in context"])),
+        "bytes of keys and values": {"cartridge": prefix.length * bytes_each, "in context": tokens * bytes_each},
+        "times fewer": tokens / prefix.length,
+    }
+
+
+def _prompt(host: Host, *texts: str) -> Prompt:
+    return build_prompt(host.tokenizer, [*opening(host), Turn("user", tuple(map(Text, texts)))])
+
+
+def _answers(
+    engine: LocalEngine,
+    rows: Sequence[dict[str, Any]],
+    prompt: Callable[[str], Prompt],
+    injections: tuple[Other, ...],
+    together: int = _TOGETHER,
+    conversation: str = "",
+) -> Iterator[list[str]]:
+    """Greedy answers to all rows, so many at a time."""
+    sampling = Sampling(temperature=0, max_tokens=32)
+    for begin in range(0, len(rows), together):
+        some = rows[begin : begin + together]
+        jobs = [Job(prompt(row["question"]), injections, sampling, 0, conversation) for row in some]
+        streams = [engine.generate(job) for job in jobs]
+        for stream in streams:
+            for _ in stream:
+                pass
+        yield [stream.text for stream in streams]
+
+
+def _scores(way: str, rows: Sequence[dict[str, Any]], answers: Iterator[list[str]], out: Path) -> list[float]:
+    """Token F1 of each row; a way whose answers are all kept is not asked again."""
+    kept = (
+        {row.value["id"]: row.value["answer"] for row in json_rows(out) if row.value["way"] == way}
+        if out.exists()
+        else {}
+    )
+    if any(row["id"] not in kept for row in rows):
+        kept = {}
+        for some in answers:
+            done = len(kept)
+            kept |= {row["id"]: answer for row, answer in zip(rows[done:], some, strict=False)}
+            print(f"{way}: {len(kept)} of {len(rows)}", file=sys.stderr, flush=True)
+        with out.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps({"way": way, "id": row["id"], "answer": kept[row["id"]]}) + "\n")
+    return [f1(kept[row["id"]], row["answers"]) for row in rows]
+
+
+if __name__ == "__main__":
+    run_command(main)
