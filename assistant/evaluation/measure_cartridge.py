@@ -8,7 +8,8 @@ what was answered once is not asked again; one JSON object is printed.
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ from mattoni.keys import load_keys, nearest
 from mattoni.lines import json_rows, read_text
 from mattoni.metrics import bootstrap, f1, paired_difference
 from mattoni.paths import training_data
-
-_TOGETHER = 16
 
 
 def main() -> int:
@@ -74,16 +73,16 @@ def measure(host: Host, brick: Path, rows: Path, out: Path, limit: int | None = 
     def alone(question: str) -> Prompt:
         return _prompt(host, question)
 
-    engine = LocalEngine(host)
-    ways: dict[str, Iterator[list[str]]] = {
-        "cartridge": _answers(engine, asked, alone, (prefix,)),
-        "bare": _answers(engine, asked, alone, ()),
+    ways = {
+        # Another cartridge must not find this one's answers.
+        "cartridge": _Way(f"cartridge {prefix.digest[:19]}", alone, (prefix,)),
+        "bare": _Way("bare", alone),
         # One after the other, as each goes on from the keys and values of the text that the first has read.
-        "in context": _answers(engine, asked, in_context, (), together=1, conversation="text"),
+        "in context": _Way("in context", in_context, together=1, conversation="text"),
     }
+    engine = LocalEngine(host)
     try:
-        kept_as = {"cartridge": f"cartridge {prefix.digest[:19]}"}  # another one must not find its answers
-        scores = {way: _scores(kept_as.get(way, way), asked, answers, out) for way, answers in ways.items()}
+        scores = {name: _scores(engine, way, asked, out) for name, way in ways.items()}
     finally:
         engine.close()
     layers, heads, width = host.key_shape
@@ -104,43 +103,44 @@ def _prompt(host: Host, *texts: str) -> Prompt:
     return build_prompt(host.tokenizer, [*opening(host), Turn("user", tuple(map(Text, texts)))])
 
 
-def _answers(
-    engine: LocalEngine,
-    rows: Sequence[dict[str, Any]],
-    prompt: Callable[[str], Prompt],
-    injections: tuple[Other, ...],
-    together: int = _TOGETHER,
-    conversation: str = "",
-) -> Iterator[list[str]]:
-    """Greedy answers to all rows, so many at a time."""
-    sampling = Sampling(temperature=0, max_tokens=32)
-    for begin in range(0, len(rows), together):
-        some = rows[begin : begin + together]
-        jobs = [Job(prompt(row["question"]), injections, sampling, 0, conversation) for row in some]
-        streams = [engine.generate(job) for job in jobs]
-        for stream in streams:
-            for _ in stream:
-                pass
-        yield [stream.text for stream in streams]
+@dataclass(frozen=True)
+class _Way:
+    """One way to ask the questions."""
+
+    name: str  # its answers are kept under
+    prompt: Callable[[str], Prompt]
+    injections: tuple[Other, ...] = ()
+    together: int = 16
+    conversation: str = ""
 
 
-def _scores(way: str, rows: Sequence[dict[str, Any]], answers: Iterator[list[str]], out: Path) -> list[float]:
-    """Token F1 of each row; a way whose answers are all kept is not asked again."""
-    kept = (
-        {row.value["id"]: row.value["answer"] for row in json_rows(out) if row.value["way"] == way}
-        if out.exists()
-        else {}
-    )
-    if any(row["id"] not in kept for row in rows):
-        kept = {}
-        for some in answers:
-            done = len(kept)
-            kept |= {row["id"]: answer for row, answer in zip(rows[done:], some, strict=False)}
-            print(f"{way}: {len(kept)} of {len(rows)}", file=sys.stderr, flush=True)
+def _scores(engine: LocalEngine, way: _Way, rows: Sequence[dict[str, Any]], out: Path) -> list[float]:
+    """Token F1 of each row; answers that are kept are not asked for again."""
+    found = [row.value for row in json_rows(out)] if out.exists() else []
+    kept = {one["id"]: one["answer"] for one in found if one["way"] == way.name}
+    left = [row for row in rows if row["id"] not in kept]
+    for begin in range(0, len(left), way.together):
+        some = left[begin : begin + way.together]
+        answers = _answers(engine, way, [row["question"] for row in some])
         with out.open("a", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps({"way": way, "id": row["id"], "answer": kept[row["id"]]}) + "\n")
+            for row, answer in zip(some, answers, strict=True):
+                kept[row["id"]] = answer
+                file.write(json.dumps({"way": way.name, "id": row["id"], "answer": answer}) + "\n")
+        print(f"{way.name}: {len(kept)} of {len(rows)}", file=sys.stderr, flush=True)
     return [f1(kept[row["id"]], row["answers"]) for row in rows]
+
+
+def _answers(engine: LocalEngine, way: _Way, questions: Sequence[str]) -> list[str]:
+    """Greedy answers, decoded together."""
+    sampling = Sampling(temperature=0, max_tokens=32)
+    streams = [
+        engine.generate(Job(way.prompt(question), way.injections, sampling, 0, way.conversation))
+        for question in questions
+    ]
+    for stream in streams:
+        for _ in stream:
+            pass
+    return [stream.text for stream in streams]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from assistant.host.host import Host
 from assistant.host.job import Job
@@ -99,7 +100,7 @@ def _lessons(host: Host, engine: LocalEngine, frame: PromptFrame, passage: str) 
     answers = [frame.answer(answer.strip()) for answer in _said(engine, shown, _ANSWER_TOKENS)]
     begun = [_cut(sentence) for sentence in told]
     pairs = [*zip(questions, answers, strict=True), *((_CONTINUE + a, frame.answer(b)) for a, b in begun)]
-    return [_taught(host, passage, message, answer) for message, answer in pairs]
+    return _taught(host, passage, pairs)
 
 
 def _examples() -> list[Turn]:
@@ -141,13 +142,33 @@ def _cut(sentence: str) -> tuple[str, str]:
 
 
 @torch.no_grad()
-def _taught(host: Host, passage: str, message: str, answer: TokenIds) -> Lesson:
-    """What the host finds likely at each token of the answer, with the passage before the message."""
-    prompt = [*build_prompt(host.tokenizer, [*opening(host), _with_passage(passage, message)]).keys, *answer]
-    ids = torch.tensor([prompt], device=host.device)
-    logits = host.model(input_ids=ids, logits_to_keep=len(answer) + 1).logits[0, :-1]
-    best = logits.float().log_softmax(dim=-1).topk(min(LIKELIEST, logits.shape[-1]))
-    return Lesson(message, answer, best.indices.cpu(), best.values.cpu())
+def _taught(host: Host, passage: str, pairs: Sequence[tuple[str, TokenIds]]) -> list[Lesson]:
+    """What the host finds likely at each token of each answer, with the passage before its message. The passage is read once."""
+    prompts = [
+        (*build_prompt(host.tokenizer, [*opening(host), _with_passage(passage, message)]).keys, *answer)
+        for message, answer in pairs
+    ]
+    # All but what is read for the logits of an answer.
+    most = [len(prompt) - len(answer) - 1 for prompt, (_, answer) in zip(prompts, pairs, strict=True)]
+    shared = min([*most, *(_shared(prompts[0], prompt) for prompt in prompts)], default=0)
+    cache = DynamicCache()
+    lessons = []
+    for prompt, (message, answer) in zip(prompts, pairs, strict=True):
+        read = cache.get_seq_length()
+        ids = torch.tensor([prompt[read:]], device=host.device)
+        out: Any = host.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=len(answer) + 1)
+        logits: Tensor = out.logits[0, :-1]
+        best = logits.float().log_softmax(dim=-1).topk(min(LIKELIEST, logits.shape[-1]))
+        lessons.append(Lesson(message, answer, best.indices.cpu(), best.values.cpu()))
+        for layer in cache.layers:
+            dynamic: Any = layer
+            dynamic.crop(shared - len(prompt))
+    return lessons
+
+
+def _shared(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many of their first places are the same."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _to_json(lesson: Lesson) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from safetensors.torch import load_file
 from assistant.evaluation.measure_cartridge import measure, routed
 from assistant.host.composition import compose
 from assistant.host.host import load_host
+from assistant.host.prompt import ASK_TEXT
 from brick_training import loop
 from brick_training.frame import prompt_frame
 from knowledge_bricks.cartridge import TENSOR, WEIGHTS, pack, read_cartridge, unpack
 from knowledge_bricks.training import train as training
 from knowledge_bricks.training.beginning import beginning
-from knowledge_bricks.training.self_study import LIKELIEST, study
+from knowledge_bricks.training.self_study import LIKELIEST, _taught, study
 from knowledge_bricks.training.stage import CartridgeModel, CartridgeStage
 from knowledge_bricks.training.train import train_cartridge
 from mattoni.card import read_card
@@ -76,6 +77,18 @@ def test_lessons_are_kept_and_not_made_again(host, tmp_path):
     assert lessons[0].log_probabilities.exp().sum(dim=1).max() <= 1.001
     more = study(host, passages, tmp_path / "kept.jsonl", told.append)
     assert told == [1, 2] and [a.message for a in more[: len(lessons)]] == [a.message for a in lessons]
+
+
+def test_a_lesson_holds_what_the_host_finds_likely_with_the_passage_before_the_message(host):
+    frame = prompt_frame(host)
+    pairs = [("Where is Rome?", frame.answer("In Italy.")), ("Who runs?", frame.answer("A dog.")), ("Who runs?", (7,))]
+    for lesson, (message, answer) in zip(_taught(host, TEXT, pairs), pairs, strict=True):
+        prompt = frame.prompt(f"{TEXT}\n\n{ASK_TEXT}{message}", ())
+        expected = logits(host, [*prompt, *answer])[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
+        assert (lesson.message, lesson.answer) == (message, answer)
+        found = expected.gather(1, lesson.likeliest)
+        torch.testing.assert_close(found, lesson.log_probabilities, rtol=0, atol=1e-4)
+        assert torch.equal(expected.argmax(dim=-1), lesson.likeliest[:, 0])
 
 
 def test_what_learns_is_the_cartridge_without_its_first_position(host, tmp_path):
