@@ -177,3 +177,19 @@ def refused(assistant, source, says, there=frozenset({"eyes"})):
         assistant.add_brick(source)
     assert says in str(problem.value) and "\n" not in str(problem.value)
     assert {place.name for place in (data_folder() / "bricks").iterdir()} == set(there)
+
+
+def test_the_command_trains_one_that_a_turn_takes(mattoni, assistant, tiny_embedder_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("assistant.host.catalogue.fetch", lambda name: tiny_embedder_folder)
+    file, host = tmp_path / "rome.txt", assistant.host.model.name_or_path
+    file.write_text(f"{TEXT} Its bricks are red, and its dogs sleep on a couch in the afternoon.")
+    asked = ("cartridge", "train", "rome", file, "--positions", "12", "--steps", "2", "--host", host)
+    status, out, err = mattoni(*asked)
+    assert status == 0, err
+    assert "rome is here: Has read rome.txt (50 tokens)" in out and "studied 1 of 1 passages" in err
+    turn = done(assistant.ask("Hello there", (), Choices(bricks={"rome": Choice("on")}), SHORT))
+    assert turn.error is None and turn.trace.injections[0].startswith("prefix: 12 positions")
+    assert mattoni(*asked)[::2] == (
+        1,
+        "There is a brick called 'rome' already: choose another name, or remove that one first.\n",
+    )
