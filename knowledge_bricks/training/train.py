@@ -43,7 +43,7 @@ STEPS, BATCH, RATE = 200, 8, 0.01
 SMALLER = 10  # the text has so many times the cartridge's positions, where nobody says how many it is to have
 _LEAST = 4  # and so many times at least
 _SMALLEST = 16  # positions, where nobody says how many
-_LOOKS = 100  # lessons whose attention says what the cartridge begins as
+_LOOKS = 40  # lessons whose attention says what the cartridge begins as; 2 s each behind 5,000 tokens on one core
 # Nearness of a message to a passage of the text, a sentence of it or a question about it, from which Auto chooses it;
 # chosen on 600 messages of chat-train, of which 99 % come less near than 0.36 to 0.48 to each of three texts.
 THRESHOLD = 0.45
