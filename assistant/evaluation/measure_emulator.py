@@ -112,13 +112,14 @@ def measure(recipe: Path, emulator: Path, out: Path, steps: int, limit: int) -> 
     """Train and evaluate both."""
     given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     home = out / "home"
-    (home / "bricks").mkdir(parents=True, exist_ok=True)
+    bricks = home / "data" / "bricks"
+    bricks.mkdir(parents=True, exist_ok=True)
     costs, scores = {}, {}
     # The emulated one first: it is the smaller.
     for name, host in ((_EMULATED, str(emulator)), (_WHOLE, "builtin")):
         path = out / f"{name}.yaml"
         write_text(path, yaml.safe_dump(adapted(given, name, steps)))
-        costs[name] = trained(path, host, home / "bricks", home)
+        costs[name] = trained(path, host, bricks, home)
     rows = training_data() / given["dev"]
     scores["bare"] = evaluated(rows, None, limit, out, home)
     for name in costs:

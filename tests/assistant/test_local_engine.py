@@ -1,8 +1,12 @@
 """The local engine: rows that join and leave, each with its own composition; one that fails harms nobody else."""
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ from assistant.host.local import LocalEngine, LocalStream
 from assistant.host.prompt import Prompt, Turn, build_prompt
 from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
-from mattoni.injections import LowRank, Prefix, Soft, Text
+from mattoni.injections import Ids, LowRank, Prefix, Soft, Text
 from tests.assistant.plain_generation import Generation
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
@@ -314,6 +318,32 @@ def test_many_threads_may_ask_at_once(host, engine):
     for thread in threads:
         thread.join(60)
     assert [found[n] for n in range(len(jobs))] == expected
+
+
+def test_fifty_conversations_in_eight_threads_with_skills_of_their_own_say_what_each_says_alone_and_sooner(host):
+    skills = [skill(host, seed) for seed in range(8)]
+    sampling = GREEDY.model_copy(update={"max_tokens": 24, "min_tokens": 24})
+
+    def hold(engine: LocalEngine, number: int) -> list[list[int]]:
+        """Two turns, the second with the first in its history and another skill."""
+        first = Turn("user", (Text(" ".join(WORDS[: 3 + number % 9])),))
+        own = (skills[number % 8],), (skills[(number + 3) % 8],)
+        said = ids(engine.generate(Job(build_prompt(host.tokenizer, [first]), own[0], sampling, 0, f"talk{number}")))
+        turns = [first, Turn("assistant", (Ids(tuple(said)),)), Turn("user", (Text("And the man?"),))]
+        return [
+            said,
+            ids(engine.generate(Job(build_prompt(host.tokenizer, turns), own[1], sampling, 0, f"talk{number}"))),
+        ]
+
+    def timed(workers: int) -> tuple[list[list[list[int]]], float]:
+        with closing(LocalEngine(host)) as engine, ThreadPoolExecutor(workers) as pool:
+            start = time.perf_counter()
+            return list(pool.map(partial(hold, engine), range(50))), time.perf_counter() - start
+
+    alone, one_by_one = timed(1)
+    together, at_once = timed(8)
+    assert together == alone
+    assert at_once < one_by_one
 
 
 def test_after_close_nothing_is_begun_and_what_ran_is_stopped(host):
