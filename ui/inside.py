@@ -26,7 +26,9 @@ def draw_inside(assistant: "Assistant") -> None:
     """Draw the page for the host that answers."""
     views.draw_way_back()
     st.header("Inside the host", anchor=False)
-    bricks = [brick for brick in assistant.bricks().usable if brick.parts.neutral is not None]
+    found = [brick for brick in assistant.bricks().usable if brick.parts.neutral is not None]
+    # What the host can do comes before what only turns it down: a function lies in every layer.
+    bricks = sorted(found, key=lambda brick: (brick.parts.neutral == 0, brick.name))
     if not bricks:
         st.info(
             f"No brick was made of the neurons of {plain(assistant.host.name)} yet: "
