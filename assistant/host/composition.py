@@ -137,8 +137,12 @@ def _concatenate(host: Host, loras: Sequence[LowRank], place: dict[str, Any]) ->
     for lora in loras:
         check_low_rank(lora, host.adaptable_shapes, host.name)
         for name, (a, b) in lora.factors.items():
-            wide = b if b.dtype == dtype else b.float()
-            parts.setdefault(name, []).append((a.to(**place), (wide * (lora.weight * lora.scales[name])).to(**place)))
+            scale = lora.weight * lora.scales[name]
+            if a.dtype == b.dtype == dtype and a.device == b.device == place["device"]:
+                pair = a, b * scale
+            else:
+                pair = a.to(**place), (b.float() * scale).to(**place)
+            parts.setdefault(name, []).append(pair)
     return {
         name: pairs[0]
         if len(pairs) == 1
