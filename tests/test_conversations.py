@@ -73,7 +73,7 @@ def test_the_right_bricks_take_part_in_95_of_100_turns(shares: dict[str, Any]) -
     assert shares["right brick"]["share"] >= 0.95
 
 
-def test_most_answers_are_about_the_right_attachment_and_more_than_half_are_right(shares: dict[str, Any]) -> None:
-    """All are to be: what is missing is the builtin host's (docs/experiments.md)."""
-    assert shares["right attachment"]["share"] >= 0.9
+def test_answers_are_about_the_right_attachment_and_more_than_half_are_right(shares: dict[str, Any]) -> None:
+    """All are where this was measured (docs/experiments.md); one may turn on another processor's rounding."""
+    assert shares["right attachment"]["share"] >= 0.97
     assert shares["right answer"]["share"] >= 0.5
