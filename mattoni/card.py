@@ -242,6 +242,16 @@ def _sentence(problem: ValidationError, *within: str) -> str:
     return f"{'.'.join(map(str, location))}: {error['msg'].removeprefix('Value error, ')}; correct it."
 
 
+def card_beside(folder: Path) -> BrickCard | None:
+    """The card that an adapter's folder brings from another Mattoni; None where it brings none. Its files are not checked."""
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        return parse_card((folder / CARD).read_text(encoding="utf-8"), f"{folder.name}/{CARD}")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise MattoniError(f"{folder.name}/{CARD} cannot be read as YAML: correct it or remove it.") from problem
+
+
 def parse_card(text: str, where: str) -> BrickCard:
     """Parse a card's YAML. Raises MattoniError with one sentence that begins with `where`."""
     try:

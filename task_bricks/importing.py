@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mattoni.card import CARD, BrickCard, check_files, check_name, describe_files, parse_card, read_card, write_card
+from mattoni.card import BrickCard, card_beside, check_files, check_name, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.hub import licence_of, source_title
 from mattoni.keys import KEYS
@@ -92,13 +92,9 @@ def _write_peft(folder: Path, adapter: Adapter) -> None:
 
 def _own_card(folder: Path) -> BrickCard | None:
     """The card that a skill brings from another Mattoni, its files checked."""
-    path = folder / CARD
-    if not path.is_file():
+    card = card_beside(folder)
+    if card is None:
         return None
-    try:
-        card = parse_card(path.read_text(encoding="utf-8"), f"{folder.name}/{CARD}")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise MattoniError(f"{folder.name}/{CARD} cannot be read as YAML: correct it or remove it.") from problem
     if card.kind != "task":
         raise MattoniError(f"{folder.name} is a {card.kind} brick and no skill: copy its folder to your bricks.")
     check_files(card, folder)

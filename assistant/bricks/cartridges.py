@@ -8,7 +8,7 @@ from assistant.bricks.lifecycle import check_free
 from assistant.host.host import Host
 from knowledge_bricks.cartridge import CONFIG, WEIGHTS, read_cartridge
 from knowledge_bricks.methods.cartridge import CartridgeParts
-from mattoni.card import CARD, BrickCard, check_files, describe_files, parse_card, read_card, write_card
+from mattoni.card import CARD, BrickCard, card_beside, check_files, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder
 from mattoni.hub import licence_of, name_from, source_title
@@ -73,12 +73,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def _own_card(folder: Path) -> BrickCard | None:
     """The card that a cartridge brings from another Mattoni, its files checked."""
-    if not (folder / CARD).is_file():
+    card = card_beside(folder)
+    if card is None:
         return None
-    try:
-        card = parse_card((folder / CARD).read_text(encoding="utf-8"), f"{folder.name}/{CARD}")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise MattoniError(f"{folder.name}/{CARD} cannot be read as YAML: correct it or remove it.") from problem
     if not isinstance(card.parts, CartridgeParts):
         raise MattoniError(f"{folder.name}/{CARD} is that of a {card.kind} brick and of no cartridge: remove it.")
     check_files(card, folder)
