@@ -18,7 +18,7 @@ from torch import Tensor
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.host.host import Host, load_host
-from assistant.host.job import Job
+from assistant.host.job import Job, answers_of
 from assistant.host.local import LocalEngine
 from assistant.host.prompt import ASK_TEXT, Prompt, Turn, build_prompt, opening
 from assistant.host.sampling import Sampling
@@ -133,14 +133,8 @@ def _scores(engine: LocalEngine, way: _Way, rows: Sequence[dict[str, Any]], out:
 def _answers(engine: LocalEngine, way: _Way, questions: Sequence[str]) -> list[str]:
     """Greedy answers, decoded together."""
     sampling = Sampling(temperature=0, max_tokens=32)
-    streams = [
-        engine.generate(Job(way.prompt(question), way.injections, sampling, 0, way.conversation))
-        for question in questions
-    ]
-    for stream in streams:
-        for _ in stream:
-            pass
-    return [stream.text for stream in streams]
+    jobs = [Job(way.prompt(question), way.injections, sampling, 0, way.conversation) for question in questions]
+    return answers_of(engine, jobs)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from assistant.bricks.graph import add_graph
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.host.host import Host, load_host
-from assistant.host.job import Job
+from assistant.host.job import Job, answers_of
 from assistant.host.local import LocalEngine
 from assistant.host.prompt import Turn, build_prompt, opening
 from assistant.host.sampling import Sampling
@@ -99,16 +99,12 @@ def _answered(
     host: Host, engine: LocalEngine, rows: list[dict[str, Any]], cited: list[list[Citation]]
 ) -> dict[str, Any]:
     """Token F1 of greedy answers, with its 95 % interval."""
-    streams = []
+    jobs = []
     for row, citations in zip(rows, cited, strict=True):
         texts = [Text(text) for text in (knowledge_block(citations), row["question"]) if text]
         prompt = build_prompt(host.tokenizer, [*opening(host), Turn("user", tuple(texts))])
-        streams.append(engine.generate(Job(prompt, (), Sampling(temperature=0, max_tokens=32), 0)))
-    scores = []
-    for row, stream in zip(rows, streams, strict=True):
-        for _ in stream:
-            pass
-        scores.append(f1(stream.text, row["answers"]))
+        jobs.append(Job(prompt, (), Sampling(temperature=0, max_tokens=32), 0))
+    scores = [f1(answer, row["answers"]) for row, answer in zip(rows, answers_of(engine, jobs), strict=True)]
     return {"F1": sum(scores) / len(scores), "interval": bootstrap(scores)}
 
 

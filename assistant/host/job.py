@@ -4,7 +4,7 @@ A job can travel: `to_bytes` is a safetensors file whose metadata is JSON, and h
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -203,6 +203,15 @@ class Stream(Protocol):
 
     def stop(self) -> None:
         """End it within one token; from any thread."""
+
+
+def answers_of(engine: "Engine", jobs: Iterable[Job]) -> list[str]:
+    """The texts of jobs that are decoded together, in order. Raises MattoniError as soon as one of them failed."""
+    streams = [engine.generate(job) for job in jobs]
+    for stream in streams:
+        for _ in stream:
+            pass
+    return [stream.text for stream in streams]
 
 
 class Engine(Protocol):

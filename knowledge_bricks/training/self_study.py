@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from assistant.host.host import Host
-from assistant.host.job import Job
+from assistant.host.job import Job, answers_of
 from assistant.host.local import LocalEngine
 from assistant.host.prompt import ASK_TEXT, Turn, build_prompt, opening
 from assistant.host.sampling import Sampling
@@ -120,11 +120,7 @@ def _with_passage(passage: str, message: str) -> Turn:
 
 def _said(engine: LocalEngine, prompts: Sequence[Any], most: int) -> list[str]:
     """Greedy answers, decoded together."""
-    streams = [engine.generate(Job(prompt, (), Sampling(max_tokens=most), 0)) for prompt in prompts]
-    for stream in streams:
-        for _ in stream:
-            pass
-    return [stream.text for stream in streams]
+    return answers_of(engine, [Job(prompt, (), Sampling(max_tokens=most), 0) for prompt in prompts])
 
 
 def _question(said: str) -> str | None:
