@@ -12,6 +12,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,18 @@ class Documents:
         """
         self.passages = tuple(passages)
         self._vectors = _as_array(vectors)
-        self._index = VectorIndex(self._vectors, cells)
+        self._cells = cells
         rows: defaultdict[str, list[int]] = defaultdict(list)
         for row, passage in enumerate(self.passages):
             for word in content_words(searched_text(passage)):
                 rows[word].append(row)
         self._sentences: dict[int, list[set[str]]] = {}
         self._rows = {word: np.array(found) for word, found in rows.items()}
+
+    @cached_property
+    def _index(self) -> VectorIndex:
+        """Made when something is looked for: an update only wants the passages that stay, and of many it takes minutes."""
+        return VectorIndex(self._vectors, self._cells)
 
     @property
     def vectors(self) -> Tensor:
@@ -234,7 +240,7 @@ def load_documents(folder: Path) -> Documents:
         raise MattoniError(
             f"{where} holds {len(passages)} passages but {KEYS} {len(vectors)} vectors: add these documents again."
         )
-    return Documents(passages, vectors, read_cells(folder, _as_array(vectors)))
+    return Documents(passages, vectors, read_cells(folder, vectors))
 
 
 def _as_array(vectors: Tensor) -> NDArray[np.float32]:

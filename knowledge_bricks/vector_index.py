@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.files import write_bytes
@@ -62,7 +63,7 @@ def write_cells(cells: Cells, folder: Path) -> None:
     write_bytes(folder / CELLS, save(tensors))
 
 
-def read_cells(folder: Path, vectors: Vectors) -> Cells | None:
+def read_cells(folder: Path, vectors: Vectors | Tensor) -> Cells | None:
     """Those that are kept for these vectors; None where none are. Raises MattoniError where they are damaged or others'."""
     path = folder / CELLS
     if not path.is_file():

@@ -11,7 +11,7 @@ from torch.nn import functional
 from knowledge_bricks.graph import TRIPLES, Graph, read_triples
 from mattoni.cache import RecentlyUsed
 from mattoni.methods import Method, Parts
-from mattoni.runtime import Asked, BrickFiles, BrickRuntime, HostView, Injected, TextEmbedder
+from mattoni.runtime import Asked, BrickFiles, BrickRuntime, HostView, Injected
 from mattoni.trace import Candidate, Citation
 
 # Nearness of a message to a relation from which that is asked for: all of countries-train come so near, and of 13 messages of
@@ -41,11 +41,7 @@ class GraphRuntime(BrickRuntime):
     def inject(self, asked: Asked) -> Injected:
         """What the graph knows of the message's entities, by the relations that it asks for."""
         name = self.brick.name
-        if not self._graph.entities(asked.question):
-            return Injected(is_empty=True)
-        assert asked.embedder is not None
-        embedder = asked.embedder()
-        found = self._graph.ask(asked.question, lambda text, phrases: self._near(embedder, text, phrases), -1.0)
+        found = self._graph.ask(asked.question, lambda text, relations: self._near(asked, text, relations), -1.0)
         threshold = THRESHOLD if self.brick.threshold is None else self.brick.threshold
         # Of each entity the nearest relation alone: a small host takes what stands beside the right one.
         nearest = {one.entity: one for one in reversed(found) if one.score >= threshold}
@@ -56,12 +52,16 @@ class GraphRuntime(BrickRuntime):
             is_empty=not near,
         )
 
-    def _near(self, embedder: TextEmbedder, text: str, relations: Sequence[str]) -> Tensor:
-        def asked() -> Tensor:
+    def _near(self, asked: Asked, text: str, relations: Sequence[str]) -> Tensor:
+        # Only now, as most messages name no entity: the embedder may not be loaded yet.
+        assert asked.embedder is not None
+        embedder = asked.embedder()
+
+        def phrases() -> Tensor:
             ways = [embedder.embed([way.format(relation) for relation in relations]) for way in _ASKED]
             return functional.normalize(torch.stack(ways).sum(dim=0), dim=1)
 
-        return torch.mv(self._phrases.get(embedder.digest, asked), embedder.embed([text])[0])
+        return torch.mv(self._phrases.get(embedder.digest, phrases), embedder.embed([text])[0])
 
 
 def _load(brick: BrickFiles, host: HostView) -> GraphRuntime:
