@@ -55,8 +55,8 @@ def run(arguments: list[str], home: Path) -> tuple[str, float]:
     return done.stdout, max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1e6
 
 
-def trained(recipe: Path, host: str, out: Path, home: Path) -> dict[str, float]:
-    """Train a skill, and say what it took."""
+def trained(recipe: Path, skill: str, host: str, out: Path, home: Path) -> dict[str, float]:
+    """Train a recipe's skill, and say what it took."""
     told = recipe.with_suffix(".json")
     if not told.is_file():
         _, memory = run(
@@ -73,7 +73,7 @@ def trained(recipe: Path, host: str, out: Path, home: Path) -> dict[str, float]:
             ],
             home,
         )
-        hours = read_card(out / yaml.safe_load(recipe.read_text(encoding="utf-8"))["name"]).training["hours"]
+        hours = read_card(out / skill).training["hours"]
         write_text(told, json.dumps({"hours": hours, "memory in GB": round(memory, 2)}))
     found: dict[str, float] = json.loads(told.read_text(encoding="utf-8"))
     return found
@@ -117,9 +117,9 @@ def measure(recipe: Path, emulator: Path, out: Path, steps: int, limit: int) -> 
     costs, scores = {}, {}
     # The emulated one first: it is the smaller.
     for name, host in ((_EMULATED, str(emulator)), (_WHOLE, "builtin")):
-        path = out / f"{name}.yaml"
-        write_text(path, yaml.safe_dump(adapted(given, name, steps)))
-        costs[name] = trained(path, host, bricks, home)
+        path, shorter = out / f"{name}.yaml", adapted(given, name, steps)
+        write_text(path, yaml.safe_dump(shorter))
+        costs[name] = trained(path, shorter["name"], host, bricks, home)
     rows = training_data() / given["dev"]
     scores["bare"] = evaluated(rows, None, limit, out, home)
     for name in costs:

@@ -90,7 +90,7 @@ class Repetition:
     def _cut_stutter(self) -> int | None:
         """Look at a word that has not ended: "1234567890123…" or "hahaha…" is kept to its first round."""
         word = self._text[self._scanned :].lstrip()
-        if len(word) < _STUTTER or not (word.isalnum() or word.replace(".", "").isalnum()):
+        if len(word) < _STUTTER or not word.isalnum():
             return None
         for period in range(1, _LONGEST_PERIOD + 1):
             same = _run_back(word, period)
