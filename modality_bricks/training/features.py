@@ -28,10 +28,16 @@ def half(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def view_of(picture: Image.Image, key: str, view: int) -> Image.Image:
-    """View 0 is the picture, 1 its mirror image, further ones random crops of 60 to 100 % of its area, half of them mirrored."""
+def view_of(picture: Image.Image, key: str, view: int, blur: int | None = None) -> Image.Image:
+    """View 0 is the picture, 1 its mirror image, further ones random crops of 60 to 100 % of its area, half of them mirrored.
+
+    blur  mirrored views are first made as small as this, longest side in pixels
+    """
     if view == 0:
         return picture
+    if blur is not None and view % 2:
+        picture = picture.copy()
+        picture.thumbnail((blur, blur), Image.Resampling.BICUBIC)
     if view == 1:
         return ImageOps.mirror(picture)
     seed = int.from_bytes(hashlib.sha256(f"{key}/{view}".encode()).digest()[:8])
@@ -52,12 +58,15 @@ class FeatureCache:
     def __init__(self, folder: Path, source: SampleSet, encoder: VisionEncoder) -> None:
         samples, views = source.samples, source.views
         self.folder, self.samples, self.views, self.encoder = folder, samples, views, encoder
+        self.blur = source.blur
         self.rows, self.row_bytes = len(samples) * views, 2 * encoder.tokens * encoder.width
         self.computed, self.seconds = 0, 0.0  # by this object
         digest = hashlib.sha256()
         for value in encoder.state_dict().values():
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         digest.update(f"{source.origin} {views} {len(samples)} {[s.key for s in samples]}".encode())
+        if source.blur is not None:
+            digest.update(f" blur {source.blur}".encode())
         self.name = digest.hexdigest()[:16]
 
     def rows_in(self, folder: Path) -> int:
@@ -73,7 +82,8 @@ class FeatureCache:
         for first in range(0, len(missing), 64):
             part = missing[first : first + 64]
             pictures = [
-                view_of(self.samples[wanted[i][0]].open(), self.samples[wanted[i][0]].key, wanted[i][1]) for i in part
+                view_of(sample.open(), sample.key, wanted[i][1], self.blur)
+                for i, sample in ((i, self.samples[wanted[i][0]]) for i in part)
             ]
             batch = stack(self.encoder, pictures)
             with half(device_of(self.encoder)):  # twice as fast, and the cache is float16 anyway

@@ -43,6 +43,7 @@ class Source(BaseModel):
     images: str | None = None  # llava, jsonl: the folder of the pictures
     share: PositiveFloat = 1.0  # of the samples of a batch
     views: PositiveInt = 1  # cached variants per picture: as it is, mirrored, then crops
+    blur: PositiveInt | None = None  # mirrored views are first made this small: how sharp a picture is tells nothing then
     limit: PositiveInt | None = None
     captions: PositiveInt | None = None  # of each picture only so many, those that have most in common with the others
     instructions: bool = False  # also yes or no, colour, how many, where; for training only
@@ -56,6 +57,7 @@ class SampleSet:
     samples: Sequence[Sample]
     share: float
     views: int
+    blur: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def read_source(source: Source, find: Callable[[str], Path], seed: int = 0, repo
             f"data: {', '.join(source.files)} holds no rows of format {source.format} to learn from: check file and format."
         )
     pictures = [images / sample.key for sample in samples] if images else []
-    return SampleSet(origin_of([*paths, *pictures]), samples, source.share, source.views)
+    return SampleSet(origin_of([*paths, *pictures]), samples, source.share, source.views, source.blur)
 
 
 def origin_of(paths: Sequence[Path]) -> str:
