@@ -225,7 +225,7 @@ def _read(
     read: ReadImage | None,
     passed_over: Callable[[str], object] | None,
 ) -> Reading:
-    reading = Reading(bench, embedder.embed, read, before.sources, before.old)
+    reading = Reading(bench, embedder.embed_passages, read, before.sources, before.old)
     reading.take(files, passed_over)
     return reading
 

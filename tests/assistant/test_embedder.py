@@ -36,6 +36,15 @@ def test_batches_of_any_size_give_the_same_vectors(embedder):
     torch.testing.assert_close(embedder.embed(TEXTS, batch=2), embedder.embed(TEXTS, batch=99), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_passages_get_the_vectors_of_messages_but_for_rounding(embedder, tiny_embedder_folder, monkeypatch, has_bf16):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    found = Embedder(tiny_embedder_folder).embed_passages(TEXTS)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(len(TEXTS)))
+    torch.testing.assert_close(found, embedder.embed(TEXTS), rtol=0, atol=0.02 if has_bf16 else 0)
+
+
 def test_no_texts_give_no_vectors(embedder):
     assert embedder.embed([]).shape == (0, 48)
 
