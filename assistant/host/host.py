@@ -301,6 +301,17 @@ def _placement(path: str, device: torch.device, dtype: torch.dtype, quantise: Qu
     return {}
 
 
+def _lay_out_for_head(model: PreTrainedModel) -> None:
+    """Have the layer that gives the logits get its rows one behind the other.
+
+    The last positions of a batch are a view with gaps, for which torch 2.13 copies the layer's weights once a row: of 20 rows of the
+    builtin host 1.1 GB and 1.3 s of a thread, in the place of 7 ms.
+    """
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
+
+
 def load_host(
     source: str = "builtin",
     device: str = "auto",
@@ -340,6 +351,7 @@ def load_host(
         model.to(place)  # type: ignore[arg-type]
     # requires_grad_(False) stops learning, not dropout: eval() does that.
     model.requires_grad_(False).eval()
+    _lay_out_for_head(model)
     entry = catalogue().get(name)
     if entry is None:
         return Host(name=name, model=model, tokenizer=tokenizer)

@@ -43,7 +43,9 @@ class Source(BaseModel):
     images: str | None = None  # llava, jsonl: the folder of the pictures
     share: PositiveFloat = 1.0  # of the samples of a batch
     views: PositiveInt = 1  # cached variants per picture: as it is, mirrored, then crops
-    blur: PositiveInt | None = None  # mirrored views are first made this small: how sharp a picture is tells nothing then
+    blur: PositiveInt | None = (
+        None  # mirrored views are first made this small: how sharp a picture is tells nothing then
+    )
     limit: PositiveInt | None = None
     captions: PositiveInt | None = None  # of each picture only so many, those that have most in common with the others
     instructions: bool = False  # also yes or no, colour, how many, where; for training only

@@ -218,6 +218,18 @@ def test_a_host_that_says_nothing_and_one_that_says_nonsense_leave_it_to_others(
 # Device and dtype
 
 
+def test_the_layer_that_gives_the_logits_gets_rows_without_gaps(host):
+    ids = torch.arange(12).view(3, 4)
+    seen = []
+    handle = host.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        last = host.model(ids, logits_to_keep=1).logits
+    handle.remove()
+    assert not host.model.base_model(ids).last_hidden_state[:, -1:].is_contiguous()
+    assert [rows.is_contiguous() for rows in seen] == [True]
+    torch.testing.assert_close(last, host.model(ids).logits[:, -1:])
+
+
 def test_auto_is_the_best_device_there_is_and_bf16(monkeypatch):
     there = {"cuda": False, "mps": False}
     monkeypatch.setattr("torch.cuda.is_available", lambda: there["cuda"])
