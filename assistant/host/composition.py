@@ -129,19 +129,19 @@ def composition_key(host: Host, injections: Sequence[Other]) -> str:
 def _concatenate(host: Host, loras: Sequence[LowRank], place: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
     """One (A, B) pair per layer whose product is the exact weighted sum of all deltas.
 
-    Σ wᵢ sᵢ Bᵢ Aᵢ = [w₁s₁B₁ … wₙsₙBₙ] @ [A₁; …; Aₙ]. The weights are folded into B in fp32 before the cast to the
-    host's type: a product of a number and a bf16 or fp16 tensor is rounded once, so one that has that type already is not copied.
+    Σ wᵢ sᵢ Bᵢ Aᵢ = [w₁s₁B₁ … wₙsₙBₙ] @ [A₁; …; Aₙ]. Each weight is folded into the smaller of its two factors, as it is fresh
+    memory that a first switch waits for, in fp32 before the cast to the host's type: a product of a number and a bf16 or fp16
+    tensor is rounded once, so one that has that type already is not copied.
     """
-    dtype = place["dtype"]
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for lora in loras:
         check_low_rank(lora, host.adaptable_shapes, host.name)
         for name, (a, b) in lora.factors.items():
             scale = lora.weight * lora.scales[name]
-            if a.dtype == b.dtype == dtype and a.device == b.device == place["device"]:
-                pair = a, b * scale
+            if a.numel() < b.numel():
+                pair = _scaled(a, scale, place), b.to(**place)
             else:
-                pair = a.to(**place), (b.float() * scale).to(**place)
+                pair = a.to(**place), _scaled(b, scale, place)
             parts.setdefault(name, []).append(pair)
     return {
         name: pairs[0]
@@ -149,6 +149,11 @@ def _concatenate(host: Host, loras: Sequence[LowRank], place: dict[str, Any]) ->
         else (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1))
         for name, pairs in parts.items()
     }
+
+
+def _scaled(factor: Tensor, scale: float, place: dict[str, Any]) -> Tensor:
+    is_there = factor.dtype == place["dtype"] and factor.device == place["device"]
+    return factor * scale if is_there else (factor.float() * scale).to(**place)
 
 
 def _join_prefixes(host: Host, prefixes: Sequence[Prefix], place: dict[str, Any]) -> tuple[tuple[Tensor, Tensor], ...]:

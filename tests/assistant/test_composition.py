@@ -58,14 +58,18 @@ def test_two_loras_with_strengths_equal_the_sum_of_their_deltas(host):
 
 
 def test_after_a_turn_the_host_is_bare_bit_for_bit(host):
-    before, bytes_before = logits(host, IDS), host.weights_digest()
+    def hooks():
+        return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in host.model.modules()]
+
+    before, bytes_before, hooks_before = logits(host, IDS), host.weights_digest(), hooks()
     with composed(host, compose(host, [lora(host, 1)])):
+        assert hooks() != hooks_before
         logits(host, IDS)
     with pytest.raises(RuntimeError, match="in the middle"), composed(host, compose(host, [lora(host, 2)])):
         raise RuntimeError("in the middle of a turn")
     assert torch.equal(logits(host, IDS), before)
     assert host.weights_digest() == bytes_before
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in host.model.modules())
+    assert hooks() == hooks_before
 
 
 def test_no_brick_is_the_bare_host_bit_for_bit(host):
