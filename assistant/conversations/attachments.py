@@ -1,13 +1,13 @@
 """The bytes of attachments: a file each, named by their sha256, so that the same file is kept once.
 
-Knows nothing of messages; who holds which file is told by the database (`Database.rows`).
+Knows nothing of messages; who holds which file is told by the database.
 """
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from assistant.conversations.database import Database, Transaction
+from assistant.conversations.database import Database, FolderRefuses, Statements
 from assistant.conversations.records import Attached, Sent
 from mattoni.errors import MattoniError
 from mattoni.files import write_bytes
@@ -21,21 +21,23 @@ class AttachmentFiles:
         self._folder, self._database = folder, database
         self._in_memory: dict[str, bytes] = {}
 
-    def keep(self, sent: Sent, transaction: Transaction) -> Attached:
+    def keep(self, sent: Sent) -> Attached:
         """Write an attachment's bytes once, under their sha256.
 
-        transaction   says which message holds them: until it does, no deletion may take them for nobody's
+        Called in the transaction that says which message holds them: until it does, no deletion may take them for nobody's.
+        Raises FolderRefuses when they cannot be written.
         """
         content = bytes(sent.content)
         digest = hashlib.sha256(content).hexdigest()
         with self._database.lock:
-            if self._database.on_disk and not self._path(digest).is_file():
-                try:
-                    write_bytes(self._path(digest), content)
-                except MattoniError as problem:
-                    transaction.go_on_in_memory(str(problem.__cause__ or problem))
-            if not self._database.on_disk and not self._path(digest).is_file():
-                self._in_memory[digest] = content
+            if not self._path(digest).is_file():
+                if self._database.on_disk:
+                    try:
+                        write_bytes(self._path(digest), content)
+                    except MattoniError as problem:
+                        raise FolderRefuses(str(problem)) from (problem.__cause__ or problem)
+                else:
+                    self._in_memory[digest] = content
         kind = kind_of(content)
         return Attached(digest, sent.name, kind if kind != "unknown" else "document", len(content))
 
@@ -51,17 +53,26 @@ class AttachmentFiles:
                 f"The attachment {digest[:12]}… is no longer in {self._folder}: attach the file again."
             ) from problem
 
-    def remove_unheld(self, digests: Iterable[str]) -> set[str]:
-        """Remove those of these files that no message holds any more; returns their digests."""
-        gone = set()
-        with self._database.writing():  # a writer, lest another process begins to hold one of them meanwhile
-            for digest in digests:
-                if not self._database.rows("SELECT 1 FROM attachments WHERE digest = ? LIMIT 1", (digest,)):
-                    gone.add(digest)
-                    self._in_memory.pop(digest, None)
-                    if self._database.on_disk:
-                        self._path(digest).unlink(missing_ok=True)
-        return gone
+    def remove_unheld(self, digests: Iterable[str]) -> None:
+        """Remove those of these files that no message holds any more."""
+        wanted = tuple(sorted(digests))
+
+        def remove(
+            tables: Statements,
+        ) -> None:  # as a writer, lest another process begins to hold one of them meanwhile
+            for digest in unheld(tables, wanted):
+                self._in_memory.pop(digest, None)
+                if self._database.on_disk:
+                    self._path(digest).unlink(missing_ok=True)
+
+        if wanted:
+            self._database.write_soon(("files", wanted), remove)
 
     def _path(self, digest: str) -> Path:
         return self._folder / digest[:2] / digest
+
+
+def unheld(tables: Statements, digests: Iterable[str]) -> set[str]:
+    """Those of these attachments that no message holds."""
+    held = "SELECT 1 FROM attachments WHERE digest = ? LIMIT 1"
+    return {digest for digest in digests if not tables.rows(held, (digest,))}

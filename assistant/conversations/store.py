@@ -1,7 +1,8 @@
 """Keeps conversations: everything said is on disk before anybody is told that it was said.
 
 A killed process loses nothing but the last half second of a running answer. The facade over the tables (`database.py`),
-the files of attachments (`attachments.py`) and the exports (`export.py`); knows nothing of pages, hosts or traces.
+the files of attachments (`attachments.py`) and the exports (`export.py`); knows nothing of pages, hosts or traces, and not
+which database it is.
 """
 
 import json
@@ -11,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistant.conversations.attachments import AttachmentFiles
-from assistant.conversations.database import Database
+from assistant.conversations.attachments import AttachmentFiles, unheld
+from assistant.conversations.database import Database, Statements
 from assistant.conversations.export import as_json, as_markdown
-from assistant.conversations.process import this_process
 from assistant.conversations.records import Attached, Conversation, Sent, Status, StoredMessage, title_from
+from assistant.conversations.sqlite import SqliteDatabase
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
 
@@ -28,7 +29,7 @@ class ConversationStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._database = Database(folder)
+        self._database: Database = SqliteDatabase(folder)
         self._files = AttachmentFiles(folder / "attachments", self._database)
 
     @property
@@ -41,38 +42,40 @@ class ConversationStore:
     def new(self, title: str | None = None) -> str:
         """Begin a conversation; without a title the first question names it."""
         identity, now = uuid.uuid4().hex, time.time()
-        with self._database.writing() as database:
-            database.execute(
+        self._database.write(
+            lambda tables: tables.execute(
                 "INSERT INTO conversations VALUES (?, ?, ?, ?, ?)",
                 (identity, title or "New conversation", int(title is not None), now, now),
             )
+        )
         return identity
 
     def conversations(self, search: str = "") -> list[Conversation]:
         """All conversations, the latest first; with `search`, those whose title or text holds it, in any case."""
-        wanted = search.strip().casefold()
+        wanted, holds = search.strip(), self._database.holds
+        where = f"""WHERE {holds("title")}
+                    OR EXISTS (SELECT 1 FROM messages AS m WHERE m.conversation = c.id AND {holds("m.text")})
+                    OR EXISTS (SELECT 1 FROM messages AS m JOIN attachments AS a ON a.message = m.id
+                               WHERE m.conversation = c.id AND {holds("a.name")})"""
         rows = self._database.rows(
-            """SELECT id, title, created, updated FROM conversations AS c
-               WHERE :wanted = '' OR instr(fold(title), :wanted) > 0
-                  OR EXISTS (SELECT 1 FROM messages AS m
-                             WHERE m.conversation = c.id AND instr(fold(m.text), :wanted) > 0)
-                  OR EXISTS (SELECT 1 FROM messages AS m JOIN attachments AS a ON a.message = m.id
-                             WHERE m.conversation = c.id AND instr(fold(a.name), :wanted) > 0)
-               ORDER BY updated DESC, rowid DESC""",
-            {"wanted": wanted},
+            f"""SELECT id, title, created, updated FROM conversations AS c {where if wanted else ""}
+                ORDER BY updated DESC, created DESC""",
+            (wanted, wanted, wanted) if wanted else (),
         )
         return [Conversation(*row) for row in rows]
 
     def conversation(self, identity: str) -> Conversation | None:
         """The conversation, or None when there is none of that id (it was deleted, or the address is wrong)."""
-        rows = self._database.rows("SELECT id, title, created, updated FROM conversations WHERE id = ?", (identity,))
-        return Conversation(*rows[0]) if rows else None
+        return _conversation(self._database, identity)
 
     def rename(self, identity: str, title: str) -> None:
         """Give a conversation a title of the user's own."""
         shown = title_from(title)
-        with self._database.writing() as database:
-            database.execute("UPDATE conversations SET title = ?, named = 1 WHERE id = ?", (shown, identity))
+        self._database.write(
+            lambda tables: tables.execute(
+                "UPDATE conversations SET title = ?, named = 1 WHERE id = ?", (shown, identity)
+            )
+        )
 
     def choices(self, identity: str) -> dict[str, Any] | None:
         """What the user set for a conversation, as whoever kept it says it; None: nothing was kept."""
@@ -81,11 +84,13 @@ class ConversationStore:
 
     def keep_choices(self, identity: str, told: Mapping[str, Any]) -> None:
         """Keep what the user set for a conversation, which is JSON of whoever wrote it; nothing, where it is gone."""
-        with self._database.writing() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO choices SELECT id, ? FROM conversations WHERE id = ?",
+        self._database.write(
+            lambda tables: tables.execute(
+                """INSERT INTO choices (conversation, told) SELECT id, ? FROM conversations WHERE id = ?
+                   ON CONFLICT (conversation) DO UPDATE SET told = excluded.told""",
                 (json.dumps(told), identity),
             )
+        )
 
     def delete(self, identity: str) -> set[str]:
         """Delete a conversation, its messages and every attachment that no other conversation holds.
@@ -93,11 +98,13 @@ class ConversationStore:
         Returns the digests of the attachments that are gone with it. What a running turn would still write of it is
         dropped; memory is the assistant's (`Assistant.delete_conversation`).
         """
-        with self._database.lock:
-            before = self._digests(identity)
-            with self._database.writing() as database:
-                database.execute("DELETE FROM conversations WHERE id = ?", (identity,))
-            return self._forget(before)
+
+        def delete(tables: Statements) -> set[str]:
+            before = _digests(tables, identity)
+            tables.execute("DELETE FROM conversations WHERE id = ?", (identity,))
+            return unheld(tables, before)
+
+        return self._forget(self._database.write(delete))
 
     # ---------------------------------------------------------------- messages
 
@@ -136,7 +143,7 @@ class ConversationStore:
     def stamp(self, conversation: str) -> str:
         """A word that changes whenever there is something else to draw: a page compares it with what it has drawn."""
         rows = self._database.rows(
-            """SELECT c.title, count(m.id), max(m.id), sum(m.status = 'running') FROM conversations AS c
+            """SELECT c.title, count(m.id), max(m.id), count(CASE WHEN m.status = 'running' THEN 1 END) FROM conversations AS c
                LEFT JOIN messages AS m ON m.conversation = c.id WHERE c.id = ? GROUP BY c.id""",
             (conversation,),
         )
@@ -145,42 +152,45 @@ class ConversationStore:
     def add_question(self, conversation: str, text: str, attachments: Sequence[Sent] = (), segments: Any = None) -> int:
         """Keep a question with its attachments and return its message id. The first one names the conversation."""
         now = time.time()
-        with self._database.writing() as database:
-            self._required(conversation)
-            kept = [self._files.keep(sent, database) for sent in attachments]
-            cursor = database.execute(
+
+        def add(tables: Statements) -> int:
+            _required(tables, conversation)
+            kept = [self._files.keep(sent) for sent in attachments]
+            message = tables.insert(
                 """INSERT INTO messages (conversation, role, text, status, segments, created)
                    VALUES (?, 'user', ?, 'done', ?, ?)""",
                 (conversation, text, _dumped(segments), now),
             )
-            message = int(cursor.lastrowid or 0)
-            database.executemany(
+            tables.executemany(
                 "INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?)",
                 [(message, place, a.digest, a.name, a.kind, a.bytes) for place, a in enumerate(kept)],
             )
-            database.execute(
-                """UPDATE conversations SET title = ? WHERE id = ? AND named = 0
-                   AND (SELECT count(*) FROM messages WHERE conversation = ?) = 1""",
-                (title_from(text, [a.name for a in kept]), conversation, conversation),
-            )
-            database.execute("UPDATE conversations SET updated = ? WHERE id = ?", (now, conversation))
-        return message
+            _name_by_question(tables, conversation, title_from(text, [a.name for a in kept]))
+            tables.execute("UPDATE conversations SET updated = ? WHERE id = ?", (now, conversation))
+            return message
+
+        return self._database.write(add)
 
     def begin_answer(self, conversation: str) -> int:
         """Keep an empty answer that is being written and return its message id."""
-        with self._database.writing() as database:
-            self._required(conversation)
-            cursor = database.execute(
+        now = time.time()
+
+        def begin(tables: Statements) -> int:
+            _required(tables, conversation)
+            return tables.insert(
                 """INSERT INTO messages (conversation, role, text, status, writer, created)
                    VALUES (?, 'assistant', '', 'running', ?, ?)""",
-                (conversation, this_process(), time.time()),
+                (conversation, self._database.writer, now),
             )
-        return int(cursor.lastrowid or 0)
+
+        return self._database.write(begin)
 
     def update_answer(self, message: int, text: str) -> None:
         """Keep what has been said so far. An answer that was deleted meanwhile stays deleted."""
-        with self._database.writing() as database:
-            database.execute("UPDATE messages SET text = ? WHERE id = ?", (text, message))
+        self._database.write_soon(
+            ("answer", message),
+            lambda tables: tables.execute("UPDATE messages SET text = ? WHERE id = ?", (text, message)),
+        )
 
     def finish_answer(
         self,
@@ -193,66 +203,74 @@ class ConversationStore:
         error: str | None = None,
     ) -> None:
         """Keep an answer as it ended, with what is needed to rebuild and to explain it."""
-        ids = None if token_ids is None else list(token_ids)
-        with self._database.writing() as database:
-            database.execute(
-                "UPDATE messages SET text=?, status=?, error=?, trace=?, token_ids=?, segments=? WHERE id=?",
-                (text, status, error, _dumped(trace), _dumped(ids), _dumped(segments), message),
+        ids, now = None if token_ids is None else list(token_ids), time.time()
+        values = (text, status, error, _dumped(trace), _dumped(ids), _dumped(segments), message)
+
+        def finish(tables: Statements) -> None:
+            tables.execute(
+                "UPDATE messages SET text=?, status=?, error=?, trace=?, token_ids=?, segments=? WHERE id=?", values
             )
-            database.execute(
+            tables.execute(
                 "UPDATE conversations SET updated = ? WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
-                (time.time(), message),
+                (now, message),
             )
+
+        self._database.write_soon(("answer", message), finish)
 
     def update_question(self, message: int, segments: Any) -> None:
         """Keep what a question became when it was looked at (opaque here)."""
-        with self._database.writing() as database:
-            database.execute("UPDATE messages SET segments = ? WHERE id = ?", (_dumped(segments), message))
+        told = _dumped(segments)
+        self._database.write_soon(
+            ("question", message),
+            lambda tables: tables.execute("UPDATE messages SET segments = ? WHERE id = ?", (told, message)),
+        )
 
     def edit_question(self, message: int, text: str) -> set[str]:
         """Change a question, drop what its old words became and everything after it; its attachments stay.
 
         Returns the digests of the later attachments that are gone.
         """
-        with self._database.lock:
-            conversation = self._conversation_of(message)
-            before = self._digests(conversation)
-            with self._database.writing() as database:
-                database.execute(
-                    """UPDATE messages SET text = ?, segments = NULL, token_ids = NULL, trace = NULL
-                       WHERE id = ? AND role = 'user'""",
-                    (text, message),
-                )
-                database.execute("DELETE FROM messages WHERE conversation = ? AND id > ?", (conversation, message))
-                database.execute(
-                    """UPDATE conversations SET title = ? WHERE id = ? AND named = 0
-                       AND (SELECT count(*) FROM messages WHERE conversation = ?) = 1""",
-                    (title_from(text), conversation, conversation),
-                )
-            return self._forget(before)
+
+        def edit(tables: Statements) -> set[str]:
+            conversation = _conversation_of(tables, message)
+            before = _digests(tables, conversation)
+            tables.execute(
+                """UPDATE messages SET text = ?, segments = NULL, token_ids = NULL, trace = NULL
+                   WHERE id = ? AND role = 'user'""",
+                (text, message),
+            )
+            tables.execute("DELETE FROM messages WHERE conversation = ? AND id > ?", (conversation, message))
+            _name_by_question(tables, conversation, title_from(text))
+            return unheld(tables, before)
+
+        return self._forget(self._database.write(edit))
 
     def drop_last_answer(self, conversation: str) -> StoredMessage | None:
         """Drop what follows the last question, to answer it again; returns that question, None when there is none."""
-        with self._database.lock:
-            questions = [message for message in self.messages(conversation) if message.role == "user"]
-            if not questions:
-                return None
-            with self._database.writing() as database:
-                last = questions[-1].id
-                database.execute("DELETE FROM messages WHERE conversation = ? AND id > ?", (conversation, last))
-            return questions[-1]
+
+        def drop(tables: Statements) -> int | None:
+            wanted = "SELECT max(id) FROM messages WHERE conversation = ? AND role = 'user'"
+            last: int | None = tables.rows(wanted, (conversation,))[0][0]
+            if last is not None:
+                tables.execute("DELETE FROM messages WHERE conversation = ? AND id > ?", (conversation, last))
+            return last
+
+        last = self._database.write(drop)
+        return next((message for message in self.messages(conversation) if message.id == last), None)
 
     def change_traces(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """Rewrite the traces of all messages; what they held before is in no file afterwards."""
-        with self._database.lock:
-            rows = self._database.rows("SELECT id, trace FROM messages WHERE trace IS NOT NULL")
+
+        def rewrite(tables: Statements) -> None:
+            rows = tables.rows("SELECT id, trace FROM messages WHERE trace IS NOT NULL")
             changed = [(_dumped(change(_loaded(old))), message, old) for message, old in rows]
-            with self._database.writing() as database:
-                database.executemany(
-                    "UPDATE messages SET trace = ? WHERE id = ?",
-                    [(new, message) for new, message, old in changed if new != old],
-                )
-            self._database.empty_log()
+            tables.executemany(
+                "UPDATE messages SET trace = ? WHERE id = ?",
+                [(new, message) for new, message, old in changed if new != old],
+            )
+
+        self._database.write(rewrite)
+        self._database.forget_deleted()
 
     # ---------------------------------------------------------------- attachments and exports
 
@@ -262,38 +280,55 @@ class ConversationStore:
 
     def export_markdown(self, identity: str) -> str:
         """The conversation as a Markdown document; attachments by name."""
-        return as_markdown(self._required(identity), self.messages(identity))
+        return as_markdown(_required(self._database, identity), self.messages(identity))
 
     def export_json(self, identity: str) -> str:
         """The conversation as a JSON object: title, times, messages with attachments (name, digest) and traces."""
-        return as_json(self._required(identity), self.messages(identity))
+        return as_json(_required(self._database, identity), self.messages(identity))
 
     # ---------------------------------------------------------------- inside
 
-    def _digests(self, conversation: str) -> set[str]:
-        rows = self._database.rows(
-            "SELECT DISTINCT digest FROM attachments WHERE message IN (SELECT id FROM messages WHERE conversation = ?)",
-            (conversation,),
-        )
-        return {digest for (digest,) in rows}
-
-    def _forget(self, digests: set[str]) -> set[str]:
-        """Take what was deleted out of files and log too; returns which of these attachments are gone."""
-        gone = self._files.remove_unheld(digests)
-        self._database.empty_log()
+    def _forget(self, gone: set[str]) -> set[str]:
+        """Take what was deleted out of files and log too; returns which attachments are gone."""
+        self._files.remove_unheld(gone)
+        self._database.forget_deleted()
         return gone
 
-    def _required(self, identity: str) -> Conversation:
-        found = self.conversation(identity)
-        if found is None:
-            raise MattoniError("This conversation was deleted: begin a new one.")
-        return found
 
-    def _conversation_of(self, message: int) -> str:
-        rows = self._database.rows("SELECT conversation FROM messages WHERE id = ?", (message,))
-        if not rows:
-            raise MattoniError("This message was deleted: ask again.")
-        return str(rows[0][0])
+def _digests(tables: Statements, conversation: str) -> set[str]:
+    rows = tables.rows(
+        "SELECT DISTINCT digest FROM attachments WHERE message IN (SELECT id FROM messages WHERE conversation = ?)",
+        (conversation,),
+    )
+    return {digest for (digest,) in rows}
+
+
+def _name_by_question(tables: Statements, conversation: str, title: str) -> None:
+    """Name a conversation that nobody has named, while its first question is its only message."""
+    tables.execute(
+        """UPDATE conversations SET title = ? WHERE id = ? AND named = 0
+           AND (SELECT count(*) FROM messages WHERE conversation = ?) = 1""",
+        (title, conversation, conversation),
+    )
+
+
+def _conversation(tables: Statements | Database, identity: str) -> Conversation | None:
+    rows = tables.rows("SELECT id, title, created, updated FROM conversations WHERE id = ?", (identity,))
+    return Conversation(*rows[0]) if rows else None
+
+
+def _required(tables: Statements | Database, identity: str) -> Conversation:
+    found = _conversation(tables, identity)
+    if found is None:
+        raise MattoniError("This conversation was deleted: begin a new one.")
+    return found
+
+
+def _conversation_of(tables: Statements, message: int) -> str:
+    rows = tables.rows("SELECT conversation FROM messages WHERE id = ?", (message,))
+    if not rows:
+        raise MattoniError("This message was deleted: ask again.")
+    return str(rows[0][0])
 
 
 def _dumped(value: object) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.conversations import database
+from assistant.conversations import sqlite
 from assistant.conversations.records import Attached, title_from
 from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
@@ -310,7 +310,7 @@ def test_a_file_that_is_deleted_in_one_process_while_another_sends_it_again_is_k
 
 
 def test_what_was_deleted_beside_a_reader_leaves_the_log_with_the_next_query(tmp_path, monkeypatch):
-    monkeypatch.setattr(database, "_BUSY_S", 0.05)
+    monkeypatch.setattr(sqlite, "_BUSY_S", 0.05)
     store = ConversationStore(tmp_path)
     talk = store.new()
     store.add_question(talk, "an open secret")
