@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: setup chat test check bench browser
+.PHONY: setup chat test check bench debian
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.stamp
@@ -17,7 +17,7 @@ chat: setup
 # another busy process, two threads of torch wait for one another more than they work.
 test: export MATTONI_HOST = builtin
 test: export OMP_NUM_THREADS = 1
-test: check browser
+test: check debian
 	@$(BIN)/mattoni models pull
 	$(BIN)/python -m pytest -m "" --numprocesses 2 --dist loadfile
 
@@ -42,6 +42,9 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
-# Debian's chromium for the browser test. Where it may not be installed, that test is skipped and says so.
-browser:
-	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium >/dev/null; } || echo "No chromium, and it cannot be installed here: the browser test will be skipped."
+# Debian's chromium and PostgreSQL, for the tests that need them. Where they may not be installed, those are skipped and say so.
+debian:
+	@command -v chromium >/dev/null || $(call install,chromium)
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call install,postgresql)
+
+install = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends $(1) >/dev/null; } || echo "No $(1), and it cannot be installed here: its tests will be skipped."

@@ -110,10 +110,11 @@ class Assistant:
         give_way  answer with the smallest host, and say so there, where the named one cannot be had
         weights   how the host's matrices are read while decoding (`assistant/host/matrices.py`); bf16: as they were loaded
         """
+        store = store or open_store()  # before anything that takes long: its server may not be there
         registry = Registry(brick_folders())
         choice = settle(host, device, registry) if give_way or host == AUTO else Choice(host, "")
         loaded = replace(load_host(choice.name, device, dtype, quantise), reason=choice.reason)
-        return cls(loaded, registry, store or open_store(), data_folder() / "bricks", weights)
+        return cls(loaded, registry, store, data_folder() / "bricks", weights)
 
     def close(self) -> None:
         """Stop the running turns and end the engine."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +21,9 @@ import hypothesis
 import torch
 
 from mattoni.paths import cache_folder
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("mattoni", deadline=None)  # torch's first call is slow
@@ -46,6 +50,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home for this test alone: `MATTONI_HOME`, with data/ and cache/ in it. Seeds torch too."""
     folder = tmp_path / "home"
     monkeypatch.setenv("MATTONI_HOME", str(folder))
+    monkeypatch.delenv("MATTONI_DATABASE", raising=False)
     torch.manual_seed(0)
     return folder
 
@@ -73,6 +78,15 @@ def real_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MATTONI_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Server]":
+    """A PostgreSQL server for the whole run: take a database of your own from it, and leave it running."""
+    from tests.postgres import running_server
+
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from assistant.conversations.database import DatabaseAway
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
@@ -48,6 +49,14 @@ def main() -> None:
     st.set_page_config("Mattoni", str(ICON), layout="centered", menu_items={"About": "Mattoni: a modular assistant."})
     apply_style()
     back = backend(HostChoice.from_arguments(sys.argv[1:]))
+    try:
+        _draw(back)
+    except DatabaseAway as problem:  # nothing that was said can be drawn
+        st.error(plain(str(problem), 600), icon=":material/error:")
+        _await_database(back)
+
+
+def _draw(back: Backend) -> None:
     conversation = _open_conversation(back.store)
     asking = _draw_sidebar(back, conversation)
     if back.assistant is not None and views.current() in (inside.VIEW, teach.VIEW, document.VIEW):
@@ -188,6 +197,13 @@ def _await_host(back: Backend) -> None:
     st.rerun()
 
 
+@st.fragment(run_every=1.5)
+def _await_database(back: Backend) -> None:
+    """Draw the page again when what was said can be read again."""
+    if back.store.problem is None:
+        st.rerun()
+
+
 def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) -> None:
     messages = back.store.messages(conversation) if conversation else []
     # A place of its own: the examples leave the page the moment the first question is there.
@@ -265,7 +281,12 @@ def _choose(example: Example) -> None:
 @st.fragment(run_every=1.5)
 def _watch(back: Backend, conversation: str, drawn: str) -> None:
     """Draw the page again when another tab, or a stopped script, left it behind the conversation."""
-    if back.store.stamp(conversation) != drawn:
+    try:
+        is_behind = back.store.stamp(conversation) != drawn
+    except DatabaseAway as problem:  # the page stays, and what is being said goes on
+        st.warning(plain(str(problem), 600), icon=":material/save:")
+        return
+    if is_behind:
         st.rerun()
 
 

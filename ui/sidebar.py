@@ -147,7 +147,7 @@ def _draw_conversation_menu(
         delete(identity)
         go(None)
 
-    st.text_input("Title", value=conversation.title, key=title_key, on_change=rename, max_chars=200)
+    st.text_input("Title", value=conversation.title, key=title_key, on_change=guarded(rename), max_chars=200)
     name = "".join(c if c.isalnum() else "-" for c in conversation.title).strip("-")[:40] or "conversation"
     st.download_button(
         "Export as Markdown", store.export_markdown(identity), f"{name}.md", "text/markdown",

@@ -43,6 +43,10 @@ class FolderRefuses(MattoniError):
     """The folder takes no attachment (it is full). Its cause says why; SQLite, which lies there too, then moves to memory."""
 
 
+class DatabaseAway(MattoniError):
+    """The server that has what was said does not answer; a page draws itself again when it does."""
+
+
 class Statements(Protocol):
     """What a transaction is written with."""
 
@@ -77,6 +81,11 @@ class Database(Protocol):
         ...
 
     @property
+    def attachments(self) -> str:
+        """The folder, below the data folder, of the attachments that these tables alone hold."""
+        ...
+
+    @property
     def lock(self) -> AbstractContextManager[object]:
         """Held around what other threads must not see half done; may be taken again by the same thread."""
         ...
@@ -102,11 +111,16 @@ class Database(Protocol):
         """As `write`, for what must be kept and nobody need wait for.
 
         what   of two that are still to be written under the same name, only the later one is
+        body   comes to the same when it is run twice
         """
         ...
 
     def holds(self, column: str) -> str:
         """The condition that a column holds a text, in any case; the text is the one value of it."""
+        ...
+
+    def close(self) -> None:
+        """End it; what is still to be written is written first."""
         ...
 
     def forget_deleted(self) -> None:

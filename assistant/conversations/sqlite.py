@@ -22,6 +22,8 @@ class SqliteDatabase:
     on_disk   False: what is written now lives in memory and ends with the program
     """
 
+    attachments = "attachments"
+
     def __init__(self, folder: Path) -> None:
         self.problem: str | None = None
         self.on_disk = True
@@ -56,6 +58,11 @@ class SqliteDatabase:
     def holds(self, column: str) -> str:
         """The condition that a column holds a text, in any case."""
         return f"instr(fold({column}), fold(?)) > 0"
+
+    def close(self) -> None:
+        """Close the file."""
+        with self.lock:
+            self._connection.close()
 
     def forget_deleted(self) -> None:
         """Take what was deleted out of the write-ahead log too.

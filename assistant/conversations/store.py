@@ -6,6 +6,7 @@ which database it is.
 """
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -27,14 +28,23 @@ class ConversationStore:
     What a turn keeps of itself (`segments`, `trace`) becomes JSON here and comes back as JSON; it is never looked into.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        """Open what is kept in a folder.
+
+        url   of the PostgreSQL server that has the tables (they are in SQLite otherwise); attachments stay in the folder
+        Raises MattoniError when that server cannot be used.
+        """
         self.folder = folder
-        self._database: Database = SqliteDatabase(folder)
-        self._files = AttachmentFiles(folder / "attachments", self._database)
+        self._database = _open_database(folder, url)
+        self._files = AttachmentFiles(folder / self._database.attachments, self._database)
+
+    def close(self) -> None:
+        """End it; nothing may be asked of it any more."""
+        self._database.close()
 
     @property
     def problem(self) -> str | None:
-        """The sentence for the user when the disk did not do as it should: what is said then lives in memory only."""
+        """The sentence for the user when disk or server do not do as they should: what is said then lives in memory only."""
         return self._database.problem
 
     # ---------------------------------------------------------------- conversations
@@ -102,9 +112,9 @@ class ConversationStore:
         def delete(tables: Statements) -> set[str]:
             before = _digests(tables, identity)
             tables.execute("DELETE FROM conversations WHERE id = ?", (identity,))
-            return unheld(tables, before)
+            return before
 
-        return self._forget(self._database.write(delete))
+        return self._delete(delete)
 
     # ---------------------------------------------------------------- messages
 
@@ -241,9 +251,9 @@ class ConversationStore:
             )
             tables.execute("DELETE FROM messages WHERE conversation = ? AND id > ?", (conversation, message))
             _name_by_question(tables, conversation, title_from(text))
-            return unheld(tables, before)
+            return before
 
-        return self._forget(self._database.write(edit))
+        return self._delete(edit)
 
     def drop_last_answer(self, conversation: str) -> StoredMessage | None:
         """Drop what follows the last question, to answer it again; returns that question, None when there is none."""
@@ -288,11 +298,23 @@ class ConversationStore:
 
     # ---------------------------------------------------------------- inside
 
-    def _forget(self, gone: set[str]) -> set[str]:
-        """Take what was deleted out of files and log too; returns which attachments are gone."""
-        self._files.remove_unheld(gone)
-        self._database.forget_deleted()
-        return gone
+    def _delete(self, body: Callable[[Statements], set[str]]) -> set[str]:
+        """Run a transaction that deletes, and take what was deleted out of files and log too.
+
+        body   returns the attachments that were held before
+        Returns which of them are gone.
+        """
+        before: set[str] = set()
+
+        def delete(tables: Statements) -> set[str]:
+            before.update(body(tables))
+            return unheld(tables, before)
+
+        try:
+            return self._database.write(delete)
+        finally:  # also where nobody knows whether it was written: what a message holds then stays
+            self._files.remove_unheld(before)
+            self._database.forget_deleted()
 
 
 def _digests(tables: Statements, conversation: str) -> set[str]:
@@ -339,9 +361,21 @@ def _loaded(value: str | None) -> Any:
     return None if value is None else json.loads(value)
 
 
+def _open_database(folder: Path, url: str | None) -> Database:
+    if url is None:
+        return SqliteDatabase(folder)
+    try:
+        from assistant.conversations.postgres import PostgresDatabase
+    except ImportError as problem:
+        raise MattoniError(
+            'MATTONI_DATABASE names a PostgreSQL server, and what talks to one is missing: pip install "mattoni[postgres]".'
+        ) from problem
+    return PostgresDatabase(url)
+
+
 def open_store() -> ConversationStore:
-    """The user's own store.
+    """The user's own store: in the database that MATTONI_DATABASE names, else in the data folder.
 
     Open it once in a process and pass it on: where the disk fails, what was said is in that object's memory only.
     """
-    return ConversationStore(data_folder().absolute())
+    return ConversationStore(data_folder().absolute(), os.environ.get("MATTONI_DATABASE") or None)

@@ -1,10 +1,13 @@
 """The conversation store: nothing said is lost, deleting deletes, and a bad disk costs one sentence."""
 
+import contextlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +27,22 @@ class Sent:
     content: bytes
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], ConversationStore]]:
+    """Opens the same conversations each time, as another process would."""
+    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else None
+    with contextlib.ExitStack() as stores:
+        yield lambda: stores.enter_context(contextlib.closing(ConversationStore(tmp_path / "home", url)))
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> ConversationStore:
+def store(opened: Callable[[], ConversationStore]) -> ConversationStore:
+    return opened()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> ConversationStore:
+    """A store in SQLite, for what only a file can do."""
     return ConversationStore(tmp_path / "home")
 
 
@@ -40,17 +57,17 @@ def turn(store: ConversationStore, conversation: str, question: str, answer: str
     return asked, said
 
 
-def test_a_conversation_comes_back_whole_after_a_restart(tmp_path):
-    first = ConversationStore(tmp_path)
+def test_a_conversation_comes_back_whole_after_a_restart(opened):
+    first = opened()
     talk = first.new()
     first.add_question(talk, "The total?", [Sent("receipt.png", PNG), Sent("a.txt", b"text")], segments=[["text", "x"]])
     trace = {"bricks": [{"name": "document"}]}
     first.finish_answer(first.begin_answer(talk), "9.50", "done", trace=trace, token_ids=[5, 6], segments=["s"])
 
-    question, said = ConversationStore(tmp_path).messages(talk)
+    question, said = opened().messages(talk)
     assert (question.role, question.text, question.segments) == ("user", "The total?", [["text", "x"]])
     assert [(a.name, a.kind) for a in question.attachments] == [("receipt.png", "picture"), ("a.txt", "document")]
-    assert ConversationStore(tmp_path).content(question.attachments[0].digest) == PNG
+    assert opened().content(question.attachments[0].digest) == PNG
     assert (said.text, said.status, said.token_ids, said.segments) == ("9.50", "done", [5, 6], ["s"])
     assert said.trace == trace
 
@@ -66,30 +83,32 @@ def test_the_first_question_names_a_conversation_until_the_user_does(store):
     assert title_from("", ["photo.jpg"]) == "photo.jpg"
 
 
-def test_a_killed_process_keeps_the_question_and_what_was_said(tmp_path):
+def test_a_killed_process_keeps_the_question_and_what_was_said(opened, store):
     script = f"""
 import os, signal
 from pathlib import Path
 from assistant.conversations.store import ConversationStore
-store = ConversationStore(Path({str(tmp_path)!r}))
+store = ConversationStore(Path({str(store.folder)!r}), os.environ.get("MATTONI_DATABASE"))
 talk = store.new()
 store.add_question(talk, "Tell me a story")
 store.update_answer(store.begin_answer(talk), "Once upon a")
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
-    store = ConversationStore(tmp_path)
+    url = getattr(store._database, "_url", None)
+    environment = {**os.environ, **({"MATTONI_DATABASE": url} if url else {})}
+    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == -9
+    store = opened()
     (talk,) = store.conversations()
     question, answer = store.messages(talk.id)
     assert question.text == "Tell me a story"
     assert (answer.text, answer.status) == ("Once upon a", "stopped")
 
 
-def test_an_answer_that_another_process_is_writing_stays_running(store):
+def test_an_answer_that_another_process_is_writing_stays_running(opened, store):
     talk = store.new()
     store.add_question(talk, "still being answered")
     store.begin_answer(talk)
-    assert ConversationStore(store.folder).messages(talk)[1].status == "running"
+    assert opened().messages(talk)[1].status == "running"
 
 
 def test_deleting_removes_every_byte_but_not_what_another_conversation_holds(store, tmp_path):
@@ -206,7 +225,8 @@ def test_a_home_that_cannot_be_written_costs_one_sentence_and_no_word(tmp_path):
     assert store.conversations() == []
 
 
-def test_a_disk_that_fills_up_moves_the_conversation_into_memory(store):
+def test_a_disk_that_fills_up_moves_the_conversation_into_memory(file):
+    store = file
     talk = store.new()
     turn(store, talk, "before", "said")
     pages = store._database._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -284,9 +304,9 @@ def test_editing_says_which_later_attachments_are_gone(store):
     assert store.edit_question(first, "one, but better") == {later.digest}
 
 
-def test_a_file_that_is_deleted_in_one_process_while_another_sends_it_again_is_kept(tmp_path):
+def test_a_file_that_is_deleted_in_one_process_while_another_sends_it_again_is_kept(opened, tmp_path):
     """Each process is a store of its own on the same folder; whoever holds the file last must find its bytes."""
-    stores = [ConversationStore(tmp_path), ConversationStore(tmp_path)]
+    stores = [opened(), opened()]
     problems = []
 
     def send_and_delete(store: ConversationStore) -> None:
