@@ -349,8 +349,20 @@ def skills(keyring: Keyring, embedder: Embedder, data: Path) -> Figures:
 
 # How people ask for an answer in another language.
 _ENDINGS = {
-    "english-german": ("{} In German, please.", "{} Answer in German.", "In German, {}", "{} (in German)"),
-    "english-french": ("{} In French, please.", "{} Reply in French.", "In French: {}", "{} en français"),
+    "english-german": (
+        "{} In German, please.",
+        "{} Answer in German.",
+        "In German, {}",
+        "{} (in German)",
+        "Tell me in German {}",
+    ),
+    "english-french": (
+        "{} In French, please.",
+        "{} Reply in French.",
+        "In French: {}",
+        "{} en français",
+        "Tell me in French {}",
+    ),
 }
 
 
@@ -381,8 +393,10 @@ def twofold(keyring: Keyring, embedder: Embedder, data: Path) -> Figures:
     figures: Figures = {}
     for name, endings in _ENDINGS.items():
         for sort, said in (("questions about a picture", questions[:50]), ("sentences to translate", sentences[:50])):
-            found = [second_of(ending.format(one)) == name for one in said for ending in endings]
-            figures[f"{name}: {sort}"] = {"two_requests_percent": _percent(found), "n": len(found)}
+            by = {ending: [second_of(ending.format(one)) == name for one in said] for ending in endings}
+            found = [taken for of_ending in by.values() for taken in of_ending]
+            each = {ending: _percent(taken) for ending, taken in by.items()}
+            figures[f"{name}: {sort}"] = {"two_requests_percent": _percent(found), "n": len(found), "by_wording": each}
     alone = {
         "picture-questions-dev": questions,
         "plain-lookalikes-dev": [row["text"] for row in _rows(text / "plain-lookalikes-dev.jsonl")],

@@ -29,6 +29,7 @@ _ANYWHERE_NEAR = 0.15
 # girls walking down the street." 0.03), of 12 requests the least has 0.38.
 _IS_REQUEST = 0.3
 _MOST_WORDS, _LONGEST_PART = 30, 6
+_WITHIN = 2  # words of a part that stands in the middle, as "in German" does
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Second:
 
 
 def splits(message: str) -> list[tuple[str, str]]:
-    """A short message as (rest, part): its last words, or what stands before its first comma; the longest part first.
+    """A short message as (rest, part): its last words, what stands before its first comma, or two words in the middle.
 
     One that brings a text of its own, behind a colon, in quotes or on another line, is for one skill.
     """
@@ -54,6 +55,9 @@ def splits(message: str) -> list[tuple[str, str]]:
     before, comma, after = message.partition(",")
     if comma and len(before.split()) <= _LONGEST_PART and len(after.split()) > 1:
         found.append((after.strip(), before.strip()))
+    for place in range(1, len(words) - _WITHIN):
+        end = place + _WITHIN
+        found.append((" ".join((*words[:place], *words[end:])), " ".join(words[place:end])))
     return [(rest.rstrip(" ,;:"), part) for rest, part in found]
 
 

@@ -44,6 +44,7 @@ def asks(rest: str) -> float:
         ("Describe the picture in German.", "Describe the picture"),
         ("In German, what is on it?", "what is on it?"),
         ("What is on it? In German", "What is on it?"),
+        ("Say in German what is on it", "Say what is on it"),
     ],
 )
 def test_the_part_that_is_near_a_skill_is_the_skills_and_the_rest_is_answered_first(message, rest):
@@ -84,8 +85,8 @@ def test_a_message_for_one_thing_stays_one():
 
 
 def test_the_longest_part_comes_first_and_long_messages_are_not_cut():
-    assert splits("a b c d") == [("a b", "c d"), ("a b c", "d")]
-    assert splits("x, a b c") == [("x, a", "b c"), ("x, a b", "c"), ("a b c", "x")]
+    assert splits("a b c d") == [("a b", "c d"), ("a b c", "d"), ("a d", "b c")]
+    assert splits("x, a b c") == [("x, a", "b c"), ("x, a b", "c"), ("a b c", "x"), ("x, c", "a b")]
     assert splits("a b\nc d") == splits("word " * 40) == splits("a b") == []
 
 
