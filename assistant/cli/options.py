@@ -51,7 +51,10 @@ Gates = Annotated[
         rich_help_panel=_BRICKS,
     ),
 ]
-NoBricks = Annotated[bool, typer.Option("--no-bricks", help="The host alone.", rich_help_panel=_BRICKS)]
+NoBricks = Annotated[
+    bool,
+    typer.Option("--no-bricks", help="The host alone, but for the bricks that are named.", rich_help_panel=_BRICKS),
+]
 
 _GENERATION = "Generation"
 Temperature = Annotated[float, typer.Option(min=0, help="0: always the likeliest word.", rich_help_panel=_GENERATION)]
@@ -116,8 +119,6 @@ def choices_of(
     """What the options `--vision`, `--skill`, `--knowledge`, `--gate` and `--no-bricks` say together."""
     from assistant.turn.route import Choice, Choices
 
-    if no_bricks and (vision or skills or knowledge or gates):
-        raise MattoniError("--no-bricks leaves nothing to choose: leave out --vision, --skill, --knowledge and --gate.")
     bricks = {name: Choice("on") for name in knowledge or ()}
     for text in skills or ():
         name, given, value = text.partition("=")
@@ -127,7 +128,11 @@ def choices_of(
             raise MattoniError(f"--skill {text}: '{value}' is no number; write it as {name}=0.8.") from None
         bricks[name] = Choice("on", strength) if strength else Choice("off")
     bricks |= {name: Choice("on", factor) for name, factor in map(_gate, gates or ())}
-    return Choices(vision=vision, bricks=bricks, no_bricks=no_bricks)
+    if not no_bricks:
+        return Choices(vision=vision, bricks=bricks)
+    if vision:
+        bricks.setdefault(vision, Choice("on"))
+    return Choices(vision=vision, bricks=bricks, others="off") if bricks else Choices(no_bricks=True)
 
 
 def _gate(text: str) -> tuple[str, float]:

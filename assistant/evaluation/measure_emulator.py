@@ -80,10 +80,13 @@ def trained(recipe: Path, skill: str, host: str, out: Path, home: Path) -> dict[
 
 
 def evaluated(rows: Path, skill: str | None, limit: int, out: Path, home: Path) -> dict[str, Any]:
-    """The scores that `mattoni eval` gives one skill, or the bare host."""
+    """The scores that `mattoni eval` gives one skill alone, or the bare host.
+
+    Raises MattoniError where another brick took part: the skill of the recipe, say, which may be installed.
+    """
     told = out / f"{skill or 'bare'}.eval.json"
     if not told.is_file():
-        chosen = ["--skill", skill] if skill else ["--no-bricks"]
+        chosen = ["--no-bricks", *(["--skill", skill] if skill else [])]
         command = [
             "-c",
             "from front_ends.command import main; main()",
@@ -94,7 +97,13 @@ def evaluated(rows: Path, skill: str | None, limit: int, out: Path, home: Path) 
             *chosen,
         ]
         write_text(told, run([*command, "--max-tokens", "8"], home)[0])
-    scores: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))["scores"]
+    report = json.loads(told.read_text(encoding="utf-8"))
+    others = sorted(set(report["bricks"]) - {skill})
+    if others:
+        raise MattoniError(
+            f"{', '.join(others)} took part in answers that {skill or 'the bare host'} was to give alone."
+        )
+    scores: dict[str, Any] = report["scores"]
     return scores
 
 

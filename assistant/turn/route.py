@@ -216,6 +216,7 @@ class Choices:
 
     vision: str | None = None  # the image brick for every picture; None: the router chooses
     bricks: Mapping[str, Choice] = field(default_factory=dict)
+    others: Literal["auto", "off"] = "auto"  # what is not named in `bricks`
     no_bricks: bool = False
 
     @property
@@ -224,7 +225,7 @@ class Choices:
         return (*([self.vision] if self.vision else []), *self.bricks)
 
     def of(self, name: str) -> Choice:
-        return self.bricks.get(name, Choice())
+        return self.bricks.get(name, Choice(self.others))
 
 
 @dataclass(frozen=True)

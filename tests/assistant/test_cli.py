@@ -17,7 +17,7 @@ from assistant.host.catalogue import BUILTIN_HOST, model_folder
 from assistant.host.embedder import Embedder
 from assistant.host.host import load_host
 from assistant.turn.recogniser import Recogniser
-from assistant.turn.route import Choice
+from assistant.turn.route import Choice, Choices
 from assistant.turn.spaces import Spaces
 from knowledge_bricks.documents import load_documents
 from mattoni.card import read_card
@@ -81,9 +81,12 @@ def test_a_strength_that_is_no_number_says_how_to_write_it():
         choices_of(None, ["german=much"], None, False)
 
 
-def test_no_bricks_and_a_brick_contradict_each_other():
-    with pytest.raises(MattoniError, match="--no-bricks leaves nothing to choose"):
-        choices_of("photo", None, None, True)
+def test_with_no_bricks_those_that_are_named_are_on_and_all_others_off():
+    assert choices_of(None, None, None, True) == Choices(no_bricks=True)
+    only = choices_of("photo", ["german"], None, True)
+    assert (only.vision, only.no_bricks) == ("photo", False)
+    states = {name: only.of(name).state for name in ("photo", "german", "french", "library")}
+    assert states == {"photo": "on", "german": "on", "french": "off", "library": "off"}
 
 
 def test_an_answer_cannot_take_the_terminal_over():

@@ -24,15 +24,16 @@ def test_a_shortened_recipe_is_one_and_its_lists_are_found_from_elsewhere(tmp_pa
 
 
 def test_the_smaller_training_runs_first_and_nothing_is_run_twice(tmp_path, monkeypatch):
-    ran = []
+    ran, also = [], {}
 
     def run(arguments, home):
         training = "task_bricks.train" in arguments
-        skill = (
-            "bare" if "--no-bricks" in arguments else arguments[arguments.index("--skill") + 1] if not training else ""
-        )
+        assert training or "--no-bricks" in arguments
+        skill = arguments[arguments.index("--skill") + 1] if "--skill" in arguments else "bare"
         ran.append(Path(arguments[2]).stem if training else skill)
-        return json.dumps({"scores": {"accuracy": {"score": SCORES.get(skill)}}}), 2.0 if "emulated" in ran[-1] else 4.0
+        took_part = {skill: 200, **also} if skill != "bare" else {}
+        said = {"scores": {"accuracy": {"score": SCORES.get(skill)}}, "bricks": took_part}
+        return json.dumps(said), 2.0 if "emulated" in ran[-1] else 4.0
 
     monkeypatch.setattr(measure_emulator, "run", run)
     monkeypatch.setattr(measure_emulator, "training_data", lambda: tmp_path)
@@ -46,6 +47,9 @@ def test_the_smaller_training_runs_first_and_nothing_is_run_twice(tmp_path, monk
     assert report["emulated"] == {"of the gain": 0.833, "of the hours": 0.6, "of the memory in GB": 0.5}
     assert measure_emulator.measure(RECIPE, tmp_path / "small", tmp_path / "out", 40, 200) == report
     assert len(ran) == 5
+    also["sentiment"] = 3
+    with pytest.raises(MattoniError, match="sentiment took part in answers that sentiment-emulated was to give alone"):
+        measure_emulator.measure(RECIPE, tmp_path / "small", tmp_path / "other", 40, 200)
 
 
 def test_a_process_that_fails_is_told_by_its_last_line(tmp_path):
