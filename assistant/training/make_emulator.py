@@ -3,6 +3,9 @@
     python -m assistant.training.make_emulator builtin --texts text/chat-train.jsonl --out emulator
     mattoni train task RECIPE.yaml --host emulator
 
+`--recipe RECIPE.yaml` has it distilled on that skill's own training rows as well, asked as the training will ask them: where the prompts are
+that a skill learns from, the emulator has to be like its host.
+
 Method: offsite-tuning (Xiao et al. 2023, arXiv:2302.04870, section 3.2): the middle is a uniform choice of its layers, trained so
 that its output is the whole middle's (mean squared error over the variance) and the logits are the host's (Kullback-Leibler).
 Bottom and top stay the host's, bit for bit. A killed call goes on from its checkpoint.
@@ -24,6 +27,7 @@ from transformers import PreTrainedModel
 
 from assistant.host.host import Host, load_host
 from brick_training.emulator import EMULATOR, Emulates
+from brick_training.frame import prompt_frame
 from brick_training.learner import give_weights
 from brick_training.loop import train
 from brick_training.run_folder import BEST, locked
@@ -33,6 +37,8 @@ from mattoni.errors import MattoniError, run_command
 from mattoni.files import replace_folder, write_text
 from mattoni.lines import json_rows
 from mattoni.paths import cache_folder, training_data
+from task_bricks.training.recipe import read_recipe
+from task_bricks.training.rows import epoch_batches, read_rows, read_wordings
 
 _LONGEST = 128  # tokens of a text
 _HELD_OUT = 32  # texts on which the loss is measured
@@ -131,19 +137,45 @@ class EmulatorStage:
         return apart, functional.kl_div(said, likely, log_target=True, reduction="batchmean")
 
 
+def ids_of_texts(host: Host, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts as they stand; the shortest are no lesson."""
+    tokenizer: Any = host.tokenizer
+    return [row for text in texts if len(row := list(tokenizer(text)["input_ids"])[:_LONGEST]) > 1]
+
+
+def ids_of_recipe(host: Host, path: Path) -> list[list[int]]:
+    """Token ids of the rows that a recipe's skill learns from, prompt and answer, in its wordings."""
+    recipe, frame = read_recipe(path), prompt_frame(host)
+    found = recipe.wordings
+    wordings = [w for task in found.tasks for w in read_wordings(training_data() / found.file, task)] if found else []
+    rows, share = read_rows(training_data() / recipe.data), found.default_share if found else 1.0
+    examples = (one for part in epoch_batches(rows, wordings, share, recipe.batch_size, recipe.seed, 0) for one in part)
+    return [[*frame.prompt(one.message, ()), *frame.answer(one.answer)][-_LONGEST:] for one in examples]
+
+
+def alternating(*parts: Sequence[list[int]]) -> list[list[int]]:
+    """One of each in turn, as many of one kind as of another; a kind without any is left out."""
+    return [row for rows in zip(*filter(None, parts), strict=False) for row in rows]
+
+
 def make_emulator(
-    host: Host, texts: Sequence[str], out: Path, work: Path, sizes: tuple[int, int, int], steps: int, batch: int = 8
+    host: Host,
+    ids: Sequence[Sequence[int]],
+    out: Path,
+    work: Path,
+    sizes: tuple[int, int, int],
+    steps: int,
+    batch: int = 8,
 ) -> Emulates:
     """Distil an emulator and write its folder.
 
+    ids    token ids of texts to distil with, of at most 128 each
     sizes  layers at the bottom, between, and at the top
 
     Raises MattoniError where the sizes are none of an emulator, or there are too few texts.
     """
     layers, own = chosen_layers(host.identity.layers, *sizes)
     emulates = Emulates(name=host.name, host=host.identity, layers=layers, own=own)
-    tokenizer: Any = host.tokenizer
-    ids = [row for text in texts if len(row := list(tokenizer(text)["input_ids"])[:_LONGEST]) > 1]
     if len(ids) < 2 * _HELD_OUT:
         raise MattoniError(f"There are {len(ids)} texts to distil with, and at least {2 * _HELD_OUT} are needed.")
     with locked(work):
@@ -163,7 +195,7 @@ def make_emulator(
     def fill(folder: Path) -> None:
         model: Any = stage.model
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        host.tokenizer.save_pretrained(folder)
         write_text(folder / EMULATOR, emulates.model_dump_json(indent=1))
 
     replace_folder(out, fill)
@@ -175,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make an emulator of a host.")
     parser.add_argument("host", help="as for --host")
     parser.add_argument("--texts", required=True, help="JSON lines with `text`, here or below MATTONI_DATA")
+    parser.add_argument("--recipe", type=Path, help="a skill's recipe, whose training rows take part")
     parser.add_argument("--out", type=Path, required=True, help="the folder of the emulator")
     parser.add_argument("--layers", type=int, nargs=3, default=(4, 3, 8), metavar=("BOTTOM", "MIDDLE", "TOP"))
     parser.add_argument("--steps", type=int, default=300)
@@ -182,8 +215,11 @@ def main() -> None:
     path = Path(given.texts) if Path(given.texts).is_file() else training_data() / given.texts
     texts = [str(row["text"]) for _, _, row in json_rows(path) if isinstance(row, dict) and row.get("text")]
     host = load_host(given.host)
-    work = cache_folder() / "runs" / f"emulator--{host.name}--{'-'.join(map(str, given.layers))}"
-    emulates = make_emulator(host, texts, given.out, work, tuple(given.layers), given.steps)
+    of_recipe = ids_of_recipe(host, given.recipe) if given.recipe else []
+    name = "-".join([*map(str, given.layers), *([given.recipe.stem] if given.recipe else [])])
+    work = cache_folder() / "runs" / f"emulator--{host.name}--{name}"
+    lessons = alternating(ids_of_texts(host, texts), of_recipe)
+    emulates = make_emulator(host, lessons, given.out, work, tuple(given.layers), given.steps)
     print(f"wrote {given.out}: {emulates.said}")
 
 

@@ -7,7 +7,7 @@ import torch
 
 from assistant.host.composition import compose, composed
 from assistant.host.host import load_host
-from assistant.training.make_emulator import chosen_layers, make_emulator
+from assistant.training.make_emulator import alternating, chosen_layers, ids_of_recipe, ids_of_texts, make_emulator
 from brick_training.emulator import Emulates, read_emulates
 from mattoni.card import read_card
 from mattoni.errors import MattoniError
@@ -26,7 +26,7 @@ def folders(make_host, tmp_path_factory):
     base = tmp_path_factory.mktemp("emulator")
     whole = make_host(base / "whole", layers=6)
     host = load_host(str(whole), device="cpu", dtype="float32")
-    make_emulator(host, TEXTS, base / "small", base / "work", (1, 1, 2), steps=8)
+    make_emulator(host, ids_of_texts(host, TEXTS), base / "small", base / "work", (1, 1, 2), steps=8)
     return whole, base / "small"
 
 
@@ -49,6 +49,20 @@ def test_its_own_layers_are_the_hosts_bit_for_bit_and_the_middle_has_learnt(fold
     assert any(not torch.equal(small.weights[n], whole.weights[emulates.at_host(n)]) for n in middle)
     ids = torch.tensor([[5, 6, 7]])
     assert small.model(input_ids=ids).logits.shape == whole.model(input_ids=ids).logits.shape
+
+
+def test_it_is_distilled_on_what_a_skill_will_learn_from_too(make_recipe, folders, tmp_path):
+    host = load_host(str(folders[0]), device="cpu", dtype="float32")
+    said = [str(host.tokenizer.decode(ids)) for ids in ids_of_recipe(host, make_recipe())]
+    rows = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
+    assert len(said) == len(rows)
+    for row in rows:
+        assert any(row["input"] in text and row["answers"][0] in text.split(row["input"])[1] for text in said), said
+
+
+def test_as_many_texts_as_rows_take_part():
+    assert alternating([[1], [2], [3]], [[4], [5]]) == [[1], [4], [2], [5]]
+    assert alternating([[1], [2]], []) == [[1], [2]]
 
 
 def test_a_skill_trained_on_it_is_one_of_the_whole_host(make_recipe, folders, tmp_path, capsys):
@@ -88,4 +102,4 @@ def test_a_folder_that_is_no_emulator_and_one_that_cannot_be_read(folders, tmp_p
 def test_too_few_texts_are_refused(folders, tmp_path):
     host = load_host(str(folders[0]), device="cpu", dtype="float32")
     with pytest.raises(MattoniError, match="5 texts"):
-        make_emulator(host, TEXTS[:5], tmp_path / "out", tmp_path / "work", (1, 1, 2), steps=1)
+        make_emulator(host, ids_of_texts(host, TEXTS[:5]), tmp_path / "out", tmp_path / "work", (1, 1, 2), steps=1)
