@@ -1,6 +1,7 @@
 """Frozen vision encoders: from pictures to patch features. Knows nothing of hosts, stitches or cards."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import mattoni.torchvision_ops  # noqa: F401  (before open_clip)
 import open_clip
 import torch
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +25,7 @@ from modality_bricks.vision import centred
 from modality_bricks.vision import stack as stack
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
+CLASSES = "classes.safetensors"  # of an encoder that was trained to name things: its classifier on the pooled feature
 FOLDERS = ("local-dir", "transformers-dir")  # sources that are folders
 CATALOGUE = "catalogue"
 # The last two stages: the deepest says what, the one before says where and of what colour.
@@ -153,6 +155,30 @@ def _download(repository: str) -> Path:
             f"'{repository}' on the Hub holds no {WEIGHTS}, and pickled checkpoints are refused: choose another encoder."
         )
     return folder
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What an encoder was trained to name: names, and (classes, width) and (classes,) on its pooled feature."""
+
+    names: tuple[str, ...]
+    weight: Tensor
+    bias: Tensor
+
+
+def load_classes(source: str) -> Classes:
+    """The classifier of an encoder's folder. Raises MattoniError where there is none."""
+    scheme, name = split_source(source)
+    folder = model_folder(name) if scheme == CATALOGUE else Path(name)
+    try:
+        with safe_open(folder / CLASSES, "pt") as file:
+            return Classes(
+                tuple(json.loads(file.metadata()["names"])), file.get_tensor("weight"), file.get_tensor("bias")
+            )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
+        raise MattoniError(
+            f"{source} brings no names of things ({CLASSES}): pull or copy the encoder again, or leave 'sure' out of the config."
+        ) from problem
 
 
 def _from_folder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> OpenClipEncoder:

@@ -71,6 +71,13 @@ class ModalityBrick:
         logits = self._stitch.word_logits(self._stitch.read(features.unsqueeze(0)))[0].float()
         return (self._stitch.shape.sharpness * logits).softmax(-1), self._stitch.word_ids
 
+    def named(self, features: Tensor) -> list[int]:
+        """What the encoder's classifier is sure to see on one picture, (tokens, feature width), as the host's ids; empty: nothing."""
+        if not isinstance(self._stitch, QFormerStitch) or not self._stitch.shape.classes:
+            return []
+        seen = int(self._stitch.sure_classes(features.unsqueeze(0)))
+        return [] if seen < 0 else [int(piece) for piece in self._stitch.class_ids[seen]]
+
     def attended(self, features: Tensor, question: str = "") -> Attended | None:
         """What the stitch attended to on one picture, (tokens, feature width); None for one without cross-attention."""
         if isinstance(self._stitch, ProjectorStitch):

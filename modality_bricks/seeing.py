@@ -35,11 +35,14 @@ class SeeingRuntime(BrickRuntime):
             self.features(picture)
         with asked.stage("stitch"):
             soft = self._soft(picture, asked.question, asked.as_words)
+        told = f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {self.brick.name}"
+        if ids := self._modality.named(self.features(picture)):
+            told += f"; its encoder names the thing: {str(self._host.tokenizer.decode(ids)).strip(' .')}"
         label: list[Segment] = [*picture_label(picture.place, picture.of)] if self.labels_pictures else []
         return Injected(
             segments=(*label, soft, AFTER_PICTURE),
             record=picture.known or Seen(picture.name, picture.digest, self.brick.name),
-            described=(f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {self.brick.name}",),
+            described=(told,),
         )
 
     def explain(self, asked: Asked) -> tuple[Attention, ...]:

@@ -6,11 +6,13 @@ then becomes a mixture of the host's own word embeddings (as in Frozen's reading
 host reads soft tokens that are made of its own words almost at once, the more so the purer they are, hence `sharpness`.
 In front of them may stand an opening, the same for every picture: learned soft tokens that begin as words of the host
 (prompt tuning from words, Lester et al. 2021, arXiv:2104.08691, section 3.2). It tells the host that what follows is seen.
+Behind it may stand what the encoder's own classifier calls the thing, as words of the host, where it is sure: of a thousand things it
+knows more than a stitch learns of pictures of two hundred (as in Socratic models, Zeng et al. 2022, arXiv:2204.00598).
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mattoni.torchvision_ops  # noqa: F401  (before transformers)
@@ -42,6 +44,9 @@ class StitchShape:
     heads: int = 4
     opening: int = 0  # soft tokens that are the same for every picture
     sharpness: float = 1.0  # by which the words' logits are multiplied before a soft token is mixed
+    classes: int = 0  # things that the encoder's classifier knows by name
+    pieces: int = 6  # soft tokens of a thing's name
+    sure: float = 0.7  # the classifier's probability from which on the name is told
 
 
 class QFormerStitch(nn.Module):
@@ -51,6 +56,10 @@ class QFormerStitch(nn.Module):
     word_vectors: Tensor
     feature_mean: Tensor
     feature_scale: Tensor
+    class_weight: Tensor
+    class_bias: Tensor
+    class_ids: Tensor
+    class_vectors: Tensor
 
     def __init__(self, shape: StitchShape) -> None:
         super().__init__()
@@ -81,6 +90,13 @@ class QFormerStitch(nn.Module):
         nn.init.zeros_(self.residue.bias)
         if shape.opening:
             self.opening = nn.Parameter(torch.zeros(shape.opening, shape.host_width))
+        if shape.classes:
+            self.register_buffer("class_weight", torch.zeros(shape.classes, shape.feature_width))
+            self.register_buffer("class_bias", torch.zeros(shape.classes))
+            # The last row is what stands there where the classifier is not sure.
+            self.register_buffer("class_ids", torch.zeros(shape.classes + 1, shape.pieces, dtype=torch.long))
+            vectors = torch.zeros(shape.classes + 1, shape.pieces, shape.host_width)
+            self.register_buffer("class_vectors", vectors, persistent=False)
 
     def set_words(self, word_ids: Tensor, host_embedding: Tensor, opening: Sequence[int] = ()) -> None:
         """Choose the words that soft tokens are mixed from, (words,) token ids of the host, and those that open them."""
@@ -98,6 +114,17 @@ class QFormerStitch(nn.Module):
             )
         rows = host_embedding.detach()[self.word_ids.to(host_embedding.device)]
         self.word_vectors = rows.to(self.feature_mean.device, self.feature_mean.dtype)
+        if self.shape.classes:
+            rows = host_embedding.detach()[self.class_ids.to(host_embedding.device)]
+            self.class_vectors = rows.to(self.feature_mean.device, self.feature_mean.dtype)
+
+    def sure_classes(self, features: Tensor) -> Tensor:
+        """What the encoder's classifier is sure to see: (batch, tokens, feature_width) -> (batch,), -1 where it is not."""
+        if not self.shape.classes:
+            return torch.full((len(features),), -1, device=features.device)
+        pooled = features[:, -1].to(self.class_weight)
+        likely, named = (pooled @ self.class_weight.T + self.class_bias).float().softmax(-1).max(-1)
+        return torch.where(likely >= self.shape.sure, named, -1)
 
     def read(self, features: Tensor) -> Tensor:
         """Let the queries read the features: (batch, queries, width)."""
@@ -128,22 +155,37 @@ class QFormerStitch(nn.Module):
         return logits
 
     def forward(self, features: Tensor, as_words: bool = False) -> Tensor:
-        """(batch, tokens, feature_width) -> (batch, opening + queries, host_width)."""
+        """(batch, tokens, feature_width) -> (batch, opening + pieces + queries, host_width)."""
         hidden = self.read(features)
-        return self.soft_tokens(hidden, self.word_logits(hidden), as_words)
+        return self.soft_tokens(hidden, self.word_logits(hidden), self.sure_classes(features), as_words)
 
-    def soft_tokens(self, hidden: Tensor, logits: Tensor, as_words: bool = False) -> Tensor:
-        """(batch, queries, width) and (batch, queries, words) -> (batch, opening + queries, host_width).
+    def soft_tokens(self, hidden: Tensor, logits: Tensor, classes: Tensor, as_words: bool = False) -> Tensor:
+        """(batch, queries, width) and (batch, queries, words) -> (batch, opening + pieces + queries, host_width).
 
+        classes   (batch,) as `sure_classes` gives them; they have pieces only where the stitch was given names
         as_words  without the residue: mixtures of the host's words and nothing else
         """
         words = (self.shape.sharpness * logits.float()).softmax(-1).to(self.word_vectors.dtype)
         soft: Tensor = words @ self.word_vectors
         if not as_words:
             soft = soft + self.residue(hidden)
+        if self.shape.classes:
+            soft = torch.cat([self.class_vectors[classes].to(soft.dtype), soft], dim=1)
         if self.shape.opening:
             soft = torch.cat([self.opening.to(soft.dtype).expand(len(soft), -1, -1), soft], dim=1)
         return soft
+
+
+def with_classes(stitch: QFormerStitch, weight: Tensor, bias: Tensor, ids: Tensor, sure: float) -> QFormerStitch:
+    """A copy of a stitch that also tells what the encoder's classifier is sure of.
+
+    weight, bias  (classes, feature_width) and (classes,), of the pooled feature, which is the last one
+    ids           (classes + 1, pieces) token ids of the names, the last row of none
+    """
+    shape = replace(stitch.shape, classes=len(bias), pieces=ids.shape[1], sure=sure)
+    named = QFormerStitch(shape)
+    named.load_state_dict({**stitch.state_dict(), "class_weight": weight, "class_bias": bias, "class_ids": ids})
+    return named
 
 
 def save_stitch(stitch: QFormerStitch, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Stage 2 of a stitch: through the frozen host. Training only; the host is an argument."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from modality_bricks.stitch import QFormerStitch
 from modality_bricks.training.dev_answers import DevAnswers
 from modality_bricks.training.draws import Draw, Draws
 from modality_bricks.training.features import half
+from modality_bricks.training.readers import NAME_QUESTIONS, answer_for
 from modality_bricks.training.reward import RewardedCaptions, self_critical_loss
 from modality_bricks.training.speaker import Speaker
 from modality_bricks.training.spelling import Spelling, words_loss
@@ -25,10 +27,28 @@ class SpeakingModel(nn.Module):
         self.stitch = stitch
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, tokens, width) -> (batch, opening + queries, host width) and (batch, queries, words)."""
+        """(batch, tokens, width) -> (batch, opening + pieces + queries, host width) and (batch, queries, words)."""
         hidden = self.stitch.read(features)
         logits = self.stitch.word_logits(hidden)
-        return self.stitch.soft_tokens(hidden, logits), logits
+        return self.stitch.soft_tokens(hidden, logits, self.stitch.sure_classes(features)), logits
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Questions about captioned pictures that the encoder's classifier answers (distillation, Hinton et al. 2015, arXiv:1503.02531).
+
+    Few pictures have a name, and none a sharp one of a single thing: of these the classifier's word is what can be had.
+    """
+
+    names: tuple[str, ...]
+    share: float  # of the captioned pictures of which the classifier is sure
+
+    def answer(self, draw: Draw, named: int, chance: np.random.Generator) -> Draw:
+        """The draw, or the same picture asked for its thing."""
+        if named < 0 or chance.random() >= self.share:
+            return draw
+        question = NAME_QUESTIONS[int(chance.integers(len(NAME_QUESTIONS)))]
+        return replace(draw, question=question, answer=answer_for(self.names[named]))
 
 
 class GenerateStage:
@@ -54,10 +74,11 @@ class GenerateStage:
         words_weight: float = 0.0,
         blind: bool = False,
         rewarded: RewardedCaptions | None = None,
+        taught: Taught | None = None,
     ) -> None:
         self.model: nn.Module = SpeakingModel(stitch)
         self.stitch, self.speaker, self.train, self.dev = stitch, speaker, train, dev
-        self.dev_answers, self.rewarded, self.seed = dev_answers, rewarded, pace.seed
+        self.dev_answers, self.rewarded, self.taught, self.seed = dev_answers, rewarded, taught, pace.seed
         self.spelling, self.words_weight, self.blind = spelling, words_weight, blind
         self.draws = Draws(train.sources, pace.batch, pace.seed)
         self.steps, self.steps_per_evaluation = pace.steps, pace.steps_per_evaluation
@@ -69,9 +90,14 @@ class GenerateStage:
     def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
         draws = [self.draws.draw(n) for n in rows]
         shown = [self.draws.another_picture(n) for n in rows] if self.blind else draws
+        features = self.train.features(shown).to(self.speaker.host.device)
+        drawn = draws
+        if self.taught is not None:
+            draws = self._taught(self.taught, rows, draws, features)
         with half(self.speaker.host.device):
-            soft, logits = model(self.train.features(shown).to(self.speaker.host.device))
-        spoken = [i for i, d in enumerate(draws) if self.rewarded and self.rewarded.has(d)]
+            soft, logits = model(features)
+        # What the classifier answers is imitated, however it is asked for.
+        spoken = [i for i, d in enumerate(draws) if self.rewarded and d is drawn[i] and self.rewarded.has(d)]
         imitated = [i for i in range(len(draws)) if i not in spoken]
         loss: Tensor = soft.new_zeros(())
         if imitated:
@@ -85,6 +111,16 @@ class GenerateStage:
             samples = [self.train.sources[d.source].samples[d.sample] for d in draws]
             loss = loss + self.words_weight * words_loss(self.spelling, logits.float(), samples)
         return loss
+
+    def _taught(self, taught: Taught, rows: list[int], draws: list[Draw], features: Tensor) -> list[Draw]:
+        """The draws, of which some captioned pictures are asked for what the classifier sees in them."""
+        named = self.stitch.sure_classes(features).tolist()
+        return [
+            draw
+            if self.train.sources[draw.source].samples[draw.sample].name is not None
+            else taught.answer(draw, of_picture, np.random.default_rng((self.seed, 6, number)))
+            for number, draw, of_picture in zip(rows, draws, named, strict=True)
+        ]
 
     def _reward_loss(self, draws: Sequence[Draw], soft: Tensor, number: int) -> Tensor:
         """The self-critical loss of captions that the host says of these pictures, all asked as the first one is."""

@@ -18,16 +18,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from brick_training.frame import PromptFrame
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
-from modality_bricks.encoder import WEIGHTS, load_encoder
+from modality_bricks.encoder import WEIGHTS, Classes, load_classes, load_encoder
 from modality_bricks.stitch import FILE as STITCH
-from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch
+from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, with_classes
 from modality_bricks.training.columns_stage import ColumnsStage, LabelledPictures, read_labelled
 from modality_bricks.training.data_checks import BadRows, Say, refuse_without_choice, warnings_of, without_unreadable
 from modality_bricks.training.dev_answers import CaptionScores, DevAnswers
 from modality_bricks.training.draws import Draws
 from modality_bricks.training.encoder_stage import EncoderData, EncoderStage, Phase, model_config
 from modality_bricks.training.features import FeatureCache
-from modality_bricks.training.generate_stage import GenerateStage
+from modality_bricks.training.generate_stage import GenerateStage, Taught
 from modality_bricks.training.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
 from modality_bricks.training.readers import Report, passing, read_folder
 from modality_bricks.training.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, WordsRecipe
@@ -400,6 +400,17 @@ def started_stitch(runs: Sequence[Path], embedding: torch.Tensor) -> QFormerStit
     return first
 
 
+def naming_stitch(
+    stitch: QFormerStitch, classes: Classes, tokenizer: PreTrainedTokenizerBase, sure: float
+) -> QFormerStitch:
+    """A stitch that also tells what the encoder's classifier is sure of, in the host's words, ended by full stops."""
+    (stop,) = tokenizer.encode(".", add_special_tokens=False)
+    pieces = stitch.shape.pieces
+    named = [tokenizer.encode(f" {name}", add_special_tokens=False)[:pieces] for name in (*classes.names, "")]
+    ids = torch.tensor([row + [stop] * (pieces - len(row)) for row in named])
+    return with_classes(stitch, classes.weight, classes.bias, ids, sure)
+
+
 def generate_stage(
     recipe: GenerateRecipe,
     reading: Reading,
@@ -415,7 +426,12 @@ def generate_stage(
     assert isinstance(embedding, torch.Tensor)
     with accelerator.main_process_first():
         split, dev = read_splits(recipe, reading, accelerator.device)
-    stitch = started_stitch([Path(run) for run in recipe.starts], embedding).requires_grad_(recipe.learn == "all")
+    stitch = started_stitch([Path(run) for run in recipe.starts], embedding)
+    classes = load_classes(recipe.encoder) if recipe.sure is not None else None
+    if classes is not None and not stitch.shape.classes:
+        stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure or 1.0)
+        stitch.read_host(embedding)
+    stitch.requires_grad_(recipe.learn == "all")
     if recipe.learn == "opening":
         stitch.opening.requires_grad_(True)
     words = stitch.word_ids.tolist()
@@ -424,5 +440,15 @@ def generate_stage(
     speaker = Speaker(host, frame)
     answers = DevAnswers(speaker, score_captions, recipe.new_tokens)
     return GenerateStage(
-        stitch, speaker, split, dev, pace_of(recipe), answers, spelling, recipe.words_weight, recipe.blind, rewarded
+        stitch,
+        speaker,
+        split,
+        dev,
+        pace_of(recipe),
+        answers,
+        spelling,
+        recipe.words_weight,
+        recipe.blind,
+        rewarded,
+        Taught(classes.names, recipe.taught) if classes is not None else None,
     )

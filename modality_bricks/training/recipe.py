@@ -160,6 +160,12 @@ class GenerateRecipe(_StitchStage):
     learn: Literal["all", "opening"] = "all"  # only the opening first: the host learns to speak, naming stays as it is
     words_weight: float = 0.0  # of stage 1's loss, which goes on beside the host's
     skip_commonest: int = 45  # as in stage 1
+    sure: float | None = Field(
+        default=None, gt=0, lt=1
+    )  # from here on the soft tokens tell what the encoder's classifier sees
+    taught: float = Field(
+        default=0.0, ge=0, le=1
+    )  # of captioned pictures with such a class: asked for it, as named ones are
     reward: RewardPlan | None = None  # captions are then rewarded instead of imitated
     blind: bool = False  # the answers beside other pictures: a baseline that shows what can be guessed without looking
     new_tokens: PositiveInt = 20

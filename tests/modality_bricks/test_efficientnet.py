@@ -9,7 +9,7 @@ from PIL import Image
 
 from mattoni.errors import MattoniError
 from modality_bricks.efficientnet import ARCHITECTURE, SIZE, WIDTH, convert_lite2, principal_directions
-from modality_bricks.encoder import load_encoder
+from modality_bricks.encoder import CLASSES, load_classes, load_encoder
 
 
 def published(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -32,6 +32,17 @@ def test_the_folder_holds_the_same_network_and_its_classifiers_directions(tmp_pa
         pooled = network.forward_head(network.forward_features(batch), pre_logits=True)
     expected = pooled @ principal_directions(network.classifier.weight.detach(), WIDTH).T
     torch.testing.assert_close(encoder.features(batch)[:, -1], expected, rtol=1e-4, atol=1e-5)
+    # Its classifier, on what the projection leaves of the pooled feature.
+    classes = load_classes(f"local-dir:{folder}")
+    assert (len(classes.names), classes.names[1], classes.names[950]) == (1000, "goldfish", "orange")
+    weight = network.classifier.weight.detach()
+    projection = principal_directions(weight, WIDTH)
+    wanted = expected @ projection @ weight.T + network.classifier.bias
+    found = encoder.features(batch)[:, -1] @ classes.weight.T + classes.bias
+    torch.testing.assert_close(found.softmax(-1), wanted.softmax(-1), rtol=1e-3, atol=1e-6)
+    (folder / CLASSES).unlink()
+    with pytest.raises(MattoniError, match="brings no names of things .*: pull or copy the encoder again"):
+        load_classes(f"local-dir:{folder}")
 
 
 def test_directions_are_orthonormal_and_their_signs_settled():

@@ -7,7 +7,7 @@ import torch
 
 from mattoni.errors import MattoniError
 from modality_bricks.encoder import load_encoder
-from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, save_stitch
+from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, save_stitch, with_classes
 from modality_bricks.training.dev_answers import answers_of_others, names_it
 from modality_bricks.training.prepare import started_stitch
 
@@ -64,6 +64,28 @@ def test_an_opening_begins_as_the_hosts_own_words_and_sharp_soft_tokens_are_near
     assert to_a_word.max() < 1e-3
     save_stitch(stitch, tmp_path)
     torch.testing.assert_close(load_stitch(tmp_path, embedding).opening, stitch.opening, rtol=1e-2, atol=1e-2)
+
+
+def test_what_the_encoders_classifier_is_sure_of_stands_there_in_the_hosts_words(tmp_path: Path) -> None:
+    stitch, embedding = tiny_stitch()
+    weight, bias = torch.zeros(2, 12), torch.zeros(2)
+    weight[0, 0], weight[1, 1] = 9, 9
+    ids = torch.tensor([[30, 31], [40, 0], [0, 0]])
+    naming = with_classes(stitch, weight, bias, ids, sure=0.7)
+    naming.read_host(embedding)
+    features = torch.zeros(3, 5, 12)
+    features[0, -1, 0] = features[1, -1, 1] = 1  # the pooled feature is the last
+    features[2, 0, 0] = 1
+    assert naming.sure_classes(features).tolist() == [0, 1, -1]
+    soft = naming(features)
+    assert soft.shape == (3, 2 + 4, 32)
+    torch.testing.assert_close(soft[:, :2], embedding[ids], rtol=0, atol=0)
+    torch.testing.assert_close(soft[:, 2:], stitch(features), rtol=0, atol=0)
+    save_stitch(naming, tmp_path)
+    loaded = load_stitch(tmp_path, embedding)
+    assert torch.equal(loaded.sure_classes(features), naming.sure_classes(features))
+    torch.testing.assert_close(loaded(features)[:, :2], embedding[ids], rtol=0, atol=0)
+    assert stitch.sure_classes(features).tolist() == [-1] * 3
 
 
 def test_a_stitch_for_another_host_or_encoder_is_refused(tmp_path: Path) -> None:
