@@ -47,12 +47,14 @@ class LoRASize(_Part):
     """Rank and alpha of the LoRA, on all linear layers.
 
     activated  it acts from the user's last message on, and leaves the history's keys and values to all skills (peft's aLoRA)
+    top        so many of the last layers learn, and what lies below is passed without gradients: less time and memory; None: all learn
     """
 
     rank: PositiveInt
     alpha: PositiveInt
     rslora: bool = False
     activated: bool = False
+    top: PositiveInt | None = None
 
 
 class TaskMessages(_Part):

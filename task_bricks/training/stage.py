@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from brick_training.frame import PromptFrame
 from brick_training.settings import LoopSettings, WarmupStableDecay
 from brick_training.step import Evaluation
+from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.injections import LowRank
 from task_bricks.evaluators import EVALUATORS
@@ -104,6 +105,19 @@ class SkillModel(nn.Module):
         return answer_loss(self.host, batch, self.acting)
 
 
+def learning_places(layers: int, top: int | None, among: Sequence[int] | None) -> Sequence[int] | None:
+    """Which of a host's layers get factors: the last `top` of those that may; None: all.
+
+    Raises MattoniError where that is none.
+    """
+    if top is None:
+        return among
+    places = [place for place in (range(layers) if among is None else among) if place >= layers - top]
+    if top > layers or not places:
+        raise MattoniError(f"lora.top is {top}, and the host has {layers} layers: choose fewer.")
+    return places
+
+
 def _linear_in(host: PreTrainedModel, places: Sequence[int]) -> list[str]:
     """Names of the linear layers in some of a host's layers."""
     within = tuple(f".layers.{place}." for place in places)
@@ -130,6 +144,7 @@ class SkillStage:
         places  the layers that learn; None: all
         """
         invocation = frame.invocation() if recipe.lora.activated else ()
+        places = learning_places(host.config.get_text_config().num_hidden_layers, recipe.lora.top, places)
         self.skill = SkillModel(host, recipe.lora, recipe.seed, start, places, invocation)
         self.model: nn.Module = self.skill
         self.frame, self.eyes, self.recipe, self.task, self.folder = frame, eyes, recipe, task, folder

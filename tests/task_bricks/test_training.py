@@ -29,7 +29,7 @@ from task_bricks.training import train as entry
 from task_bricks.training.messages import read_messages
 from task_bricks.training.recipe import Recipe, read_recipe
 from task_bricks.training.rows import Batches, Example, epoch_batches, read_rows
-from task_bricks.training.stage import SkillStage
+from task_bricks.training.stage import SkillStage, learning_places
 from task_bricks.training.steps import IGNORED, answer_loss, encode_batch, encode_prompt
 from tests.assistant.conftest import QUERIES, write_eyes
 
@@ -184,6 +184,27 @@ def stopped_at(step: int) -> Callable[..., torch.Tensor]:
         return real(stage, model, rows, now)
 
     return loss
+
+
+def test_the_last_layers_alone_may_learn(make_recipe, tiny_host, tmp_path, capsys):
+    out = tmp_path / "bricks"
+    recipe = make_recipe(lora={"rank": 2, "alpha": 4, "top": 1})
+    command = [str(recipe), "--out", str(out), "--work", str(tmp_path / "work"), "--host", str(tiny_host)]
+    assert entry.main(command) == 0, capsys.readouterr().err
+    layers = load_host(str(tiny_host), device="cpu").identity.layers
+    learned = {
+        int(name.split(".layers.")[1].split(".")[0]) for name in load_file(out / "shout" / "adapter_model.safetensors")
+    }
+    assert layers > 1 and learned == {layers - 1}
+    assert isinstance(check_brick(out / "shout"), Brick)
+
+
+def test_more_last_layers_than_there_are_is_one_sentence():
+    assert learning_places(30, None, None) is None and learning_places(4, 2, None) == [2, 3]
+    assert learning_places(6, 3, (0, 1, 4, 5)) == [4, 5]
+    for top, among in ((7, None), (1, (0, 1))):
+        with pytest.raises(MattoniError, match=f"lora.top is {top}, and the host has 6 layers: choose fewer"):
+            learning_places(6, top, among)
 
 
 def test_a_run_may_be_made_longer_until_its_rate_falls(make_recipe, tiny_host, tmp_path, monkeypatch):
