@@ -3,7 +3,9 @@
 Key k: the input of layer l's `down_proj` at the subject's last token, averaged over prefixes. Residual r: what must be added
 to the output of that `down_proj` at that place, found by gradient descent with the host frozen (ROME, Meng et al. 2022,
 arXiv:2202.05262, section 3.1), where nothing is written to a weight (as in GRACE, Hartvigsen et al. 2023, arXiv:2211.11031, and
-NeuralDB, 2025). The prompt without any prefix has a key of its own, because the first positions of a text behave otherwise.
+NeuralDB, 2025). The prompt without any prefix has a key of its own, because the first positions of a text behave otherwise. The very
+first one takes up the attention that nothing else wants and is nearly the same in every text (Xiao et al. 2023, arXiv:2309.17453): a
+subject that ends there, or looks like it, would be met everywhere, and has no such key.
 
 Nothing before the subject's last token, and no layer below l, depends on r: their states, keys and values are computed once,
 and each step runs the few positions from there on, of all prompts of several facts at once.
@@ -64,7 +66,9 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """keys (n, intermediate), unit rows: averaged over prefixes, and without one; residual (hidden,)."""
+    """keys (n, intermediate), unit rows: averaged over prefixes, and without one (the same again where that tells nothing);
+    residual (hidden,).
+    """
 
     keys: Tensor
     residual: Tensor
@@ -82,6 +86,7 @@ class _Row:
     is_essence: bool = False  # "SUBJECT is a": held to what the host said before
 
 
+_LIKE_A_FIRST = 0.55  # cosine with a text's first token from which that might meet a key; nearly all keys are below 0.1
 THRESHOLD = 0.6  # cosine from which a key is met: between a subject met again and anything else, docs/facts.md
 
 
@@ -107,10 +112,11 @@ def solve(
     """
     check_host(host)
     rows = [row for n, statement in enumerate(statements) for row in _rows(host, n, statement, settings.prefixes)]
+    has_plain = [subject_end(host, one.template, one.subject)[1] > 0 for one in statements]
     with torch.no_grad():
         tails = _Tails.read(host, rows, settings.layer)
     residuals, losses = _descend(tails, rows, len(statements), settings, step)
-    keys = [_keys(tails.inputs, rows, n) for n in range(len(statements))]
+    keys = [_keys(tails, rows, n, plain) for n, plain in enumerate(has_plain)]
     return [Solved(k, r, loss) for k, r, loss in zip(keys, residuals, losses, strict=True)]
 
 
@@ -119,9 +125,13 @@ def _rows(host: Host, fact: int, statement: Statement, prefixes: Sequence[str]) 
     rows = []
     for prefix in prefixes:
         ids, end = subject_end(host, prefix + statement.template, statement.subject)
+        if end == 0:
+            continue
         labels = [_IGNORED] * (len(ids) - end - 1) + wanted
         rows.append(_Row(fact, ids + wanted[:-1], end, labels))
     ids, end = subject_end(host, "{} is a", statement.subject)
+    if end == 0:
+        ids, end = subject_end(host, "Therefore, {} is a", statement.subject)
     return [*rows, _Row(fact, ids, end, [_IGNORED] * (len(ids) - end), is_essence=True)]
 
 
@@ -152,6 +162,7 @@ class _Tails:
     host: Host
     layer: int
     inputs: Tensor  # (rows, intermediate): of the FFN's output projection at the subject's last token
+    firsts: Tensor  # (rows, intermediate): the same at each text's first token
     states: Tensor  # (rows, tail, hidden): out of layer l, without residuals
     past: _FixedPast
     mask: Tensor  # (rows, 1, tail, past + tail)
@@ -197,15 +208,15 @@ class _Tails:
         for n, row in enumerate(rows):
             labels[n, : len(row.labels)] = torch.tensor(row.labels)
         rotary = inner.rotary_emb(states, position_ids=places)
-        inputs = caught[0][every, ends].float()
-        return cls(host, layer, inputs, states, _FixedPast(kept), mask.unsqueeze(1), rotary, labels, lengths)
+        inputs, firsts = caught[0][every, ends].float(), caught[0][:, 0].float()
+        return cls(host, layer, inputs, firsts, states, _FixedPast(kept), mask.unsqueeze(1), rotary, labels, lengths)
 
     def narrowed(self, rows: Tensor) -> "_Tails":
         """Those of some rows."""
         past = _FixedPast([(k[rows], v[rows]) for k, v in self.past._layers])
         rotary = (self.rotary[0][rows], self.rotary[1][rows])
         return _Tails(
-            self.host, self.layer, self.inputs[rows], self.states[rows], past, self.mask[rows], rotary,
+            self.host, self.layer, self.inputs[rows], self.firsts[rows], self.states[rows], past, self.mask[rows], rotary,
             self.labels[rows], self.lengths[rows],
         )  # fmt: skip
 
@@ -280,9 +291,14 @@ def _mean_of(values: Tensor, groups: Tensor, count: int) -> Tensor:
     return sums / torch.bincount(groups, minlength=count).clamp(min=1)
 
 
-def _keys(inputs: Tensor, rows: Sequence[_Row], fact: int) -> Tensor:
-    """One averaged over the prefixes, one without."""
+def _keys(tails: _Tails, rows: Sequence[_Row], fact: int, has_plain: bool) -> Tensor:
+    """One averaged over the prefixes, one without, which is the first of a fact's rows where it has one.
+
+    A short subject that begins a text may look as first tokens do one place further on; then that is no key either.
+    """
     own = [n for n, row in enumerate(rows) if row.fact == fact and not row.is_essence]
-    unit = functional.normalize(inputs[own], dim=-1)
-    plain, prefixed = unit[0], functional.normalize(unit[1:].mean(dim=0), dim=-1)
-    return torch.stack([prefixed, plain])
+    unit = functional.normalize(tails.inputs[own], dim=-1)
+    prefixed = functional.normalize(unit[int(has_plain) :].mean(dim=0), dim=-1)
+    begins = functional.normalize(tails.firsts[own[int(has_plain) :]], dim=-1)
+    is_own = has_plain and bool((begins @ unit[0]).max() < _LIKE_A_FIRST)
+    return torch.stack([prefixed, unit[0] if is_own else prefixed])

@@ -13,7 +13,7 @@ from assistant.evaluation.measure_facts import FactRow, measure
 from assistant.host.composition import compose, composed
 from assistant.host.host import Host, load_host
 from assistant.host.sampling import Sampling
-from assistant.host.scoring import surprises
+from assistant.host.scoring import fires, surprises
 from knowledge_bricks.facts import Fact, Facts, Learned
 from knowledge_bricks.sentences import parse
 from mattoni.errors import MattoniError
@@ -61,6 +61,18 @@ def test_facts_solved_together_are_those_solved_alone(exact):
     # Other paddings, so other orders of the same fp32 sums, twenty steps long.
     torch.testing.assert_close(together.learned[1].keys, alone.learned[0].keys, rtol=0, atol=1e-5)
     torch.testing.assert_close(together.learned[1].residual, alone.learned[0].residual, rtol=0, atol=0.2)
+
+
+def test_a_subject_that_is_a_texts_first_token_has_no_key_of_that_place(exact):
+    first = exact.tokenizer.decode([exact.tokenizer("France", add_special_tokens=False).input_ids[0]])
+    begins, later = solve(
+        exact, [Statement("{} is in", first, "Lyon"), Statement("He saw {} in", first, "Lyon")], QUICK
+    )
+    assert torch.equal(begins.keys[0], begins.keys[1]) and not torch.equal(later.keys[0], later.keys[1])
+    # As any other text begins: what is met there would be met in all of them.
+    facts = Facts(0).with_more([Learned(Fact(0, first, "{} is in", "Lyon"), begins.keys, begins.residual, 0.9)])
+    ((module, residuals),) = compose(exact, [facts.injection("facts", "d")]).keyed.items()
+    assert fires(exact, [f"{first} is in", f"{first}"], module, residuals) == [False, False]
 
 
 def test_the_subject_ends_at_the_token_of_its_last_letter(exact):
