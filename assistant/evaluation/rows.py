@@ -9,15 +9,21 @@ import json
 import random
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import ZipFile
+
+import mattoni.torchvision_ops  # noqa: F401  (before timm)
 
 from PIL import Image
+from timm.data.imagenet_info import ImageNetInfo
 
 from assistant.evaluation.asking import Row, write_lines
+from assistant.host.wheels import download_wheel
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.lines import json_rows
@@ -54,6 +60,52 @@ def tinyimagenet(data: Path, split: str, out: Path) -> Iterator[RowValues]:
             "words": 12,
             "names": "names.json",
         }
+
+
+# Pictures of their own size in packages that can be installed, and their class of ImageNet-1k: of foolbox's the file's name says it.
+_IN_WHEELS: Mapping[str, Mapping[str, int]] = {
+    "foolbox==3.3.4": {
+        f"foolbox/data/imagenet_{place:02}_{thing}.jpg": thing
+        for place, thing in enumerate(
+            (243, 559, 438, 990, 949, 853, 609, 609, 915, 455, 541, 630, 741, 471, 129, 99, 251, 22, 317, 305)
+        )
+    },
+    "gradio==6.31.0": {
+        "gradio/media_assets/images/cheetah.jpg": 293,
+        "gradio/media_assets/images/cheetah1.jpg": 293,
+        "gradio/test_data/cheetah2.jpg": 293,
+    },
+    "scikit-learn==1.9.1": {"sklearn/datasets/images/china.jpg": 698},
+    "ultralytics==8.4.190": {"ultralytics/assets/bus.jpg": 654},
+}
+
+
+def things(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """What is in each of twenty full-size pictures, of things of ImageNet-1k that are none of Tiny ImageNet's 200?"""
+    classes = json.loads((data / "vision" / "tinyimagenet-classes.json").read_text(encoding="utf-8"))
+    info, learned = ImageNetInfo("imagenet-1k"), {entry["wnid"] for entry in classes}
+
+    def names(thing: int) -> list[str]:
+        return [said.strip() for said in info.index_to_description(thing).split(",")]
+
+    every = sorted({name for thing in range(info.num_classes()) for name in names(thing)})
+    write_text(out / "names.json", json.dumps(every))
+    for wheel, members in _IN_WHEELS.items():
+        with tempfile.TemporaryDirectory() as folder, ZipFile(download_wheel(wheel, Path(folder))) as package:
+            for member, thing in members.items():
+                if info.label_names()[thing] in learned:
+                    continue
+                name = f"pictures/{wheel.partition('=')[0]}-{Path(member).name}"
+                (out / name).write_bytes(package.read(member))
+                yield {
+                    "id": Path(name).stem,
+                    "question": "What is in the picture?",
+                    "image": name,
+                    "answers": names(thing),
+                    "metric": "named",
+                    "words": 12,
+                    "names": "names.json",
+                }
 
 
 def flickr8k(data: Path, split: str, out: Path) -> Iterator[RowValues]:
@@ -346,6 +398,7 @@ def speech(data: Path, split: str, out: Path) -> Iterator[RowValues]:
 _TASKS = ("translation-de", "translation-fr", "sql", "sentiment", "arithmetic", "maths")
 SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "tinyimagenet": tinyimagenet,
+    "things": things,
     "flickr8k": flickr8k,
     "second-photo": second_photo,
     "daquar": daquar,

@@ -1,9 +1,11 @@
 import json
+import zipfile
 from collections import Counter
 
 import pytest
 from PIL import Image
 
+from assistant.evaluation import rows
 from assistant.evaluation.asking import read_rows
 from assistant.evaluation.rows import amounts, write_rows
 from mattoni.errors import MattoniError
@@ -51,6 +53,23 @@ def test_a_receipt_is_a_picture_and_a_question(tmp_path, training_data):
     assert row.message == "What is the total?"
     with Image.open(path.parent / row.pictures[0]) as picture:
         assert picture.height > picture.width
+
+
+def test_full_size_pictures_are_of_things_outside_the_two_hundred(tmp_path, training_data, monkeypatch):
+    def download(requirement, folder):
+        with zipfile.ZipFile(folder / "package.whl", "w") as package:
+            for member in rows._IN_WHEELS[requirement]:
+                package.writestr(member, member)
+        return folder / "package.whl"
+
+    monkeypatch.setattr(rows, "download_wheel", download)
+    path = write_rows("things", tmp_path / "things", training_data)
+    found = {row.id: row for row in read_rows(path)}
+    assert len(found) == 21 and "foolbox-imagenet_05_853" not in found, "thatch is one of the two hundred"
+    eagle = found["foolbox-imagenet_17_22"]
+    assert eagle.answers[0] == "bald eagle"
+    assert (path.parent / eagle.pictures[0]).read_text() == "foolbox/data/imagenet_17_22.jpg"
+    assert "cheetah" in json.loads((path.parent / "names.json").read_text())
 
 
 def test_the_passages_of_the_reading_questions_are_files(tmp_path, training_data):
