@@ -3,7 +3,8 @@
     python -m assistant.training.make_emulator builtin --texts text/chat-train.jsonl --out EMULATOR
     python -m assistant.evaluation.measure_emulator task_bricks/recipes/sentiment.yaml EMULATOR OUT --steps 120
 
-Both trainings and both evaluations run one after the other, each in a process of its own: the same recipe, rows and seed. Both skills
+Both trainings and both evaluations run one after the other, each in a process of its own: the same recipe, rows and seed, and with
+`--emulated-steps` more steps where they are cheaper; `--top` has the emulator's last layers learn alone. Both skills
 are measured on the whole host, beside it without a skill. Prints one JSON object: the score of each with its interval, the
 share of the gain that the emulated one keeps, and hours of steps and largest memory of each training as shares of the other's. What
 is in OUT already is not made again. Needs MATTONI_DATA.
@@ -117,8 +118,14 @@ def compared(costs: dict[str, dict[str, float]], scores: dict[str, dict[str, Any
     }
 
 
-def measure(recipe: Path, emulator: Path, out: Path, steps: int, limit: int) -> dict[str, Any]:
-    """Train and evaluate both."""
+def measure(
+    recipe: Path, emulator: Path, out: Path, steps: int, limit: int, emulated_steps: int = 0, top: int | None = None
+) -> dict[str, Any]:
+    """Train and evaluate both.
+
+    emulated_steps  of the training on the emulator; 0: as many as on the whole host
+    top             of the emulator's layers so many learn, the last ones; None: all that are the host's
+    """
     given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     home = out / "home"
     bricks = home / "data" / "bricks"
@@ -127,13 +134,17 @@ def measure(recipe: Path, emulator: Path, out: Path, steps: int, limit: int) -> 
     # The emulated one first: it is the smaller.
     for name, host in ((_EMULATED, str(emulator)), (_WHOLE, "builtin")):
         path, shorter = out / f"{name}.yaml", adapted(given, name, steps)
+        if name == _EMULATED:
+            shorter = adapted(given, name, emulated_steps or steps)
+            shorter["lora"] = given["lora"] | ({"top": top} if top is not None else {})
         write_text(path, yaml.safe_dump(shorter))
         costs[name] = trained(path, shorter["name"], host, bricks, home)
     rows = training_data() / given["dev"]
     scores["bare"] = evaluated(rows, None, limit, out, home)
     for name in costs:
         scores[name] = evaluated(rows, f"{given['name']}-{name}", limit, out, home)
-    return {"steps": steps, "training": costs, "scores": scores, "emulated": compared(costs, scores)}
+    taken = {_WHOLE: steps, _EMULATED: emulated_steps or steps}
+    return {"steps": taken, "training": costs, "scores": scores, "emulated": compared(costs, scores)}
 
 
 def main() -> None:
@@ -147,9 +158,12 @@ def main() -> None:
     parser.add_argument("emulator", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--emulated-steps", type=int, default=0)
+    parser.add_argument("--top", type=int)
     parser.add_argument("--limit", type=int, default=200)
     given = parser.parse_args()
-    print(json.dumps(measure(given.recipe, given.emulator, given.out, given.steps, given.limit), indent=1))
+    report = measure(given.recipe, given.emulator, given.out, given.steps, given.limit, given.emulated_steps, given.top)
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
