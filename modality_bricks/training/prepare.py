@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mattoni.torchvision_ops  # noqa: F401  (before open_clip and transformers)
@@ -389,7 +389,11 @@ def started_stitch(runs: Sequence[Path], embedding: torch.Tensor) -> QFormerStit
             )
     stitches = [load_stitch(run, embedding) for run in runs]
     first, *others = stitches
-    if any(other.shape != first.shape or not torch.equal(other.word_ids, first.word_ids) for other in others):
+    # From when on a class is told is a setting, not a shape.
+    if any(
+        replace(other.shape, sure=first.shape.sure) != first.shape or not torch.equal(other.word_ids, first.word_ids)
+        for other in others
+    ):
         raise MattoniError(
             "start_from: the stitches of these runs have other shapes or words: name runs that began alike."
         )
@@ -428,9 +432,11 @@ def generate_stage(
         split, dev = read_splits(recipe, reading, accelerator.device)
     stitch = started_stitch([Path(run) for run in recipe.starts], embedding)
     classes = load_classes(recipe.encoder) if recipe.sure is not None else None
-    if classes is not None and not stitch.shape.classes:
-        stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure or 1.0)
-        stitch.read_host(embedding)
+    if classes is not None and recipe.sure is not None:
+        if not stitch.shape.classes:
+            stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure)
+            stitch.read_host(embedding)
+        stitch.shape = replace(stitch.shape, sure=recipe.sure)
     stitch.requires_grad_(recipe.learn == "all")
     if recipe.learn == "opening":
         stitch.opening.requires_grad_(True)
