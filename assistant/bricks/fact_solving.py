@@ -87,7 +87,7 @@ class _Row:
 
 
 _LIKE_A_FIRST = 0.55  # cosine with a text's first token from which that might meet a key; nearly all keys are below 0.1
-THRESHOLD = 0.6  # cosine from which a key is met: between a subject met again and anything else, docs/facts.md
+THRESHOLD = 0.66  # cosine from which a key is met: between a subject met again and anything else, docs/facts.md
 
 
 def settings_for(host: Host) -> Settings:

@@ -142,8 +142,8 @@ def test_gates_of_the_command_line():
     ):
         with pytest.raises(MattoniError, match=said):
             choices_of(None, None, None, False, [text])
-    with pytest.raises(MattoniError, match="--no-bricks leaves nothing to choose"):
-        choices_of(None, None, None, True, ["code=0"])
+    alone = choices_of(None, None, None, True, ["code=0"])
+    assert (alone.of("code"), alone.of("math").state) == (Choice("on", 0.0), "off")
 
 
 def test_the_command_writes_a_report_and_a_brick(tiny_host, rows, tmp_path):
