@@ -408,10 +408,10 @@ def naming_stitch(
     stitch: QFormerStitch, classes: Classes, tokenizer: PreTrainedTokenizerBase, sure: float
 ) -> QFormerStitch:
     """A stitch that also tells what the encoder's classifier is sure of, in the host's words, ended by full stops."""
-    (stop,) = tokenizer.encode(".", add_special_tokens=False)
+    stop = tokenizer.encode(".", add_special_tokens=False)[-1]
     pieces = stitch.shape.pieces
-    named = [tokenizer.encode(f" {name}", add_special_tokens=False)[:pieces] for name in (*classes.names, "")]
-    ids = torch.tensor([row + [stop] * (pieces - len(row)) for row in named])
+    named = [tokenizer.encode(f" {name}", add_special_tokens=False)[:pieces] for name in classes.names]
+    ids = torch.tensor([row + [stop] * (pieces - len(row)) for row in (*named, [])])
     return with_classes(stitch, classes.weight, classes.bias, ids, sure)
 
 
