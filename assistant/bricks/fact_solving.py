@@ -84,6 +84,7 @@ class _Row:
     end: int  # position of the subject's last token
     labels: list[int]  # for each position from `end` on the next token, or -100
     is_essence: bool = False  # "SUBJECT is a": held to what the host said before
+    is_plain: bool = False  # nothing stands before the sentence
 
 
 _LIKE_A_FIRST = 0.55  # cosine with a text's first token from which that might meet a key; nearly all keys are below 0.1
@@ -112,11 +113,10 @@ def solve(
     """
     check_host(host)
     rows = [row for n, statement in enumerate(statements) for row in _rows(host, n, statement, settings.prefixes)]
-    has_plain = [subject_end(host, one.template, one.subject)[1] > 0 for one in statements]
     with torch.no_grad():
         tails = _Tails.read(host, rows, settings.layer)
     residuals, losses = _descend(tails, rows, len(statements), settings, step)
-    keys = [_keys(tails, rows, n, plain) for n, plain in enumerate(has_plain)]
+    keys = [_keys(tails, rows, n) for n in range(len(statements))]
     return [Solved(k, r, loss) for k, r, loss in zip(keys, residuals, losses, strict=True)]
 
 
@@ -128,7 +128,7 @@ def _rows(host: Host, fact: int, statement: Statement, prefixes: Sequence[str]) 
         if end == 0:
             continue
         labels = [_IGNORED] * (len(ids) - end - 1) + wanted
-        rows.append(_Row(fact, ids + wanted[:-1], end, labels))
+        rows.append(_Row(fact, ids + wanted[:-1], end, labels, is_plain=not prefix))
     ids, end = subject_end(host, "{} is a", statement.subject)
     if end == 0:
         ids, end = subject_end(host, "Therefore, {} is a", statement.subject)
@@ -291,14 +291,16 @@ def _mean_of(values: Tensor, groups: Tensor, count: int) -> Tensor:
     return sums / torch.bincount(groups, minlength=count).clamp(min=1)
 
 
-def _keys(tails: _Tails, rows: Sequence[_Row], fact: int, has_plain: bool) -> Tensor:
-    """One averaged over the prefixes, one without, which is the first of a fact's rows where it has one.
+def _keys(tails: _Tails, rows: Sequence[_Row], fact: int) -> Tensor:
+    """One averaged over the prefixes, one without, where the fact has such a row.
 
     A short subject that begins a text may look as first tokens do one place further on; then that is no key either.
     """
     own = [n for n, row in enumerate(rows) if row.fact == fact and not row.is_essence]
-    unit = functional.normalize(tails.inputs[own], dim=-1)
-    prefixed = functional.normalize(unit[int(has_plain) :].mean(dim=0), dim=-1)
-    begins = functional.normalize(tails.firsts[own[int(has_plain) :]], dim=-1)
-    is_own = has_plain and bool((begins @ unit[0]).max() < _LIKE_A_FIRST)
-    return torch.stack([prefixed, unit[0] if is_own else prefixed])
+    prefixed = [n for n in own if not rows[n].is_plain]
+    mean = functional.normalize(tails.inputs[prefixed], dim=-1).mean(dim=0, keepdim=True)
+    mean = functional.normalize(mean, dim=-1)
+    plain = functional.normalize(tails.inputs[[n for n in own if rows[n].is_plain]], dim=-1)
+    begins = functional.normalize(tails.firsts[prefixed], dim=-1)
+    is_own = (plain @ begins.T).amax(dim=1) < _LIKE_A_FIRST
+    return torch.cat([mean, plain[is_own], mean])[:2]

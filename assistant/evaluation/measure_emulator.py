@@ -130,20 +130,19 @@ def measure(
     home = out / "home"
     bricks = home / "data" / "bricks"
     bricks.mkdir(parents=True, exist_ok=True)
+    taken = {_WHOLE: steps, _EMULATED: emulated_steps or steps}
     costs, scores = {}, {}
     # The emulated one first: it is the smaller.
     for name, host in ((_EMULATED, str(emulator)), (_WHOLE, "builtin")):
-        path, shorter = out / f"{name}.yaml", adapted(given, name, steps)
-        if name == _EMULATED:
-            shorter = adapted(given, name, emulated_steps or steps)
-            shorter["lora"] = given["lora"] | ({"top": top} if top is not None else {})
+        path, shorter = out / f"{name}.yaml", adapted(given, name, taken[name])
+        if name == _EMULATED and top is not None:
+            shorter["lora"] = given["lora"] | {"top": top}
         write_text(path, yaml.safe_dump(shorter))
         costs[name] = trained(path, shorter["name"], host, bricks, home)
     rows = training_data() / given["dev"]
     scores["bare"] = evaluated(rows, None, limit, out, home)
     for name in costs:
         scores[name] = evaluated(rows, f"{given['name']}-{name}", limit, out, home)
-    taken = {_WHOLE: steps, _EMULATED: emulated_steps or steps}
     return {"steps": taken, "training": costs, "scores": scores, "emulated": compared(costs, scores)}
 
 

@@ -38,7 +38,8 @@ from mattoni.files import replace_folder, write_text
 from mattoni.lines import json_rows
 from mattoni.paths import cache_folder, training_data
 from task_bricks.training.recipe import read_recipe
-from task_bricks.training.rows import epoch_batches, read_rows, read_wordings
+from task_bricks.training.rows import epoch_batches
+from task_bricks.training.train import data_of, read_task
 
 _LONGEST = 128  # tokens of a text
 _HELD_OUT = 32  # texts on which the loss is measured
@@ -146,10 +147,9 @@ def ids_of_texts(host: Host, texts: Sequence[str]) -> list[list[int]]:
 def ids_of_recipe(host: Host, path: Path) -> list[list[int]]:
     """Token ids of the rows that a recipe's skill learns from, prompt and answer, in its wordings."""
     recipe, frame = read_recipe(path), prompt_frame(host)
-    found = recipe.wordings
-    wordings = [w for task in found.tasks for w in read_wordings(training_data() / found.file, task)] if found else []
-    rows, share = read_rows(training_data() / recipe.data), found.default_share if found else 1.0
-    examples = (one for part in epoch_batches(rows, wordings, share, recipe.batch_size, recipe.seed, 0) for one in part)
+    task = read_task(recipe, data_of(path, recipe))
+    batches = epoch_batches(task.rows, task.wordings, recipe.default_share, recipe.batch_size, recipe.seed, 0)
+    examples = (one for batch in batches for one in batch)
     return [[*frame.prompt(one.message, ()), *frame.answer(one.answer)][-_LONGEST:] for one in examples]
 
 

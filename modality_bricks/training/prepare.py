@@ -431,8 +431,10 @@ def generate_stage(
     with accelerator.main_process_first():
         split, dev = read_splits(recipe, reading, accelerator.device)
     stitch = started_stitch([Path(run) for run in recipe.starts], embedding)
-    classes = load_classes(recipe.encoder) if recipe.sure is not None else None
-    if classes is not None and recipe.sure is not None:
+    taught = None
+    if recipe.sure is not None:
+        classes = load_classes(recipe.encoder)
+        taught = Taught(classes.names, recipe.taught)
         if not stitch.shape.classes:
             stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure)
             stitch.read_host(embedding)
@@ -456,5 +458,5 @@ def generate_stage(
         recipe.words_weight,
         recipe.blind,
         rewarded,
-        Taught(classes.names, recipe.taught) if classes is not None else None,
+        taught,
     )

@@ -137,6 +137,11 @@ class Recipe(_Part):
         return self
 
     @property
+    def default_share(self) -> float:
+        """Of the examples, those that use the row's own instruction."""
+        return self.wordings.default_share if self.wordings else 1.0
+
+    @property
     def depends_on(self) -> dict[str, Any]:
         """What a checkpoint must have been made with; words for the card, and how often it reports, may change on the way."""
         return self.model_dump(mode="json", exclude=_FREE)

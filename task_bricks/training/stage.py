@@ -150,8 +150,7 @@ class SkillStage:
         self.frame, self.eyes, self.recipe, self.task, self.folder = frame, eyes, recipe, task, folder
         self.steps, self.steps_per_evaluation = recipe.steps, recipe.evaluate_every
         self.best_metric = recipe.metric
-        share = recipe.wordings.default_share if recipe.wordings else 1.0
-        self.batches = Batches(task.rows, task.wordings, share, recipe.batch_size, recipe.seed)
+        self.batches = Batches(task.rows, task.wordings, recipe.default_share, recipe.batch_size, recipe.seed)
 
     def rows(self, step: int) -> list[int]:
         return list(range(len(self.batches[step])))

@@ -73,8 +73,8 @@ def train_skill(
     recipe = read_recipe(recipe_path)
     if start_from is not None:
         recipe = recipe.model_copy(update={"start_from": start_from})
-    data = recipe_path.parent if (recipe_path.parent / recipe.data).is_file() else training_data()
-    task = _read_task(recipe, data)
+    data = data_of(recipe_path, recipe)
+    task = read_task(recipe, data)
     # Before the long part: a missing list or embedder is found at once.
     keys = make_skill_keys(recipe, recipe_path.parent, data, _embedder()) if recipe.routing else None
     host, emulates = load_host(host_source), read_emulates(host_source)
@@ -161,7 +161,12 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _read_task(recipe: Recipe, data: Path) -> Task:
+def data_of(recipe_path: Path, recipe: Recipe) -> Path:
+    """The folder of a recipe's data: its own where they lie beside it, else that of MATTONI_DATA."""
+    return recipe_path.parent if (recipe_path.parent / recipe.data).is_file() else training_data()
+
+
+def read_task(recipe: Recipe, data: Path) -> Task:
     """The recipe's rows and wordings, checked; no dev row may be a training row."""
     from mattoni.metrics import METRICS, Result, Scored, score
 

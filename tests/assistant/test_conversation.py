@@ -28,9 +28,13 @@ class Sent:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], ConversationStore]]:
+def url(request: pytest.FixtureRequest) -> str | None:
+    return request.getfixturevalue("postgres").new_database() if request.param == "postgres" else None
+
+
+@pytest.fixture
+def opened(url: str | None, tmp_path: Path) -> Iterator[Callable[[], ConversationStore]]:
     """Opens the same conversations each time, as another process would."""
-    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else None
     with contextlib.ExitStack() as stores:
         yield lambda: stores.enter_context(contextlib.closing(ConversationStore(tmp_path / "home", url)))
 

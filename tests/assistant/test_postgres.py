@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -18,25 +18,15 @@ from assistant.conversations.process import this_machine
 from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.sampling import Sampling
 from mattoni.errors import MattoniError
-from tests.assistant.test_conversation import PNG, Sent, everything_in, turn
+from tests.assistant.test_conversation import PNG, Sent, everything_in, opened, store, turn
 from tests.postgres import PASSWORD, Server
+
+__all__ = ["opened", "store"]
 
 
 @pytest.fixture
 def url(postgres: Server) -> str:
     return postgres.new_database()
-
-
-@pytest.fixture
-def opened(url: str, tmp_path: Path) -> Iterator[Callable[[], ConversationStore]]:
-    """Opens the same conversations each time, as another process would."""
-    with contextlib.ExitStack() as stores:
-        yield lambda: stores.enter_context(contextlib.closing(ConversationStore(tmp_path / "home", url)))
-
-
-@pytest.fixture
-def store(opened: Callable[[], ConversationStore]) -> ConversationStore:
-    return opened()
 
 
 @contextlib.contextmanager

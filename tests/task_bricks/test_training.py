@@ -84,7 +84,7 @@ def make_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRecipe:
 
 def stage_of(recipe: Recipe, data: Path, host_folder: Path, work: Path) -> SkillStage:
     host = load_host(str(host_folder), device="cpu", dtype="float32")
-    return SkillStage(host.model, prompt_frame(host), None, recipe, entry._read_task(recipe, data), work)
+    return SkillStage(host.model, prompt_frame(host), None, recipe, entry.read_task(recipe, data), work)
 
 
 def run(recipe: Recipe, data: Path, host_folder: Path, work: Path) -> dict[str, torch.Tensor]:
@@ -131,7 +131,7 @@ def test_training_changes_no_host_weight_and_lowers_the_loss(make_recipe, tiny_h
     recipe = read_recipe(make_recipe(steps=20))
     host = load_host(str(tiny_host), device="cpu", dtype="float32")
     before = host.weights_digest()
-    task = entry._read_task(recipe, tmp_path / "data")
+    task = entry.read_task(recipe, tmp_path / "data")
     stage = SkillStage(host.model, prompt_frame(host), None, recipe, task, tmp_path / "work")
     entry.trained(stage, tmp_path / "work")
     stage.skill.peft.unload()
@@ -331,7 +331,7 @@ def test_pictures_need_an_image_brick(pictured, tiny_host, tmp_path, capsys, vis
 
 def test_an_image_brick_without_pictures_is_refused(make_recipe, tmp_path):
     with pytest.raises(MattoniError, match=r"train\.jsonl has no images: leave 'vision' out"):
-        entry._read_task(read_recipe(make_recipe(vision="eyes")), tmp_path / "data")
+        entry.read_task(read_recipe(make_recipe(vision="eyes")), tmp_path / "data")
 
 
 def test_the_rate_rises_stays_and_falls():
@@ -418,7 +418,7 @@ def test_a_dev_row_that_is_trained_on_stops_the_run(make_recipe, tmp_path):
     recipe = read_recipe(make_recipe())
     write_rows(tmp_path / "data" / "dev.jsonl", ["two men", "A dog and 3 cats"])
     with pytest.raises(MattoniError, match=r"dev\.jsonl, row 2: this input is in train\.jsonl too"):
-        entry._read_task(recipe, tmp_path / "data")
+        entry.read_task(recipe, tmp_path / "data")
 
 
 @pytest.mark.parametrize(
