@@ -349,8 +349,10 @@ def test_inside_the_host_a_function_is_looked_at_and_turned_off(server, chromium
     assert float(slider.input_value()) == 0
     page.get_by_role("button", name="Answer with and without").click()
     page.get_by_text("As it is", exact=True).wait_for()
-    answers = page.locator("[data-testid=stText]").all_inner_texts()
-    assert len(answers) == 2 and answers[0] != answers[1], "without its neurons the host says something else"
+    shown = page.locator("[data-testid=stText]")
+    playwright.expect(shown).to_have_count(2)
+    answers = shown.all_inner_texts()
+    assert answers[0] != answers[1], "without its neurons the host says something else"
     shoot(page, f"inside-{look}")
     context.close()
 
