@@ -3,16 +3,17 @@
 answer ─▶ Preparation.prepare ─▶ Engine.generate ─▶ the ticket, and the trace
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from assistant.host.job import Engine, Job
+from assistant.host.job import Engine, Job, Stream
 from assistant.registry import Bricks
 from assistant.turn.prepare import Preparation, Prepared, Watcher
 from assistant.turn.request import Request
 from assistant.turn.sparsity import parameters_used
 from assistant.turn.ticket import Status, Ticket
+from assistant.turn.twofold import quoted
 from mattoni.records import Record
 from mattoni.trace import Notice, Trace
 from mattoni.untrusted import encode_untrusted
@@ -81,12 +82,49 @@ def _answered_twice(
         ticket.say(draft.text)
         told()
         return first
-    return replace(_answered(second, engine, tokenizer, ticket, trace, told), records=prepared.records)
+    if second.around is not None:
+        outcome = _filled(second.parts, second.around, engine, tokenizer, ticket, trace, told)
+    else:
+        outcome = _answered(second.parts[0], engine, tokenizer, ticket, trace, told)
+    return replace(outcome, records=prepared.records)
+
+
+def _filled(
+    parts: Sequence[Prepared],
+    around: Sequence[str],
+    engine: Engine,
+    tokenizer: Any,
+    ticket: Ticket,
+    trace: Trace,
+    told: Callable[[], None],
+) -> Outcome:
+    """A form with what the host says of each of its texts, which it decodes side by side."""
+    streams = [engine.generate(job_of(part)) for part in parts]
+    try:
+        for before, part, stream in zip(around, parts, streams, strict=False):
+            ticket.say(before)
+            draft = Ticket("")
+            ticket.stops(draft.stop)
+            outcome = _told(part, stream, draft, trace, lambda: None)
+            ticket.say(quoted(draft.text))
+            told()
+            if outcome.status == "stopped":
+                break
+        else:
+            ticket.say(around[-1])
+            told()
+    finally:
+        for stream in streams:
+            stream.stop()
+    return replace(outcome, token_ids=tuple(encode_untrusted(tokenizer, ticket.text)), said=())
 
 
 def _decode(prepared: Prepared, engine: Engine, ticket: Ticket, trace: Trace, told: Callable[[], None]) -> Outcome:
     ticket.enter("answering")
-    stream = engine.generate(job_of(prepared))
+    return _told(prepared, engine.generate(job_of(prepared)), ticket, trace, told)
+
+
+def _told(prepared: Prepared, stream: Stream, ticket: Ticket, trace: Trace, told: Callable[[], None]) -> Outcome:
     ticket.stops(stream.stop)
     pieces = iter(stream)
     with trace.stage("first token"):

@@ -31,7 +31,7 @@ from assistant.turn.question import document_meant, goes_on, holds_number, is_in
 from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listener, route
 from assistant.turn.spaces import Spaces
-from assistant.turn.twofold import Second, asking, is_answered, is_form, second_request, without
+from assistant.turn.twofold import Second, asking, form_of, is_answered, second_request, without
 from assistant.turn.writing import Writer, Written
 from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
@@ -64,7 +64,15 @@ class Prepared:
     written: Written | None = None
     explain: Callable[[], Iterator[Attention]] = lambda: iter(())  # where bricks looked; after the answer
     finish: Callable[[str], Sequence[Finished]] = lambda said: ()  # what the turn's skills add to what the host said
-    then: "Callable[[str], Prepared | None] | None" = None  # the second half of a turn that goes on from the answer
+    then: "Callable[[str], SecondHalf | None] | None" = None  # of a turn that goes on from the answer
+
+
+@dataclass(frozen=True)
+class SecondHalf:
+    """What a skill is given of an answer: all of it, or each of the texts in a form, whose answers take their places."""
+
+    parts: tuple[Prepared, ...]
+    around: tuple[str, ...] | None = None  # of a form: what stands before, between and behind the parts
 
 
 class Preparation:
@@ -136,22 +144,27 @@ class Preparation:
 
     def _going_on(
         self, second: Second, request: Request, bricks: Bricks, trace: Trace, seed: int
-    ) -> Callable[[str], Prepared | None]:
-        """Makes the second half of a turn from the answer of the first; None where the answer is no text for a skill."""
+    ) -> Callable[[str], SecondHalf | None]:
+        """Makes the second half of a turn from the answer of the first; None where the answer is a form without a text."""
         brick = bricks.get(second.chosen.name)
         injected = self.loaded.get(brick).inject(Asked(second.rest, strength=second.chosen.weight))
 
-        def prepare(answer: str) -> Prepared | None:
-            if is_form(answer):
-                text = f"The answer is JSON, which '{brick.name}' does not go on from, so it stands as it is."
+        def asked(text: str) -> Prepared:
+            turn = Turn("user", (Text(f"{second.instruction}\n\n{text}"),))
+            written = Written(build_prompt(self.host.tokenizer, [*opening(self.host), turn]), (), ())
+            return Prepared(replace(request, conversation=""), seed, (), injected.others, written)
+
+        def prepare(answer: str) -> SecondHalf | None:
+            form = form_of(answer)
+            texts = (answer,) if form is None else form.texts
+            if not texts:
+                text = f"The answer is JSON of names and numbers, which '{brick.name}' leaves as they are."
                 trace.notices.append(Notice("not-gone-on", text))
                 return None
             _use(trace, brick, second.chosen)
             trace.injections.extend(injected.described)
             trace.finished.append(f"{brick.name} went on from: {answer}")
-            asked = Turn("user", (Text(f"{second.instruction}\n\n{answer}"),))
-            written = Written(build_prompt(self.host.tokenizer, [*opening(self.host), asked]), (), ())
-            return Prepared(replace(request, conversation=""), seed, (), injected.others, written)
+            return SecondHalf(tuple(map(asked, texts)), None if form is None else form.around)
 
         return prepare
 

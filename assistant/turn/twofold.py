@@ -6,6 +6,7 @@ Pure: vectors in, a decision out.
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,9 @@ _ANYWHERE_NEAR = 0.15
 # dev (`measure_router twofold`): at 0.3 a tenth more of the requests were missed, and as few sentences taken for one.
 _IS_REQUEST = 0.22
 _MOST_WORDS, _LONGEST_PART = 30, 6
+_STRING = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*")(?P<name>\s*:)?')  # of JSON; a field's name where a colon follows
+# What is said in words: several, and not all of them names ("fried rice", not "AEON CO. (M) BHD" nor "cash", which may be a code).
+_SAID = re.compile(r"(?=.*\S\s+\S)(?:.*\s)?[a-zß-öø-ÿ]{3}", re.DOTALL)
 _WITHIN = 2  # words of a part that stands in the middle, as "in German" does
 
 
@@ -139,9 +143,31 @@ def is_answered(second: Second, rest: Question, plan: Plan) -> bool:
     return has_picture and asks or bool(plan.skills)
 
 
-def is_form(answer: str) -> bool:
-    """Whether an answer is an object or a list of JSON, which no skill for sentences reads."""
+@dataclass(frozen=True)
+class Form:
+    """JSON as what is said in it, and what stands before, between and behind: names, of fields too, and numbers stay as they are."""
+
+    texts: tuple[str, ...]
+    around: tuple[str, ...]  # one more than texts
+
+
+def form_of(answer: str) -> Form | None:
+    """An answer that is an object or a list of JSON; None: it is not."""
     try:
-        return isinstance(json.loads(answer), dict | list)
+        if not isinstance(json.loads(answer), dict | list):
+            return None
     except ValueError:
-        return False
+        return None
+    texts, around, end = [], [], 0
+    for found in _STRING.finditer(answer):
+        text = json.loads(found["text"])
+        if not found["name"] and _SAID.match(text):
+            texts.append(text)
+            around.append(answer[end : found.start() + 1])
+            end = found.end() - 1
+    return Form(tuple(texts), (*around, answer[end:]))
+
+
+def quoted(text: str) -> str:
+    """A text as it stands between the quotes of a form."""
+    return json.dumps(text.strip(), ensure_ascii=False)[1:-1]

@@ -10,7 +10,7 @@ from assistant.bricks import gate
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices, Chosen, KeyedBrick, Keyring, Plan, Question
 from assistant.turn.spaces import Spaces
-from assistant.turn.twofold import is_answered, is_form, second_request, splits
+from assistant.turn.twofold import Form, form_of, is_answered, quoted, second_request, splits
 from mattoni.card import Routes, describe_files, read_card, write_card
 from mattoni.keys import save_keys
 from mattoni.paths import data_folder
@@ -114,8 +114,22 @@ def test_a_message_with_a_text_of_its_own_is_for_one_skill(message):
     assert second_request(message, embed([message]), embed, asks, Keyring((GERMAN,)), Choices()) is None
 
 
-def test_json_is_no_text_to_go_on_from():
-    assert is_form('{"total": 9}') and not is_form("9") and not is_form("A dog.")
+def test_of_a_form_the_texts_are_gone_on_from_and_names_and_numbers_stay():
+    said = '{"menu": [{"nm": "fried \\"rice\\"", "cnt": "2", "price": 9.5}, {"nm": "Tea with: ice", "sub": ["ICE", ""]}], "total": "27,000"}'
+    form = form_of(said)
+    assert form.texts == ('fried "rice"', "Tea with: ice")
+    back = "".join(a + b for a, b in zip(form.around, (*map(quoted, form.texts), ""), strict=True))
+    assert back == said
+    names = {
+        "company": "AEON CO. (M) BHD",
+        "place": "Kuala Lumpur",
+        "paid": "cash",
+        "date": "06/03/2018",
+        "of": ["Café Élan"],
+    }
+    assert form_of(json.dumps(names)).texts == ()
+    assert form_of('["über den Fluss", "An élan"]').texts == ("über den Fluss", "An élan")
+    assert form_of("9") is None and form_of('"a word"') is None and form_of("A dog.") is None
 
 
 # A turn, with skills of noise
@@ -159,3 +173,30 @@ def test_a_form_that_was_asked_for_is_not_gone_on_from(two_skills):
     sampling = Sampling(temperature=0, max_tokens=40, json_schema=json.dumps(schema))
     ticket = done(two_skills.ask("zz qq zz kiln burns kiln burns", (), Choices(), sampling))
     assert set(json.loads(ticket.text)) == {"a"} and ticket.trace.finished == []
+
+
+def test_the_second_skill_goes_on_from_each_text_of_a_form(two_skills, prompts, monkeypatch):
+    form = Form(("a kiln", "clay"), ('{"name": "', '", "n": 12, "of": ["', '"]}'))
+    monkeypatch.setattr("assistant.turn.prepare.form_of", lambda answer: form)
+    ticket = done(two_skills.ask("zz qq zz kiln burns kiln burns", (), Choices(), SHORT))
+    assert ticket.error is None and [used.name for used in ticket.trace.bricks] == ["first", "second"]
+    said = json.loads(ticket.text)
+    assert said["n"] == 12 and list(said) == ["name", "n", "of"]
+    asked = [prompt for prompt in prompts if "Say it so:" in prompt]
+    assert len(asked) == 2 and "a kiln" in asked[0] and "clay" in asked[1]
+    # Each is what the skill says of that text alone.
+    monkeypatch.setattr("assistant.turn.prepare.form_of", lambda answer: Form(("clay",), ("[", "]")))
+    alone = done(two_skills.ask("zz qq zz kiln burns kiln burns", (), Choices(), SHORT))
+    assert json.dumps(said["of"][0], ensure_ascii=False)[1:-1] == alone.text[1:-1]
+    monkeypatch.setattr("assistant.turn.prepare.form_of", lambda answer: Form((), (answer,)))
+    ticket = done(two_skills.ask("zz qq zz kiln burns kiln burns", (), Choices(), SHORT))
+    assert [used.name for used in ticket.trace.bricks] == ["first"] and ticket.text
+    assert "JSON of names and numbers, which 'second' leaves" in ticket.trace.notices[-1].text
+
+
+def test_a_form_that_is_stopped_keeps_what_was_said(two_skills, monkeypatch):
+    monkeypatch.setattr("assistant.turn.prepare.form_of", lambda answer: Form(("kiln",) * 9, ("{",) * 9 + ("}",)))
+    ticket = two_skills.ask("zz qq zz kiln burns kiln burns", (), Choices(), Sampling(temperature=0, max_tokens=200))
+    next(iter(ticket.changes()))
+    ticket.stop()
+    assert ticket.wait(60) and ticket.status == "stopped" and ticket.text.startswith("{") and "}" not in ticket.text
