@@ -127,9 +127,7 @@ def load_encoder(
     if scheme == "local-dir":
         return _from_folder(Path(name), device, dtype)
     if scheme == CATALOGUE:
-        if not model_folder(name).is_dir():
-            raise MattoniError(f"The encoder '{name}' is not on this machine yet: run `mattoni models pull {name}`.")
-        return _from_folder(model_folder(name), device, dtype)
+        return _from_folder(encoder_folder(str(source)), device, dtype)
     if scheme == "hf-hub":
         return _from_folder(_download(name), device, dtype)
     architecture, _, tag = name.partition("/")
@@ -166,10 +164,18 @@ class Classes:
     bias: Tensor
 
 
-def load_classes(source: str) -> Classes:
-    """The classifier of an encoder's folder. Raises MattoniError where there is none."""
+def encoder_folder(source: str) -> Path:
+    """Where the files of an encoder are that is a folder or a model of the catalogue. Raises MattoniError where they are not there."""
     scheme, name = split_source(source)
     folder = model_folder(name) if scheme == CATALOGUE else Path(name)
+    if scheme == CATALOGUE and not folder.is_dir():
+        raise MattoniError(f"The encoder '{name}' is not on this machine yet: run `mattoni models pull {name}`.")
+    return folder
+
+
+def load_classes(source: str) -> Classes:
+    """The classifier of an encoder's folder. Raises MattoniError where there is none."""
+    folder = encoder_folder(source)
     try:
         with safe_open(folder / CLASSES, "pt") as file:
             return Classes(

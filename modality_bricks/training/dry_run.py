@@ -26,6 +26,7 @@ from modality_bricks.training.generate_stage import GenerateStage
 from modality_bricks.training.prepare import STATISTICS
 from modality_bricks.training.recipe import GenerateRecipe, StageRecipe, WordsRecipe
 from modality_bricks.training.split import Split
+from modality_bricks.training.tune_stage import TuneStage
 from modality_bricks.training.words_stage import WordsStage
 
 WARM_UP, MEASURED = 1, 3  # steps
@@ -184,11 +185,19 @@ def missing_features(stage: Stage, cache: Path | None) -> tuple[int, float, int]
 def evaluation_seconds(stage: Stage) -> float:
     """What an evaluation takes: some rows of each source are measured, and counted for all."""
     if isinstance(stage, EncoderStage):
-        rows, data = len(stage.data.dev_tiles), stage.data
+        data = stage.data
         stage.data = replace(data, dev_tiles=data.dev_tiles[:500], dev_labels=data.dev_labels[:500])
         taken = timed(lambda: stage.evaluate(stage.steps - 1))
         stage.data = data
-        return taken * rows / min(rows, 500)
+        return taken * len(data.dev_tiles) / min(len(data.dev_tiles), 500)
+    if isinstance(stage, TuneStage):
+        whole_set = stage.data
+        part = max(1, len(whole_set.dev_tiles) // 200)
+        shown = {name: getattr(whole_set, name)[::part] for name in ("dev_tiles", "dev_labels", "dev_pictures")}
+        stage.data = replace(whole_set, **shown)
+        taken = timed(lambda: stage.evaluate(stage.steps - 1))
+        stage.data = whole_set
+        return taken * part
     if not isinstance(stage, WordsStage | GenerateStage):
         return timed(lambda: stage.evaluate(stage.steps - 1))
     whole = stage.dev

@@ -1,5 +1,6 @@
 """Builds the stages of a modality brick from a recipe: data, model, steps. Training only; what belongs to a host is an argument."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from brick_training.frame import PromptFrame
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
-from modality_bricks.encoder import WEIGHTS, Classes, load_classes, load_encoder
+from modality_bricks.encoder import WEIGHTS, Classes, encoder_folder, load_classes, load_encoder
 from modality_bricks.stitch import FILE as STITCH
 from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, with_classes
 from modality_bricks.training.columns_stage import ColumnsStage, LabelledPictures, read_labelled
@@ -30,17 +31,21 @@ from modality_bricks.training.features import FeatureCache
 from modality_bricks.training.generate_stage import GenerateStage, Taught
 from modality_bricks.training.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
 from modality_bricks.training.readers import Report, passing, read_folder
-from modality_bricks.training.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, WordsRecipe
+from modality_bricks.training.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, TuneRecipe, WordsRecipe
 from modality_bricks.training.reward import CaptionMetric, RewardedCaptions
 from modality_bricks.training.samples import SampleSet, read_source
 from modality_bricks.training.speaker import Speaker
 from modality_bricks.training.spelling import Spelling
 from modality_bricks.training.split import Pace, Split
 from modality_bricks.training.teacher import load_teacher, teacher_features
+from modality_bricks.training.tune_stage import TuneData, TunedModel, TuneStage, classes_of
 from modality_bricks.training.words_stage import WordsStage
 
 CROPS_PER_PICTURE, CROP_SIZE = 3, 96
-_LOOKING = ("places", "feature_")  # parts of a stitch that belong to its encoder
+_LOOKING = (
+    ".crossattention.attention.key",
+    ".crossattention.attention.value",
+)  # parts of a stitch that read its encoder
 STATISTICS = 512  # pictures of each source that a new stitch learns the features' mean and spread from
 Find = Callable[[str], Path]
 Labelled = tuple[LabelledPictures, dict[str, list[str]]]
@@ -217,6 +222,37 @@ def columns_stage(recipe: ColumnsRecipe, reading: Reading, accelerator: Accelera
     return stage
 
 
+def tune_stage(recipe: TuneRecipe, reading: Reading, accelerator: Accelerator) -> TuneStage:
+    """The stage that tunes a published encoder."""
+    files, find, bad = recipe.data, reading.find, BadRows()
+    places = classes_of(json.loads(find(files.classes).read_text(encoding="utf-8")))
+
+    def pictures(names: Sequence[str]) -> Pixels:
+        found = [picture for name in names for _, picture, _ in captioned_pictures(find(name), bad.report)]
+        return crops_as_tiles(found, 1, recipe.size, recipe.seed)[:, 0]
+
+    with accelerator.main_process_first():
+        tiles, labels = sheet_tiles([find(name) for name in files.tiles], bad.report)
+        dev_tiles, dev_labels = sheet_tiles([find(name) for name in files.dev_tiles], bad.report)
+        others, dev_others = pictures(files.captioned), pictures(files.dev_captioned)
+        bad.settle(reading.skip_bad_rows, reading.say)
+    check_classes(labels, dev_labels, False)
+    data = TuneData(tiles, places[labels], others, dev_tiles, places[dev_labels], dev_others)
+    model = TunedModel(encoder_folder(recipe.encoder), load_classes(recipe.encoder), recipe.frozen)
+    return TuneStage(
+        model,
+        data,
+        recipe.size,
+        recipe.steps,
+        recipe.steps_per_evaluation,
+        recipe.batch,
+        recipe.pictures_per_batch,
+        recipe.seed,
+        recipe.kept_weight,
+        recipe.area,
+    )
+
+
 def start_tower(model: nn.Module, folder: Path) -> None:
     """Begin with the trunk of another encoder of the same architecture; its pool and projection are learned anew."""
     weights = {
@@ -329,18 +365,26 @@ def words_stage(
         refuse_without_words(split.sources, spelling)
         stitch = new_stitch(recipe, split, spelling, embedding)
         if before is not None:
-            take_over(stitch, before, recipe.learn == "features")
+            take_over(stitch, before, recipe.learn == "features", recipe.kin)
     return WordsStage(stitch, spelling, split, dev, pace_of(recipe))
 
 
-def take_over(stitch: QFormerStitch, before: QFormerStitch, freeze: bool) -> None:
+def looks(name: str) -> bool:
+    """Whether this part of a stitch reads features."""
+    return name == "places" or any(part in name for part in _LOOKING)
+
+
+def take_over(stitch: QFormerStitch, before: QFormerStitch, freeze: bool, kin: bool = False) -> None:
     """Give a stitch for a new encoder the weights of one for another: all but those that look at features.
 
     freeze  what was taken over does not learn
+    kin     the new encoder was tuned from the other: what looks at features is taken over too, and learns
 
     Raises MattoniError where the two are not built alike.
     """
-    shapes = [{**asdict(s.shape), "tokens": 0, "feature_width": 0} for s in (stitch, before)]
+    # Names of classes are given by a later stage.
+    apart = {"tokens": 0, "feature_width": 0, "classes": 0, "pieces": 0, "sure": 0}
+    shapes = [{**asdict(s.shape), **apart} for s in (stitch, before)]
     if shapes[0] != shapes[1]:
         raise MattoniError(
             f"start_from: that stitch has the shape {shapes[1]} and this config {shapes[0]}: write the same under stitch."
@@ -349,14 +393,13 @@ def take_over(stitch: QFormerStitch, before: QFormerStitch, freeze: bool) -> Non
     known = {
         name: value
         for name, value in before.state_dict().items()
-        if own[name].shape == value.shape
-        and not name.startswith(_LOOKING)
-        and ".crossattention.attention.key" not in name
-        and ".crossattention.attention.value" not in name
+        if name in own
+        and own[name].shape == value.shape
+        and not (name.startswith("feature_") or looks(name) and not kin)
     }
     stitch.load_state_dict({**own, **known})
     for name, parameter in stitch.named_parameters():
-        parameter.requires_grad_(not freeze or name not in known)
+        parameter.requires_grad_(not freeze or looks(name) or name not in known)
 
 
 def pace_of(recipe: WordsRecipe | GenerateRecipe) -> Pace:
@@ -435,10 +478,9 @@ def generate_stage(
     if recipe.sure is not None:
         classes = load_classes(recipe.encoder)
         taught = Taught(classes.names, recipe.taught)
-        if not stitch.shape.classes:
-            stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure)
-            stitch.read_host(embedding)
-        stitch.shape = replace(stitch.shape, sure=recipe.sure)
+        # Its own would be those of the encoder that an earlier run read.
+        stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure)
+        stitch.read_host(embedding)
     stitch.requires_grad_(recipe.learn == "all")
     if recipe.learn == "opening":
         stitch.opening.requires_grad_(True)

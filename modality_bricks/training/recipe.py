@@ -105,6 +105,31 @@ class ColumnsRecipe(_Stage):
     data: ColumnsFiles
 
 
+class TuneFiles(_Part):
+    """Tiles with the JSON file of their classes, and captioned pictures whose captions are not read."""
+
+    tiles: tuple[str, ...]
+    classes: str
+    dev_tiles: tuple[str, ...]
+    captioned: tuple[str, ...]
+    dev_captioned: tuple[str, ...]
+
+
+class TuneRecipe(_Stage):
+    """A published encoder with a classifier of its own, on from where it is."""
+
+    stage: Literal["tune"]
+    encoder: str
+    frozen: tuple[str, ...] = ()  # parts of the tower that stay as they are, such as "trunk.blocks.0"
+    size: PositiveInt  # of the pictures in training
+    steps: PositiveInt
+    steps_per_evaluation: PositiveInt
+    pictures_per_batch: int = Field(default=0, ge=0)  # of `batch`: without a label, to keep what is known of them
+    kept_weight: float = 1.0
+    area: tuple[float, float] = (0.4, 1.0)
+    data: TuneFiles
+
+
 class StitchPart(_Part):
     """The shape of the stitch."""
 
@@ -137,6 +162,7 @@ class WordsRecipe(_StitchStage):
         None  # a run whose stitch read another encoder: what does not look at features is taken over
     )
     learn: Literal["all", "features"] = "all"  # only what looks at features: what is said of them stays as it was
+    kin: bool = False  # its encoder was tuned on to this one: what looks at features is taken over too
 
 
 class BrickRecipe(_Part):
@@ -177,7 +203,7 @@ class GenerateRecipe(_StitchStage):
         return (self.start_from,) if isinstance(self.start_from, str) else self.start_from
 
 
-StageRecipe = EncoderRecipe | ColumnsRecipe | WordsRecipe | GenerateRecipe
+StageRecipe = EncoderRecipe | ColumnsRecipe | TuneRecipe | WordsRecipe | GenerateRecipe
 
 
 def read_recipe(path: Path) -> StageRecipe:
@@ -188,6 +214,7 @@ def read_recipe(path: Path) -> StageRecipe:
     kinds: dict[str, type[_Stage]] = {
         "encoder": EncoderRecipe,
         "columns": ColumnsRecipe,
+        "tune": TuneRecipe,
         "words": WordsRecipe,
         "generate": GenerateRecipe,
     }
@@ -200,7 +227,7 @@ def read_recipe(path: Path) -> StageRecipe:
 
 def for_host(recipe: StageRecipe, host: str) -> StageRecipe:
     """The recipe for another host: the same data, encoder, cached features and brick, and runs of its own."""
-    if isinstance(recipe, EncoderRecipe | ColumnsRecipe) or recipe.host == host:
+    if isinstance(recipe, EncoderRecipe | ColumnsRecipe | TuneRecipe) or recipe.host == host:
         return recipe
     end = re.sub(r"[^a-z0-9]+", "-", host.rstrip("/").split("/")[-1].lower().removesuffix(".gguf")).strip("-")
     changes: dict[str, Any] = {"host": host, "run": f"{recipe.run}--{end}"}

@@ -36,6 +36,7 @@ from modality_bricks.training.prepare import (
     columns_stage,
     encoder_stage,
     generate_stage,
+    tune_stage,
     words_stage,
 )
 from modality_bricks.training.publish import check_parents, check_same_words, compared, write_brick, write_result
@@ -44,6 +45,7 @@ from modality_bricks.training.recipe import (
     EncoderRecipe,
     GenerateRecipe,
     StageRecipe,
+    TuneRecipe,
     WordsRecipe,
     depends_on,
     finder,
@@ -51,6 +53,7 @@ from modality_bricks.training.recipe import (
     read_recipe,
     shipped_or_own,
 )
+from modality_bricks.training.tune_stage import TuneStage, save_tuned
 from modality_bricks.training.words_stage import WordsStage
 
 if TYPE_CHECKING:
@@ -59,12 +62,14 @@ if TYPE_CHECKING:
 
 def build_stage(
     recipe: StageRecipe, reading: Reading, accelerator: Accelerator, host: "Host | None"
-) -> EncoderStage | ColumnsStage | WordsStage | GenerateStage:
+) -> EncoderStage | ColumnsStage | TuneStage | WordsStage | GenerateStage:
     """The stage of a recipe, ready to train."""
     if isinstance(recipe, EncoderRecipe):
         return encoder_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
     if isinstance(recipe, ColumnsRecipe):
         return columns_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
+    if isinstance(recipe, TuneRecipe):
+        return tune_stage(recipe, reading, accelerator)
     assert host is not None
     if isinstance(recipe, WordsRecipe):
         return words_stage(recipe, reading, accelerator, host.tokenizer, host.embedding)
@@ -73,16 +78,14 @@ def build_stage(
     )
 
 
-def save_part(stage: EncoderStage | ColumnsStage | WordsStage | GenerateStage, folder: Path) -> None:
-    """What the next stage starts from: an encoder with the weights of the last step, a stitch with the best ones."""
-    if isinstance(stage, EncoderStage):
-        assert isinstance(stage.model, EncoderModel)
-        save_encoder(stage.model, stage.config, folder / "encoder")
-    elif isinstance(stage, ColumnsStage):
-        assert isinstance(stage.model, ColumnsModel)
+def save_part(stage: EncoderStage | ColumnsStage | TuneStage | WordsStage | GenerateStage, folder: Path) -> None:
+    """What the next stage starts from: an encoder or a stitch, as the model is now."""
+    if isinstance(stage, TuneStage):
+        save_tuned(stage.tuned, folder / "encoder")
+    elif isinstance(stage, EncoderStage | ColumnsStage):
+        assert isinstance(stage.model, EncoderModel | ColumnsModel)
         save_encoder(stage.model, stage.config, folder / "encoder")
     else:
-        stage.model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
         save_stitch(stage.stitch, folder)
 
 
@@ -112,7 +115,7 @@ def load_host_of(recipe: StageRecipe, device: str) -> "Host | None":
     """The host that a stage needs. Raises MattoniError where it takes no soft tokens, or an earlier stage had another."""
     from assistant.host.host import load_host
 
-    if isinstance(recipe, EncoderRecipe | ColumnsRecipe):
+    if isinstance(recipe, EncoderRecipe | ColumnsRecipe | TuneRecipe):
         return None
     host = load_host(recipe.host, device)
     check_takes_soft_tokens(host.model, host.name)
@@ -166,6 +169,9 @@ def run_config(config: Path, options: Options) -> None:
         )
         outcome = train(stage, folder, recipe.optimise.settings(recipe.seed), accelerator, depends_on(recipe))
         if main:
+            # An encoder is better in the last step than where dev was best by chance; a stitch is not.
+            if isinstance(stage, WordsStage | GenerateStage):
+                stage.model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
             save_part(stage, folder)
             result = write_result(recipe, config, outcome, hardware(accelerator), host, options.host)
             print(f"done: {result['best']} after {result['hours']:.2f} hours, in {recipe.run}")
@@ -199,10 +205,7 @@ def dry_run(configs: Sequence[Path], options: Options, price: float | None) -> N
             memory = peak_memory(stage)
             for line in estimates[-1].lines():
                 print(f"  {line}", flush=True)
-            if isinstance(stage, WordsStage | GenerateStage):
-                save_stitch(stage.stitch, Path(trial.run))
-            else:
-                save_encoder(stage.model, stage.config, Path(trial.run) / "encoder")
+            save_part(stage, Path(trial.run))
         for line in conclude(estimates, Path(recipe.run), memory, price):
             print(line)
 

@@ -24,6 +24,7 @@ from modality_bricks.training.features import FeatureCache
 from modality_bricks.training.prepare import refuse_batch_statistics
 from modality_bricks.training.recipe import CONFIGS, read_recipe, shipped_or_own, shown
 from modality_bricks.training.samples import Source, read_source
+from tests.modality_bricks.conftest import OPTIMISE
 
 
 def weights(run: str) -> dict[str, torch.Tensor]:
@@ -64,6 +65,11 @@ def test_a_stitch_learns_to_read_another_encoder_and_says_what_it_said(make_conf
     looking = {name for name in before if ".crossattention.attention.key" in name or ".attention.value" in name}
     assert changed - looking == {"feature_mean", "feature_scale", "places"}
     assert changed & looking and all(".crossattention." in name for name in changed & looking)
+    # An encoder that was tuned from the one before is read as that one was, from the first step on.
+    kin = {"run": "runs/kin", "start_from": "runs/words", "learn": "features", "kin": True, "steps": 1}
+    entry.main([str(make_configs(words={**kin, "optimise": {**OPTIMISE, "learning_rate": 0.0}})[1])])
+    same = load_stitch(tmp_path / "runs" / "kin", embedding).state_dict()
+    assert {name for name in before if not torch.equal(before[name], same[name])} <= {"feature_mean", "feature_scale"}
     shape = {"queries": 8, "layers": 1, "width": 16, "heads": 2, "words": 100}
     with pytest.raises(MattoniError, match=r"start_from: that stitch has the shape .*'queries': 6.* write the same"):
         entry.main([str(make_configs(words={**changes, "run": "runs/third", "stitch": shape})[1])])
