@@ -250,6 +250,7 @@ def tune_stage(recipe: TuneRecipe, reading: Reading, accelerator: Accelerator) -
         recipe.seed,
         recipe.kept_weight,
         recipe.area,
+        recipe.share,
     )
 
 

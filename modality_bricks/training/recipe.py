@@ -126,6 +126,7 @@ class TuneRecipe(_Stage):
     steps_per_evaluation: PositiveInt
     pictures_per_batch: int = Field(default=0, ge=0)  # of `batch`: without a label, to keep what is known of them
     kept_weight: float = 1.0
+    share: float = Field(default=1.0, gt=0, le=1)  # of what is learned, in what is written
     area: tuple[float, float] = (0.4, 1.0)
     data: TuneFiles
 
@@ -260,7 +261,18 @@ def finder(config: Path) -> Callable[[str], Path]:
 
 def depends_on(recipe: StageRecipe) -> dict[str, Any]:
     """What a checkpoint must have been made with; how long, how fast and where a run goes may change on the way."""
-    free = {"run", "threads", "device", "optimise", "phases", "steps", "steps_per_evaluation", "new_tokens", "brick"}
+    free = {
+        "run",
+        "threads",
+        "device",
+        "optimise",
+        "phases",
+        "steps",
+        "steps_per_evaluation",
+        "new_tokens",
+        "brick",
+        "share",
+    }
     return recipe.model_dump(mode="json", exclude=free | {"cache"})
 
 

@@ -81,7 +81,7 @@ def build_stage(
 def save_part(stage: EncoderStage | ColumnsStage | TuneStage | WordsStage | GenerateStage, folder: Path) -> None:
     """What the next stage starts from: an encoder or a stitch, as the model is now."""
     if isinstance(stage, TuneStage):
-        save_tuned(stage.tuned, folder / "encoder")
+        save_tuned(stage.written(), folder / "encoder")
     elif isinstance(stage, EncoderStage | ColumnsStage):
         assert isinstance(stage.model, EncoderModel | ColumnsModel)
         save_encoder(stage.model, stage.config, folder / "encoder")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from mattoni.errors import MattoniError
 from modality_bricks.encoder import CLASSES, WEIGHTS, load_classes, load_encoder
 from modality_bricks.training import train as entry
-from modality_bricks.training.tune_stage import TuneData, TunedModel, TuneStage, classes_of
+from modality_bricks.training.tune_stage import TuneData, TunedModel, TuneStage, classes_of, sharpness
 from tests.assistant.conftest import write_encoder
 
 GOLDFISH, ORANGE = {"wnid": "n01443537"}, {"wnid": "n07747607"}
@@ -50,7 +50,7 @@ def stage_of(folder: Path, **settings: float) -> TuneStage:
     labels = np.asarray([1, 950] * 10, np.int64)
     data = TuneData(pictures(20, 64), labels, pictures(8, 32), pictures(4, 64), labels[:4], pictures(3, 32))
     model = TunedModel(folder, load_classes(f"local-dir:{folder}"), ["trunk.stem"])
-    return TuneStage(model, data, 32, 4, 2, 6, 2, 0, settings.get("kept_weight", 1.0), (0.5, 1.0))
+    return TuneStage(model, data, 32, 4, 2, 6, 2, 0, 1.0, (0.5, 1.0), settings.get("share", 1.0))
 
 
 def test_classes_are_found_among_the_thousand_by_their_wordnet_numbers():
@@ -70,6 +70,29 @@ def test_tiles_say_nothing_against_other_classes_and_pictures_nothing_new(publis
     kept = stage.loss(stage.model, [row for row in rows if row >= 20], 0).detach()
     assert float(kept) == pytest.approx(0, abs=1e-4)
     assert stage.evaluate(0).metrics["kept"] == 1.0
+
+
+def test_what_is_written_lies_between_what_it_was_and_what_it_became(published):
+    stage = stage_of(published, share=0.25)
+    before = stage.tuned.classes.bias.detach().clone()
+    with torch.no_grad():
+        stage.tuned.classes.bias += 4
+        stage.tuned.clip.visual.head.proj.weight *= 2
+    mixed = stage.mixed()
+    torch.testing.assert_close(mixed.classes.bias, before + 1)
+    whole = stage.before.clip.visual.head.proj.weight
+    torch.testing.assert_close(mixed.clip.visual.head.proj.weight, whole * 1.25)
+    torch.testing.assert_close(stage.tuned.classes.bias, before + 4)
+
+
+def test_the_classifier_is_written_as_sure_as_it_is_right(published):
+    stage = stage_of(published)
+    # Of two things one is right three times in four, whatever the picture.
+    logits, labels = torch.tensor([[2.0, 0.0]]).expand(400, 2), torch.arange(400) % 4 == 0
+    factor = sharpness(logits, labels.long())
+    assert float((logits[0] * factor).softmax(-1)[0]) == pytest.approx(0.75, abs=0.02)
+    ratio = stage.written().classes.weight / stage.tuned.classes.weight
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
 
 
 def test_every_tile_has_its_turn_in_an_epoch(published):
