@@ -35,11 +35,12 @@ from assistant.bricks.watching import FolderState, WatchedFolders
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.embedder import Embedder
+from assistant.host.engine_choice import LOCAL, EngineChoice
+from assistant.host.engines import make_engine
 from assistant.host.grammar import check_schema, spell
 from assistant.host.host import Host, load_host
 from assistant.host.job import Engine, EngineInfo
 from assistant.host.ladder import Choice
-from assistant.host.local import LocalEngine
 from assistant.host.matrices import Weights
 from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry, switch, switched_off
@@ -80,12 +81,18 @@ class Assistant:
     """A host with its bricks, its engine and its conversations. Every method may be called from any thread."""
 
     def __init__(
-        self, host: Host, registry: Registry, store: ConversationStore, user_bricks: Path, weights: Weights = "auto"
+        self,
+        host: Host,
+        registry: Registry,
+        store: ConversationStore,
+        user_bricks: Path,
+        weights: Weights = "auto",
+        engine: EngineChoice = LOCAL,
     ) -> None:
         self.host, self.registry, self.store = host, registry, store
         self._user_bricks = user_bricks
         self._preparation = Preparation(host)
-        self._engine: Engine = LocalEngine(host, weights=weights)
+        self._engine: Engine = make_engine(host, engine, weights)
         self._queue = TurnQueue()
         self._tickets: dict[str, Ticket] = {}
         self._lock = threading.RLock()
@@ -103,18 +110,20 @@ class Assistant:
         store: ConversationStore | None = None,
         give_way: bool = False,
         weights: Weights = "auto",
+        engine: EngineChoice = LOCAL,
     ) -> "Assistant":
         """Load the host and find the bricks. Takes seconds; share one among all pages of a process.
 
         host      what `load_host` takes, or `auto`: `Host.reason` then says why it is this one
         give_way  answer with the smallest host, and say so there, where the named one cannot be had
         weights   how the host's matrices are read while decoding (`assistant/host/matrices.py`); bf16: as they were loaded
+        engine    what decodes
         """
         store = store or open_store()  # before anything that takes long: its server may not be there
         registry = Registry(brick_folders())
         choice = settle(host, device, registry) if give_way or host == AUTO else Choice(host, "")
         loaded = replace(load_host(choice.name, device, dtype, quantise), reason=choice.reason)
-        return cls(loaded, registry, store, data_folder() / "bricks", weights)
+        return cls(loaded, registry, store, data_folder() / "bricks", weights, engine)
 
     def close(self) -> None:
         """Stop the running turns and end the engine."""

@@ -90,6 +90,7 @@ class Trace:
 
     host: str = ""
     device: str = ""
+    engine: str = ""  # what decoded the answer; empty: the host was not asked
     bricks: list[UsedBrick] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)

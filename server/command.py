@@ -8,8 +8,19 @@ import typer
 
 from assistant.cli import app
 from assistant.cli.measure import bench_app
-from assistant.cli.options import AsJson, Device, Dtype, HostName, Quantise, WeightsKind, refuse_address
-from mattoni.errors import MattoniError
+from assistant.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    EngineName,
+    EngineUrl,
+    HostName,
+    NoFallback,
+    Quantise,
+    WeightsKind,
+    refuse_address,
+)
+from assistant.host.engine_choice import EngineChoice
 
 
 @app.command()
@@ -25,7 +36,9 @@ def serve(
         bool, typer.Option("--allow-urls", help="Fetch pictures by address, from the open internet only.")
     ] = False,
     most_megabytes: Annotated[int, typer.Option("--max-body", min=1, help="The largest body, in MB.")] = 100,
-    engine: Annotated[str, typer.Option(help="What decodes: local.")] = "local",
+    engine: EngineName = "local",
+    url: EngineUrl = "",
+    no_fallback: NoFallback = False,
     host: HostName = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -34,15 +47,14 @@ def serve(
 ) -> None:
     """Serve OpenAI's API for programs, on this machine only unless --address says otherwise."""
     refuse_address(host)
-    if engine != "local":
-        raise MattoniError(f"--engine {engine}: there is no such engine yet; leave it out, or write --engine local.")
+    choice = EngineChoice(engine, url, not no_fallback)
     from assistant.cli.opening import opened
     from server.launch import launch, listening, settings_of
 
     # Before the host is loaded, which takes seconds: what can be refused at once is.
     settings = settings_of(keys, allow_urls, most_megabytes)
     listener = listening(address, port)
-    with listener, opened(host, device, dtype, quantise, give_way=True, weights=weights) as assistant:
+    with listener, opened(host, device, dtype, quantise, True, weights, choice) as assistant:
         launch(assistant, settings, listener)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 
 from assistant.conversations.store import ConversationStore, open_store
+from assistant.host.engine_choice import LOCAL, EngineChoice
 from mattoni.errors import MattoniError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HostChoice:
-    """Which host answers and how it is loaded, as for `assistant.host.host.load_host`.
+    """Which host answers and how it is loaded, as for `assistant.host.host.load_host`, and what decodes.
 
     Streamlit runs the page's script itself and takes no objects for it, so the choice is the script's argument.
     """
@@ -27,6 +28,7 @@ class HostChoice:
     dtype: str = "auto"
     quantise: Literal["4bit"] | None = None
     weights: Literal["auto", "bf16", "fp16", "int8", "int4"] = "auto"
+    engine: EngineChoice = LOCAL
 
     def to_arguments(self) -> list[str]:
         """What stands behind the script's name on the command line."""
@@ -35,7 +37,10 @@ class HostChoice:
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> "HostChoice":
         """The choice in a script's arguments; the builtin host where there are none."""
-        return cls(**json.loads(arguments[0])) if arguments else cls()
+        if not arguments:
+            return cls()
+        told = json.loads(arguments[0])
+        return cls(**{**told, "engine": EngineChoice(**told["engine"])})
 
 
 class Backend:
@@ -89,7 +94,14 @@ class Backend:
         host = self._host
         try:
             self.assistant = Assistant.open(
-                host.name, host.device, host.dtype, host.quantise, self.store, give_way=True, weights=host.weights
+                host.name,
+                host.device,
+                host.dtype,
+                host.quantise,
+                self.store,
+                give_way=True,
+                weights=host.weights,
+                engine=host.engine,
             )
         except MattoniError as problem:
             self.problem = str(problem)

@@ -5,7 +5,18 @@ from typing import Annotated
 import typer
 
 from assistant.cli import app, main
-from assistant.cli.options import Device, Dtype, HostName, Quantise, WeightsKind, refuse_address
+from assistant.cli.options import (
+    Device,
+    Dtype,
+    EngineName,
+    EngineUrl,
+    HostName,
+    NoFallback,
+    Quantise,
+    WeightsKind,
+    refuse_address,
+)
+from assistant.host.engine_choice import EngineChoice
 
 __all__ = ["app", "main"]
 
@@ -21,12 +32,15 @@ def ui(
     dtype: Dtype = "auto",
     quantise: Quantise = None,
     weights: WeightsKind = "auto",
+    engine: EngineName = "local",
+    url: EngineUrl = "",
+    no_fallback: NoFallback = False,
 ) -> None:
     """Serve the chat page for a browser, on this machine only unless --address says otherwise."""
     refuse_address(host)
     from ui.launch import launch
 
-    launch(address, port, host, device, dtype, quantise, weights)
+    launch(address, port, host, device, dtype, quantise, weights, EngineChoice(engine, url, not no_fallback))
 
 
 if __name__ == "__main__":

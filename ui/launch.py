@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from assistant.host.engine_choice import LOCAL, EngineChoice
 from mattoni.errors import MattoniError
 from ui.style import THEME
 
@@ -84,11 +85,13 @@ def launch(
     dtype: str = "auto",
     quantise: Literal["4bit"] | None = None,
     weights: Literal["auto", "bf16", "fp16", "int8", "int4"] = "auto",
+    engine: EngineChoice = LOCAL,
 ) -> None:
     """Serve the page until interrupted; says where, and which port was taken.
 
     address   where the server listens
     host      the model that answers, and how it is loaded: as for `assistant.host.host.load_host`
+    engine    what decodes
     """
     found = free_port(address, port)
     if found != port:
@@ -103,7 +106,7 @@ def launch(
     from ui.backend import HostChoice, backend
 
     logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
-    choice = HostChoice(host, device, dtype, quantise, weights)
+    choice = HostChoice(host, device, dtype, quantise, weights, engine)
     backend(choice)  # the host loads while the server starts; the page finds it under way
     page = Path(__file__).with_name("app.py")
     flags = [f"--{name}={value}" for name, value in options(address, found).items()]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from assistant.cli.terminal import printable
+from assistant.host.engine_choice import LOCAL, EngineChoice
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -21,6 +22,7 @@ def opened(
     quantise: Literal["4bit"] | None = None,
     give_way: bool = False,
     weights: "Weights" = "auto",
+    engine: EngineChoice = LOCAL,
 ) -> "Iterator[Assistant]":
     """The assistant, ready to be asked; closed in the end. `give_way`: as in `Assistant.open`."""
     from rich.console import Console
@@ -31,9 +33,11 @@ def opened(
         from assistant.assistant import Assistant
 
         logging.disable_progress_bar()
-        assistant = Assistant.open(host, device, dtype, quantise, give_way=give_way, weights=weights)
+        assistant = Assistant.open(host, device, dtype, quantise, give_way=give_way, weights=weights, engine=engine)
     if assistant.host.reason:
         print(printable(assistant.host.reason), file=sys.stderr)
+    if engine != LOCAL:
+        print(printable(f"Engine: {assistant.engine.name} at {assistant.engine.device}"), file=sys.stderr)
     if weights != "auto":
         print(printable(f"Weights: {assistant.engine.weights}"), file=sys.stderr)
     try:

@@ -67,6 +67,23 @@ TopP = Annotated[
 MaxTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.", rich_help_panel=_GENERATION)]
 Seed = Annotated[int | None, typer.Option(min=0, help="Same seed, same answer.", rich_help_panel=_GENERATION)]
 
+_ENGINE = "Engine"
+EngineName = Annotated[
+    str,
+    typer.Option("--engine", help="What decodes: local, or vllm (docs/serving.md).", rich_help_panel=_ENGINE),
+]
+EngineUrl = Annotated[
+    str, typer.Option("--url", help="Where vLLM runs: http://127.0.0.1:8000.", rich_help_panel=_ENGINE)
+]
+NoFallback = Annotated[
+    bool,
+    typer.Option(
+        "--no-fallback",
+        help="Refuse what vLLM cannot decode; else the local engine does it, and says so.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+
 _HOST = "Host"
 HostName = Annotated[
     str,

@@ -165,7 +165,7 @@ class EngineInfo:
     device: str
     context: int  # positions that a prompt and its answer may take together
     supports: frozenset[Injection]
-    rows: int  # answers that are decoded together; more wait
+    rows: int  # answers that are decoded together; more wait. 0: the server knows
     weights: str  # how the host's matrices are kept, and why
 
 
@@ -174,6 +174,10 @@ class Stream(Protocol):
 
     Iteration raises MattoniError with one sentence when this answer failed; others go on.
     """
+
+    @property
+    def engine(self) -> str:
+        """What decodes it: the name of an engine."""
 
     @property
     def finished(self) -> Finish:

@@ -6,12 +6,10 @@ sampler and budget, and nothing of it is on the model between two passes. Knows 
 """
 
 import logging
-import queue
 import threading
-import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +26,7 @@ from assistant.host.kept import IdleKeyValues, ReadPlace, ReadSoFar
 from assistant.host.llama_decoder import LlamaDecoder, is_like_llama
 from assistant.host.matrices import Choice, Weights, choose
 from assistant.host.sampling import log_probabilities, sampler
+from assistant.host.stream import AnswerStream
 from mattoni.errors import MattoniError
 from mattoni.trace import Notice
 
@@ -43,50 +42,13 @@ _IDLE_BYTES = 256_000_000
 _MERGED_BYTES = 256_000_000
 
 
-class LocalStream:
-    """An answer that the engine's thread writes and one other thread iterates."""
+class LocalStream(AnswerStream):
+    """An answer that the engine's thread writes."""
 
     def __init__(self, conversation: str, grammar: Grammar | None = None) -> None:
+        super().__init__("local")
         self.grammar = grammar  # the form of its answer
         self.conversation = conversation  # under which keys and values are kept at the end; "" when it was forgotten
-        self.began_s = time.perf_counter()
-        self._pieces: queue.SimpleQueue[Piece | MattoniError | None] = queue.SimpleQueue()
-        self._stop = threading.Event()
-        self.finished: Finish = "length"
-        self.usage = Usage()
-        self.text = ""
-        self.ids: list[int] = []
-        self.log_probabilities: list[float] = []
-        self.notices: list[Notice] = []
-
-    def __iter__(self) -> Iterator[Piece]:
-        try:
-            while (piece := self._pieces.get()) is not None:
-                if isinstance(piece, MattoniError):
-                    raise piece
-                yield piece
-        finally:
-            # Nobody reads on, be it at the end or in the middle.
-            self.stop()
-
-    def stop(self) -> None:
-        """End it within one token; from any thread."""
-        self._stop.set()
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether somebody asked it to stop."""
-        return self._stop.is_set()
-
-    def put(self, piece: Piece) -> None:
-        """Hand on what came (the engine's thread only)."""
-        self._pieces.put(piece)
-
-    def end(self, problem: MattoniError | None = None) -> None:
-        """Say that nothing more comes (the engine's thread only)."""
-        if problem is not None:
-            self._pieces.put(problem)
-        self._pieces.put(None)
 
 
 @dataclass(frozen=True)
@@ -114,7 +76,7 @@ class _Row:
     def __init__(self, host: Host, job: Job, stream: LocalStream, script: _Script, read: ReadSoFar) -> None:
         self.stream, self.script, self.read = stream, script, read
         self._likeliest = job.sampling.logprobs
-        self._first_token_s = 0.0
+        self._first_token_ms = 0.0
         self._places = script.places
         # The last position is always computed: its logits begin the answer.
         self.reused = min(len(read.places), len(self._places) - 1)
@@ -171,8 +133,8 @@ class _Row:
             return
         grammar = self.stream.grammar
         token = self._choose(logits if grammar is None else grammar.allowed(logits), self._answer.said)
-        if not self._first_token_s:
-            self._first_token_s = time.perf_counter() - self.stream.began_s
+        if not self._first_token_ms:
+            self._first_token_ms = self.stream.so_far_ms
         if token in self._stop_ids:
             self.ended = "end"
             return
@@ -194,22 +156,8 @@ class _Row:
 
     def finish(self, problem: MattoniError | None = None) -> None:
         """Tell whoever reads the answer how it ended."""
-        stream = self.stream
-        rest = self._answer.rest()
-        if rest and problem is None:
-            stream.put(Piece(rest, ()))
-        if self.ended is not None:
-            self._answer.over()
-        stream.finished = self._answer.ended or self.ended or "stopped"
-        stream.text, stream.ids = self._answer.kept()
-        stream.usage = Usage(
-            prompt=len(self._places),
-            reused=self.reused,
-            new=len(self._answer.said),
-            first_token_ms=self._first_token_s * 1000,
-            total_ms=(time.perf_counter() - self.stream.began_s) * 1000,
-        )
-        stream.end(problem)
+        usage = Usage(prompt=len(self._places), reused=self.reused, first_token_ms=self._first_token_ms)
+        self.stream.finish(self._answer, self.ended, usage, problem)
 
 
 def decoder_for(host: Host, weights: Weights) -> tuple[Decoder, Choice]:

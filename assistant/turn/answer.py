@@ -138,7 +138,7 @@ def _told(prepared: Prepared, stream: Stream, ticket: Ticket, trace: Trace, told
     usage = stream.usage
     for name, count in (("prompt", usage.prompt), ("reused", usage.reused), ("new", usage.new)):
         trace.tokens[name] += count  # a turn may be decoded twice
-    trace.finish = stream.finished
+    trace.engine, trace.finish = stream.engine, stream.finished
     del ticket.scores[len(stream.ids) :]
     if stream.finished == "repeats":
         ticket.keep(stream.text)

@@ -314,7 +314,7 @@ def test_the_command_refuses_what_cannot_be_in_one_sentence(what, tmp_path, monk
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         given, said = {
-            "engine": (["--engine", "vllm"], "there is no such engine yet"),
+            "engine": (["--engine", "elsewhere"], "there is no such engine"),
             "keys": (["--keys", str(tmp_path / "none.yaml")], "none.yaml cannot be read"),
             "port": (["--port", str(taken.getsockname()[1])], "it is taken"),
             "host": (["--host", "0.0.0.0"], "use --address 0.0.0.0"),
