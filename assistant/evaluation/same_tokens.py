@@ -24,7 +24,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from assistant.evaluation.asking import Row, attachments_of, read_rows
 from assistant.evaluation.rows import write_rows
@@ -240,8 +239,7 @@ def main() -> None:
         asked = turns(host, Rows(given.out), given.n, given.max_tokens)
         answers = []
         for number, turn in enumerate(asked, 1):
-            with torch.inference_mode():
-                answers.append((decode(local, turn.job), decode(remote, turn.job)))
+            answers.append((decode(local, turn.job), decode(remote, turn.job)))
             print(f"\r{number} of {len(asked)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     print(json.dumps(report(host, asked, answers), indent=1, ensure_ascii=False))
