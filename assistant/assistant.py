@@ -93,7 +93,8 @@ class Assistant:
         self._user_bricks = user_bricks
         self._preparation = Preparation(host)
         self._engine: Engine = make_engine(host, engine, weights)
-        self._queue = TurnQueue()
+        # Here eight of sixteen rows, as more slow one another (`assistant/turn/queue.py`); a server's do not.
+        self._queue = TurnQueue(self._engine.info.rows // 2)
         self._tickets: dict[str, Ticket] = {}
         self._lock = threading.RLock()
         self._folder_state = FolderState()

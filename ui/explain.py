@@ -215,10 +215,12 @@ def _chart(bars: Sequence[Bar]) -> str:
 def _figures(trace: dict[str, Any]) -> list[str]:
     """Tokens, speed, host and seed in words."""
     tokens, ms = trace.get("tokens", {}), trace.get("ms", {})
+    engine = str(trace.get("engine") or "local")
+    decoded = f", decoded by {plain(engine)}" if engine != "local" else ""
     lines = [
         f"{tokens.get('prompt', 0):,} tokens of prompt, {tokens.get('reused', 0):,} of them reused · "
         f"{tokens.get('new', 0):,} new{_speed(tokens, ms)}",
-        f"{plain(str(trace.get('host', '')))} on {plain(str(trace.get('device', '')))} · seed {trace.get('seed', 0)}",
+        f"{plain(str(trace.get('host', '')))} on {plain(str(trace.get('device', '')))}{decoded} · seed {trace.get('seed', 0)}",
     ]
     if counted := trace.get("parameters"):
         used, everything = (counted["host"] + counted[key] for key in ("bricks", "installed"))

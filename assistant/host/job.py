@@ -165,7 +165,7 @@ class EngineInfo:
     device: str
     context: int  # positions that a prompt and its answer may take together
     supports: frozenset[Injection]
-    rows: int  # answers that are decoded together; more wait. 0: the server knows
+    rows: int  # answers that are decoded together; more wait
     weights: str  # how the host's matrices are kept, and why
 
 

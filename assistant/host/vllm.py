@@ -36,6 +36,7 @@ LOG = logging.getLogger(__name__)
 # A server that computes says nothing: a long prompt on a few cores, or requests that wait for others, take minutes.
 _TIMEOUT = httpx2.Timeout(10.0, read=900.0)
 _LEAVE_S = 5.0
+_ROWS = 64  # of those that are asked at once; vLLM has a queue for what its machine does not take together
 # Two ways of computing in bf16 differ by hundredths of a nat; another model's opinion of a token by whole ones.
 _SAME_HOST = 0.5
 _ENDS: dict[str, Finish] = {"stop": "end", "length": "length"}
@@ -157,7 +158,7 @@ class VllmEngine:
             device=self._url,
             context=min(context, host.context),
             supports=host.supports if local is not None else host.supports & supports,
-            rows=0,
+            rows=_ROWS,
             weights="as vLLM was started",
         )
 

@@ -135,7 +135,7 @@ class Adapters:
             why = "vLLM was started without VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
         elif "No adapter found" in told:
             why = f"vLLM cannot read {self._folder}, where skills are written for it"
-        elif "rank" in told:
+        elif "max_lora_rank" in told:
             why = f"vLLM takes no adapter as large as this ({told})"
         elif "not enabled" in told or "enable_lora" in told or "enable-lora" in told:
             why = "vLLM was started without --enable-lora"

@@ -28,6 +28,7 @@ from task_bricks.lora import read_lora
 from tests.assistant.conftest import done, png
 from tests.assistant.vllm_server import VllmServer, running
 from ui.backend import HostChoice
+from ui.explain import _figures
 
 GREEDY = Sampling(max_tokens=12)
 Start = Callable[..., VllmEngine]
@@ -454,9 +455,24 @@ def test_router_bricks_and_trace_stand_before_it(assistant, server, tiny_host, m
         assert failed.error and failed.error.startswith("vLLM at http://")
 
 
+def test_more_turns_run_at_once_than_on_this_machine(server, tiny_host):
+    server.pause_s = 0.1
+    choice = EngineChoice("vllm", server.url)
+    with closing(Assistant.open(str(tiny_host), device="cpu", dtype="float32", engine=choice)) as over:
+        sampling = Sampling(max_tokens=8, min_tokens=8)
+        tickets = [over.ask(f"{n}?", choices=Choices(no_bricks=True), sampling=sampling) for n in range(14)]
+        assert all(done(ticket).error is None for ticket in tickets)
+    assert server.most_at_once > 8
+
+
 def test_a_choice_travels_to_the_pages_script_and_back():
     choice = HostChoice("builtin", engine=EngineChoice("vllm", "http://127.0.0.1:8000", fallback=False))
     assert HostChoice.from_arguments(choice.to_arguments()) == choice
+
+
+def test_the_page_says_who_decoded():
+    assert "host on cpu, decoded by vllm" in _figures({"host": "host", "device": "cpu", "engine": "vllm"})[1]
+    assert "host on cpu · seed" in _figures({"host": "host", "device": "cpu", "engine": "local"})[1]
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class Failure(Exception):
 class VllmServer:
     """Attributes that tests set: `key`, `takes_embeds`, `takes_adapters`, `max_lora_rank`, `context`, `fails` (the next request's
     status and message), `breaks_after` tokens, `pause_s` between tokens. Those that they read: `asked` (completions), `loads`,
-    `unloads`, `adapters`, `dropped` (requests that the client left)."""
+    `unloads`, `adapters`, `dropped` (requests that the client left), `most_at_once`."""
 
     def __init__(self, host: Host) -> None:
         self.host, self.engine = host, LocalEngine(host, weights="bf16")
@@ -110,7 +110,7 @@ class VllmServer:
         self.loads: list[str] = []
         self.unloads: list[str] = []
         self.adapters: dict[str, tuple[str, LowRank]] = {}
-        self.dropped = 0
+        self.dropped, self.at_once, self.most_at_once = 0, 0, 0
         self.url = ""
 
     def app(self) -> FastAPI:
@@ -201,6 +201,8 @@ class VllmServer:
         return Prompt((Soft("sent", vectors),))
 
     async def _events(self, job: Job, body: Completion) -> AsyncIterator[str]:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         stream = self.engine.generate(job)
         pieces, count, is_whole = iter(stream), 0, False
         try:
@@ -231,6 +233,7 @@ class VllmServer:
         finally:
             stream.stop()
             self.dropped += not is_whole
+            self.at_once -= 1
 
     def _event(self, ids: list[int], scores: tuple[Score, ...], finish: str | None) -> str:
         logprobs = None
