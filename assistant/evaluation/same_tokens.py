@@ -8,7 +8,8 @@ apart the engines' log probabilities of the same token lie where they still agre
 percentile of the noise is a tie that rounding decides; the rest is counted as unexplained.
 
 Both round alike only with one dtype: `--dtype float32` with a server of `--dtype float32` leaves next to no noise, and so shows whether
-anything but rounding differs. OUT gets the rows. Needs MATTONI_DATA.
+anything but rounding differs. OUT gets the rows, and a line for each turn as it comes, so that a run can be stopped, gone on with and
+widened: name a new folder for each state of the code, of the bricks or of the server. Needs MATTONI_DATA.
 """
 
 import argparse
@@ -18,14 +19,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from assistant.evaluation.asking import Row, attachments_of, read_rows
+from assistant.evaluation.asking import Row, attachments_of, read_rows, write_lines
 from assistant.evaluation.rows import write_rows
 from assistant.host.engines import KEY
 from assistant.host.host import Host, load_host
@@ -41,12 +42,13 @@ from assistant.turn.request import Request
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError, run_command
 from mattoni.injections import LowRank
+from mattoni.lines import json_rows
 from mattoni.paths import shipped_models, training_data
 from mattoni.trace import Trace
 
 KINDS = ("text", "photo", "skill", "photo with skill")
 _PHOTO = "photo"
-_LIKELIEST = 20
+_LIKELIEST = 5
 # Rows of these sets in turn, with these skills and their strengths.
 _SKILLS: tuple[tuple[str, Mapping[str, float]], ...] = (
     ("translation-de", {"english-german": 1.0}),
@@ -69,8 +71,12 @@ class Turn:
 class Said:
     """An engine's answer: its tokens, and how likely it found each."""
 
-    ids: list[int]
-    scores: list[Score]
+    scores: tuple[Score, ...]
+
+    @property
+    def ids(self) -> list[int]:
+        """Its tokens, also those that are cut off where it goes round in circles: which is alike wherever they are."""
+        return [score.id for score in self.scores]
 
 
 class Rows:
@@ -135,11 +141,45 @@ def turns(host: Host, rows: Rows, n: int, max_tokens: int) -> list[Turn]:
 def decode(engine: Engine, job: Job) -> Said:
     """An engine's answer. Raises MattoniError where another engine gave it."""
     stream = engine.generate(job)
-    scores = [score for piece in stream for score in piece.scores]
+    scores = tuple(score for piece in stream for score in piece.scores)
     if stream.engine != engine.info.name:
         raise MattoniError(f"{engine.info.name} did not answer: {' '.join(n.text for n in stream.notices)}")
-    # Before circles are cut off, which is alike wherever the tokens are.
-    return Said([score.id for score in scores], scores)
+    return Said(scores)
+
+
+def compared(local: Engine, remote: Engine, asked: Sequence[Turn], path: Path) -> list[tuple[Said, Said]]:
+    """Both answers to each turn. A turn that has a line in the file is not asked again; the others get one."""
+    kept = {(line["id"], line["kind"]): line for line in _lines(path)}
+    answers: list[tuple[Said, Said]] = []
+    for number, turn in enumerate(asked, 1):
+        line = kept.get((turn.id, turn.kind))
+        if line is None:
+            answers.append((decode(local, turn.job), decode(remote, turn.job)))
+            told = {
+                "id": turn.id,
+                "kind": turn.kind,
+                **dict(zip(("local", "vllm"), map(asdict, answers[-1]), strict=True)),
+            }
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(told) + "\n")
+        else:
+            answers.append((_said(line["local"]), _said(line["vllm"])))
+        print(f"\r{number} of {len(asked)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return answers
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Those of an earlier run; one that a stop cut short is taken out."""
+    if not path.is_file():
+        return []
+    lines = [row.value for row in json_rows(path, lambda number, why: None)]
+    write_lines(path, lines)
+    return lines
+
+
+def _said(told: Mapping[str, Any]) -> Said:
+    return Said(tuple(Score(s["id"], s["logprob"], tuple((i, p) for i, p in s["likeliest"])) for s in told["scores"]))
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
@@ -226,7 +266,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", type=Path, help="a folder for the rows")
+    parser.add_argument("out", type=Path, help="a folder for rows and answers")
     parser.add_argument("--url", required=True, help="where `vllm serve` runs")
     parser.add_argument("--n", type=int, default=200, help="turns")
     parser.add_argument("--max-tokens", type=int, default=48)
@@ -236,12 +276,8 @@ def main() -> None:
     host = load_host(given.host, dtype=given.dtype)
     local, remote = LocalEngine(host, weights="bf16"), VllmEngine(host, given.url, key=os.environ.get(KEY, ""))
     with closing(local), closing(remote):
-        asked = turns(host, Rows(given.out), given.n, given.max_tokens)
-        answers = []
-        for number, turn in enumerate(asked, 1):
-            answers.append((decode(local, turn.job), decode(remote, turn.job)))
-            print(f"\r{number} of {len(asked)}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        asked = turns(host, Rows(given.out / "rows"), given.n, given.max_tokens)
+        answers = compared(local, remote, asked, given.out / "answers.jsonl")
     print(json.dumps(report(host, asked, answers), indent=1, ensure_ascii=False))
 
 

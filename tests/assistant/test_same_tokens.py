@@ -11,6 +11,7 @@ from assistant.evaluation.same_tokens import (
     Rows,
     Said,
     Turn,
+    compared,
     decode,
     first_difference,
     margin,
@@ -31,8 +32,7 @@ ENDS = frozenset({9})
 
 
 def said(*tokens: tuple[int, float, dict[int, float]]) -> Said:
-    scores = [Score(i, p, ((i, p), *others.items())) for i, p, others in tokens]
-    return Said([i for i, _, _ in tokens], scores)
+    return Said(tuple(Score(i, p, ((i, p), *others.items())) for i, p, others in tokens))
 
 
 def test_the_first_difference_may_be_an_end():
@@ -84,7 +84,14 @@ def test_both_engines_are_asked_and_nothing_else_may_answer(host, tmp_path):
         closing(VllmEngine(host, server.url, lambda: LocalEngine(host, weights="bf16"), folder=tmp_path)) as remote,
     ):
         asked = [Turn(t.id, t.kind, a_job(host, *t.job.injections, sampling=sampling)) for t in jobs]
-        answers = [(decode(local, turn.job), decode(remote, turn.job)) for turn in asked]
+        path = tmp_path / "answers.jsonl"
+        compared(local, remote, asked[:2], path)
+        with path.open("a") as file:
+            file.write('{"id": "2", "kind": "te')  # a stop cut it short
+        before = len(server.asked)
+        answers = compared(local, remote, asked, path)
+        assert len(server.asked) == before + len(asked) - 2
+        assert compared(local, remote, asked, path) == answers and len(server.asked) == before + len(asked) - 2
         found = report(host, asked, answers)
         assert (found["percent"], found["differences"], found["noise in nats"]["p99"]) == (100.0, [], 0.0)
         assert found["tokens"] == found["tokens before a difference"] > 0

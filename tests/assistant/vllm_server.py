@@ -1,5 +1,5 @@
 """What stands in the place of a vLLM server, over the wire: it takes what `vllm serve` 0.32 takes and nothing else, decodes on a
-tiny host, and fails when it is told to. Checked against a real one by `test_vllm_real.py`."""
+tiny host, and fails when it is told to. `test_vllm_real.py` asks a real one."""
 
 import asyncio
 import base64
