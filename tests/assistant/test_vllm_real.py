@@ -19,8 +19,7 @@ from assistant.host.job import Job
 from assistant.host.local import LocalEngine
 from assistant.host.prompt import Prompt
 from assistant.host.sampling import Sampling
-from assistant.host.vllm import VllmEngine
-from assistant.host.vllm_adapters import adapters_folder
+from assistant.host.vllm import VllmEngine, adapters_folder
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Soft
 from mattoni.paths import shipped_models
