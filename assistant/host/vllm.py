@@ -25,7 +25,7 @@ from assistant.host.prompt import Prompt, Turn, build_prompt
 from assistant.host.sampling import Sampling
 from assistant.host.stream import AnswerStream
 from assistant.host.vllm_adapters import MOST, Adapters
-from assistant.host.vllm_wire import Refused, Said, UnknownModel, completion, problem_of, refusal, said
+from assistant.host.vllm_wire import Refused, Said, UnknownModel, completion, has_soft_tokens, problem_of, refusal, said
 from mattoni.card import Injection
 from mattoni.errors import MattoniError
 from mattoni.injections import LowRank, Text
@@ -105,6 +105,35 @@ class _Answering(AnswerStream):
             self.notices.extend(inner.notices)
 
 
+class _Apart:
+    """Lets a prompt of embeddings be answered alone, all others together, first come first served. Used on one event loop.
+
+    vLLM 0.32 with LoRAs ends, and with it everybody's answer, when token ids and embeddings meet in one pass: its word
+    embeddings are then given fewer positions than its LoRAs count.
+    """
+
+    def __init__(self) -> None:
+        self._turnstile = asyncio.Lock()
+        self._free = asyncio.Event()
+        self._running, self._is_alone = 0, False
+
+    @asynccontextmanager
+    async def let_in(self, alone: bool) -> AsyncIterator[None]:
+        """Wait until it may run, and keep out what must not run beside it."""
+        async with self._turnstile:
+            while self._running and (alone or self._is_alone):
+                self._free.clear()
+                await self._free.wait()
+            self._running += 1
+            self._is_alone = alone
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._free.set()
+
+
 class VllmEngine:
     """Decodes jobs on a running `vllm serve`.
 
@@ -141,6 +170,7 @@ class VllmEngine:
         self._making_local, self._lock = threading.Lock(), threading.Lock()
         self._salts: dict[str, str] = {}
         self._adapters = Adapters(self._client, self._url, host, folder or adapters_folder(), most)
+        self._apart = _Apart()
         self._answering: set[_Answering] = set()
         self._closing = False
         self._loop = asyncio.new_event_loop()
@@ -294,7 +324,10 @@ class VllmEngine:
         """Take an answer's tokens up to its end; leaving before the server's own ends the request."""
         job, answer = stream.job, stream.answer
         body = await asyncio.to_thread(completion, self._host, job, model, room, self._salt(job.conversation))
-        async with aclosing(self._events(body, job.sampling.logprobs)) as events:
+        async with (
+            self._apart.let_in(has_soft_tokens(job.prompt)),
+            aclosing(self._events(body, job.sampling.logprobs)) as events,
+        ):
             async for event in events:
                 stream.reused = event.reused or stream.reused
                 for place, token in enumerate(event.ids):

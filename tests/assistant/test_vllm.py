@@ -132,10 +132,11 @@ def test_text_pictures_skills_and_mixes_get_the_local_engines_tokens(host, engin
     assert [asked.prompt_embeds is not None for asked in server.asked[1:]] == [False, True] * 3
 
 
-def test_many_at_once_get_their_own_answers(host, engine, local):
+def test_many_at_once_get_their_own_answers_and_embeddings_meet_nothing_else(host, engine, local, server):
     jobs = [replace(job, seed=n) for n, job in enumerate(jobs_of_all_kinds(host) * 4)]
     streams = [engine.generate(job) for job in jobs]
     assert [ids(stream) for stream in streams] == [ids(local.generate(job)) for job in jobs]
+    assert server.most_at_once > 1 and not server.has_mixed
 
 
 def test_sampling_is_said_in_full_so_that_nothing_is_the_servers_own(host, engine, server):

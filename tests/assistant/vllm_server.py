@@ -111,6 +111,8 @@ class VllmServer:
         self.unloads: list[str] = []
         self.adapters: dict[str, tuple[str, LowRank]] = {}
         self.dropped, self.at_once, self.most_at_once = 0, 0, 0
+        # vLLM 0.32 with LoRAs ends when embeddings meet anything else in a pass.
+        self.embeds_at_once, self.has_mixed = 0, False
         self.url = ""
 
     def app(self) -> FastAPI:
@@ -202,6 +204,8 @@ class VllmServer:
 
     async def _events(self, job: Job, body: Completion) -> AsyncIterator[str]:
         self.at_once += 1
+        self.embeds_at_once += body.prompt_embeds is not None
+        self.has_mixed |= self.at_once > 1 and self.embeds_at_once > 0
         self.most_at_once = max(self.most_at_once, self.at_once)
         stream = self.engine.generate(job)
         pieces, count, is_whole = iter(stream), 0, False
@@ -234,6 +238,7 @@ class VllmServer:
             stream.stop()
             self.dropped += not is_whole
             self.at_once -= 1
+            self.embeds_at_once -= body.prompt_embeds is not None
 
     def _event(self, ids: list[int], scores: tuple[Score, ...], finish: str | None) -> str:
         logprobs = None
