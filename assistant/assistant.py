@@ -6,11 +6,11 @@ terminals, and leaves the turn itself to `assistant/turn/turn.py`.
 
 import contextlib
 import hashlib
-import re
+import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,21 +60,18 @@ from knowledge_bricks.passages import Passage
 from knowledge_bricks.sentences import Said
 from mattoni.card import BrickCard
 from mattoni.errors import MattoniError
-from mattoni.files import remove_folder
+from mattoni.files import plain_name, remove_folder
+from mattoni.hub import HUB_ID
 from mattoni.inputs import Attachment
-from mattoni.paths import brick_folders, data_folder, hosts_folder
+from mattoni.paths import brick_folders, data_around, data_folder, hosts_folder
 from mattoni.records import Read, from_json, to_json
 from mattoni.runtime import Asked, GivenPicture, Injected, Stopped
 from mattoni.versions import roll_back
 from task_bricks.importing import import_skill
 
 _SAVE_EVERY_S = 0.5
+_ADDING_WAIT_S = 20.0
 _STOP_WAIT_S = 5.0  # a turn ends within a token, or within a page that is being read
-
-
-def _plain_name(name: str) -> str:
-    """An uploaded file's name as one that can be written anywhere, its ending kept."""
-    return re.sub(r"[^\w. -]", "_", Path(name).name)[-100:].lstrip(".") or "file"
 
 
 class Assistant:
@@ -88,13 +85,17 @@ class Assistant:
         user_bricks: Path,
         weights: Weights = "auto",
         engine: EngineChoice = LOCAL,
+        beside: "Assistant | None" = None,
     ) -> None:
+        """beside  the assistant whose loaded models, engine and queue this one uses too"""
         self.host, self.registry, self.store = host, registry, store
         self._user_bricks = user_bricks
-        self._preparation = Preparation(host)
-        self._engine: Engine = make_engine(host, engine, weights)
+        self._preparation: Preparation = Preparation(host) if beside is None else beside._preparation
+        self._engine: Engine = make_engine(host, engine, weights) if beside is None else beside._engine
         # Here eight of sixteen rows, as more slow one another (`assistant/turn/queue.py`); a server's do not.
-        self._queue = TurnQueue(self._engine.info.rows // 2)
+        self._queue: TurnQueue = TurnQueue(self._engine.info.rows // 2) if beside is None else beside._queue
+        self._is_alone = beside is None
+        self._is_over = False
         self._tickets: dict[str, Ticket] = {}
         self._lock = threading.RLock()
         self._folder_state = FolderState()
@@ -125,6 +126,53 @@ class Assistant:
         choice = settle(host, device, registry) if give_way or host == AUTO else Choice(host, "")
         loaded = replace(load_host(choice.name, device, dtype, quantise), reason=choice.reason)
         return cls(loaded, registry, store, data_folder() / "bricks", weights, engine)
+
+    def for_person(self, data: Path, store: ConversationStore) -> "Assistant":
+        """The same host for somebody else: with the conversations of a store and the bricks of a data folder, and nobody else's.
+
+        Everything large is this assistant's: the host, loaded bricks, keys, and the queue in which all take turns.
+        """
+        folders = brick_folders(data)
+        return Assistant(self.host, self.registry.elsewhere(folders), store, folders[0], beside=self)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being answered or waits to be."""
+        with self._lock:
+            return all(ticket.finished for ticket in self._tickets.values())
+
+    def leave(self) -> None:
+        """End an assistant of one person: its turns are stopped and nothing of it stays in memory; files and store are left.
+
+        Nothing may be asked of it any more. Raises MattoniError where documents are being read just now.
+        """
+        if not self._adding.acquire(timeout=_ADDING_WAIT_S):
+            raise MattoniError("A brick is being made just now: wait until it is there, and try again.")
+        try:
+            with self._lock:
+                self._is_over = True
+                tickets = list(self._tickets.values())
+            for ticket in tickets:
+                ticket.stop()
+            for ticket in tickets:
+                if ticket.status == "running":
+                    ticket.wait(_STOP_WAIT_S)
+            # Of everybody: what of it was theirs would take their database to tell, and may be gone from there already.
+            self._engine.clear()
+            self._preparation.forget_everything()
+        finally:
+            self._adding.release()
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Held while bricks are made or changed, one at a time."""
+        with self._adding:
+            self._refuse_if_over()
+            yield
+
+    def _refuse_if_over(self) -> None:
+        if self._is_over:
+            raise MattoniError("Your data was deleted: sign in again to begin anew.")
 
     def close(self) -> None:
         """Stop the running turns and end the engine."""
@@ -180,6 +228,7 @@ class Assistant:
             request = Request(text, tuple(attachments), choices or Choices(), sampling or Sampling())
             return self._queue.submit(uuid.uuid4().hex, lambda ticket: self._answer(request, ticket, None, None))
         with self._lock:
+            self._refuse_if_over()
             self._refuse_while_running(conversation)
             past, unseen = self._past(conversation)
             question = self.store.add_question(conversation, text, attachments)
@@ -298,6 +347,7 @@ class Assistant:
     ) -> Ticket:
         """Change a question, drop everything after it, and answer it."""
         with self._lock:
+            self._refuse_if_over()
             self._refuse_while_running(conversation)
             self._forget_conversation(conversation, self.store.edit_question(question, text))
             return self._answer_last(conversation, choices, sampling, anyway=False)
@@ -307,6 +357,7 @@ class Assistant:
     ) -> Ticket:
         self.check(choices or Choices())
         with self._lock:
+            self._refuse_if_over()
             self._refuse_while_running(conversation)
             question = self.store.drop_last_answer(conversation)
             if question is None:
@@ -362,11 +413,11 @@ class Assistant:
         path = Path(source).expanduser()
         publish = self._preparation.loaded.between_loads
         if is_cartridge(path):
-            with self._adding:
+            with self._change():
                 return import_cartridge(path, self._user_bricks, name, self.host, publish)
         if not is_packed(path):
             return self.add_skill(source, name, replace)
-        with self._adding:
+        with self._change():
             return unpack_brick(path, self._user_bricks, name, publish)
 
     def add_skill(self, source: str | Path, name: str | None = None, replace: bool = False) -> BrickCard:
@@ -376,7 +427,8 @@ class Assistant:
 
         One that brings routing keys goes through the gate at once; the card's last note says what came out.
         """
-        folder = import_skill(source, self._user_bricks, name, self.host, replace=replace)
+        with self._change():
+            folder = import_skill(source, self._user_bricks, name, self.host, replace=replace)
         brick = self.registry.scan().get(folder.name)
         if not needs_verdict(brick):
             return brick.card
@@ -384,11 +436,19 @@ class Assistant:
         notes = [*brick.card.notes, self.pass_gate(brick.name).sentence]
         return brick.card.model_copy(update={"training": {**brick.card.training, "notes": notes}})
 
+    def add_skill_named(self, source: str) -> BrickCard:
+        """Bring in a PEFT LoRA that was named on a page: a Hub id or, where this machine is the user's own, a folder."""
+        is_from_hub = source.startswith("https://") or (HUB_ID.fullmatch(source) and not os.path.exists(source))
+        if not self._is_alone and not is_from_hub:
+            raise MattoniError("Folders of the server are nobody's here: name a Hub id such as someone/their-lora.")
+        return self.add_skill(source)
+
     def pass_gate(self, name: str, anyway: bool = False) -> Gate:
         """Measure what a skill would do to the routes of the others, and keep whether Auto may choose it.
 
         anyway  it may, whatever was measured
         """
+        self._refuse_if_over()
         bricks = self.bricks()
         return pass_gate(bricks.get(name), bricks, self.embedder.embed, self.embedder.digest, anyway)
 
@@ -398,8 +458,8 @@ class Assistant:
             folder = Path(scratch) / "skill"  # what a file without a telling name is called after
             folder.mkdir()
             for one in (file, *beside):
-                (folder / _plain_name(one.name)).write_bytes(one.content)
-            return self.add_brick(folder / _plain_name(file.name), name)
+                (folder / plain_name(one.name)).write_bytes(one.content)
+            return self.add_brick(folder / plain_name(file.name), name)
 
     def add_knowledge(
         self,
@@ -416,7 +476,7 @@ class Assistant:
 
         Reading scanned pages takes about a second each. All of it runs on the caller's thread, and turns go on meanwhile.
         """
-        with self._adding:
+        with self._change():
             return add_knowledge(
                 name,
                 files,
@@ -436,7 +496,7 @@ class Assistant:
 
     def drop_documents(self, name: str, documents: Sequence[str]) -> BrickCard:
         """Take documents out of a knowledge brick, with every byte that was made of them."""
-        with self._adding:
+        with self._change():
             card = drop_documents(name, documents, self._user_bricks, self._preparation.loaded.between_loads)
         self._forget_bricks(name)
         self.store.change_traces(lambda trace: without_passages(trace, name, documents))
@@ -444,7 +504,7 @@ class Assistant:
 
     def sync(self, name: str, passed_over: Callable[[str], object] = lambda sentence: None) -> BrickCard | None:
         """Make a knowledge brick what its watched folder holds now; None where nothing changed."""
-        with self._adding:
+        with self._change():
             return follow(
                 name,
                 self._user_bricks,
@@ -457,7 +517,7 @@ class Assistant:
 
     def stop_watching(self, name: str) -> BrickCard:
         """Leave a knowledge brick as it is, whatever happens in its folder."""
-        with self._adding:
+        with self._change():
             return stop_watching(name, self._user_bricks, self._preparation.loaded.between_loads)
 
     def _read_page(self) -> Callable[[Image.Image], str] | None:
@@ -477,7 +537,7 @@ class Assistant:
 
     def add_examples(self, name: str, files: Sequence[Attachment]) -> Added:
         """Give an image brick of the user's keys from example pictures."""
-        with self._adding:
+        with self._change():
             return add_examples(
                 name,
                 files,
@@ -493,7 +553,7 @@ class Assistant:
 
     def teach(self, said: Sequence[Said], replace: bool = False) -> fact_brick.Taught:
         """Teach facts: some seconds each, on the caller's thread; turns go on meanwhile. Raises MattoniError."""
-        with self._adding:
+        with self._change():
             return fact_brick.teach(
                 self.host,
                 said,
@@ -504,12 +564,12 @@ class Assistant:
 
     def switch_facts(self, numbers: Sequence[int], is_on: bool) -> None:
         """Switch facts on or off. Raises MattoniError for a number that is not there."""
-        with self._adding:
+        with self._change():
             fact_brick.switch(self._user_bricks, numbers, is_on, self._preparation.loaded.between_loads)
 
     def remove_facts(self, numbers: Sequence[int]) -> None:
         """Take facts out, also of memory. Raises MattoniError for a number that is not there."""
-        with self._adding:
+        with self._change():
             digests = frozenset(b.digest for b in self.bricks().usable if b.name == fact_brick.NAME)
             fact_brick.remove(self._user_bricks, numbers, self._preparation.loaded.between_loads)
             self._preparation.loaded.unload(digests)
@@ -521,6 +581,7 @@ class Assistant:
 
     def switch_brick(self, name: str, is_on: bool) -> None:
         """Switch a brick off in all conversations, or on again. Raises MattoniError where there is none."""
+        self._refuse_if_over()
         if name not in self.switched_off():
             self.bricks().get(name)
         switch(self._user_bricks, name, is_on)
@@ -528,7 +589,7 @@ class Assistant:
     def rename_brick(self, name: str, new: str) -> BrickCard:
         """Give a brick of the user's another name, also where earlier answers cite it."""
         brick = self._own(name)
-        with self._adding:
+        with self._change():
             card = rename_brick(brick, new, self._preparation.loaded.between_loads)
         self._forget_bricks(name)
         if name in self.switched_off():
@@ -540,7 +601,7 @@ class Assistant:
     def roll_back(self, name: str, to: int | None = None) -> int:
         """Put an older version of a brick of the user's in its place; the one in use is kept too. Returns its number."""
         brick = self._own(name)
-        with self._adding:
+        with self._change():
             return roll_back(brick, to, self._preparation.loaded.between_loads)
 
     def pack_brick(self, name: str, target: Path) -> Path:
@@ -557,7 +618,7 @@ class Assistant:
 
     def _forget_bricks(self, *names: str) -> None:
         """Drop from memory what was loaded of these bricks, in whatever state, and what was computed with them."""
-        self._preparation.loaded.unload_named(frozenset(names))
+        self._preparation.forget_bricks(frozenset(names))
         self._engine.clear()
 
     def remove_brick(self, name: str) -> None:
@@ -566,8 +627,8 @@ class Assistant:
 
         def remove() -> None:
             remove_folder(folder)
-            if (hosts_folder() / name).is_dir():
-                remove_folder(hosts_folder() / name)
+            if (own_host := hosts_folder(data_around(self._user_bricks)) / name).is_dir():
+                remove_folder(own_host)
 
         self._preparation.loaded.between_loads(remove)
         self._forget_bricks(name)
@@ -654,7 +715,8 @@ class Assistant:
             if ticket.is_stopping:
                 return "stopped"
             bricks = self.bricks()
-            if self._watched.look(bricks.usable):
+            # The folders of a server are not for those who sign in there, whatever a card that they brought says.
+            if self._is_alone and self._watched.look(bricks.usable):
                 bricks = self.bricks()
             outcome = run_turn(self._preparation, self._engine, request, bricks, ticket, save)
             return outcome.status

@@ -149,6 +149,12 @@ class Registry:
         # By folder: its stamp when it was checked, and what came of it. Host-independent, so that hosts can share it.
         self._checked: dict[Path, tuple[object, Brick | Refused]] = {}
 
+    def elsewhere(self, folders: list[Path]) -> "Registry":
+        """The bricks of other folders; one that lies in both is checked once."""
+        other = Registry(folders)
+        other._checked = self._checked
+        return other
+
     def scan(self, host: "Host | HostIdentity | None" = None) -> Bricks:
         """All bricks as they are now; with a host, those made for another one are refused."""
         found: dict[str, Brick | Refused] = {}

@@ -22,6 +22,7 @@ from mattoni.errors import MattoniError
 
 OUTPUT = "run.log"  # what the process says
 PROCESS = "process"  # its number
+_ENDING_S = 10.0
 _NICE = 5  # people who chat meanwhile come first
 
 
@@ -73,6 +74,19 @@ def stop(run: Path) -> None:
     if process is not None:
         with suppress(psutil.Error):
             process.send_signal(signal.SIGTERM)
+
+
+def end_all(runs: Path) -> None:
+    """End the processes of all runs in a folder that is to be deleted, with or without a last checkpoint."""
+    processes = [process for run in runs.glob("*") if (process := _process(run)) is not None]
+    for process in processes:
+        with suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=_ENDING_S)
+    for process in alive:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=_ENDING_S)
 
 
 def view(run: Path) -> RunView:

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -29,6 +30,11 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain_name(name: str) -> str:
+    """A sent file's name as one that can be written anywhere, its ending kept."""
+    return re.sub(r"[^\w. -]", "_", Path(name).name)[-100:].lstrip(".") or "file"
 
 
 def _cannot_write(path: Path, problem: OSError) -> MattoniError:

@@ -10,18 +10,20 @@ import streamlit as st
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from assistant.conversations.database import DatabaseAway
+from assistant.conversations.database import Closed, DatabaseAway
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
-from ui import document, inside, sidebar, teach, views
-from ui.backend import Backend, HostChoice, backend
+from ui import account, document, inside, sidebar, teach, views
+from ui.backend import Desk, HostChoice, backend
 from ui.chat import follow
 from ui.choices import keep_choices, show_choices
 from ui.examples import EXAMPLES, OFFERS, Example
 from ui.messages import draw_answer, draw_beside, draw_question, forget_pictures, spoken_message
+from ui.people import PersonDesk, SignedOut, people
 from ui.sidebar import Asking
+from ui.signing_in import SignIn, draw_sign_in, who_is_here
 from ui.skills import Scores
 from ui.style import ICON, apply_style
 from ui.text import plain
@@ -48,17 +50,45 @@ def main() -> None:
     """Draw the page once."""
     st.set_page_config("Mattoni", str(ICON), layout="centered", menu_items={"About": "Mattoni: a modular assistant."})
     apply_style()
-    back = backend(HostChoice.from_arguments(sys.argv[1:]))
+    choice = HostChoice.from_arguments(sys.argv[1:])
+    back: Desk = backend(choice)
     try:
-        _draw(back)
+        sign_in = SignIn.from_arguments(sys.argv[2:])
+        if sign_in is None:
+            _draw(back)
+        else:
+            _draw_for_one(choice, sign_in)
     except DatabaseAway as problem:  # nothing that was said can be drawn
         st.error(plain(str(problem), 600), icon=":material/error:")
         _await_database(back)
 
 
-def _draw(back: Backend) -> None:
+def _draw_for_one(choice: HostChoice, sign_in: SignIn) -> None:
+    """The page of whoever has signed in, or the one where they do."""
+    try:
+        person = who_is_here(sign_in)
+    except MattoniError as problem:
+        draw_sign_in(sign_in, plain(str(problem), 400))
+        return
+    if person is None:
+        draw_sign_in(sign_in, None)
+        return
+    try:
+        _draw(people(choice).enter(person, sign_in.is_administrator(person)))
+    except SignedOut as problem:
+        draw_sign_in(sign_in, plain(str(problem)))
+    except DatabaseAway:
+        raise
+    except MattoniError as problem:  # their store cannot be opened
+        st.error(plain(str(problem), 600), icon=":material/error:")
+        st.button("Try again", icon=":material/refresh:", key="try-again")
+
+
+def _draw(back: Desk) -> None:
     conversation = _open_conversation(back.store)
     asking = _draw_sidebar(back, conversation)
+    if isinstance(back, PersonDesk) and account.draw_view(back):
+        return
     if back.assistant is not None and views.current() in (inside.VIEW, teach.VIEW, document.VIEW):
         _draw_sentences(back)
         if views.current() == inside.VIEW:
@@ -109,10 +139,12 @@ def _go(conversation: str | None) -> None:
         del st.query_params[_ADDRESS]
 
 
-def _draw_sidebar(back: Backend, conversation: str | None) -> Asking:
+def _draw_sidebar(back: Desk, conversation: str | None) -> Asking:
     """Draw it and return how the next question is asked."""
     sidebar.draw_head()
     with st.sidebar:
+        if isinstance(back, PersonDesk):
+            account.draw_account(back)
         sidebar.draw_conversations(back.store, conversation, _go, lambda identity: _delete(back, identity))
         if back.assistant is None:
             return Asking()
@@ -133,15 +165,13 @@ def _last_scores(store: ConversationStore, conversation: str | None) -> Scores:
     return {candidate["name"]: (candidate["score"], candidate["threshold"]) for candidate in weighed}
 
 
-def _delete(back: Backend, conversation: str) -> None:
+def _delete(back: Desk, conversation: str) -> None:
     """Delete a conversation for good: on disk, in the assistant's memory and in the page's."""
     back.delete_conversation(conversation)
     forget_pictures()
 
 
-def _ask(
-    back: Backend, conversation: str | None, question: str, attachments: Sequence[Attachment], asking: Asking
-) -> str:
+def _ask(back: Desk, conversation: str | None, question: str, attachments: Sequence[Attachment], asking: Asking) -> str:
     """Put the question to the assistant; the address then names its conversation.
 
     Refused, it stands in the box again below a sentence that says why.
@@ -171,7 +201,7 @@ def _drop_uploads(files: "Sequence[UploadedFile]") -> None:
             context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
 
 
-def _draw_sentences(back: Backend) -> None:
+def _draw_sentences(back: Desk) -> None:
     """What went wrong or was done, one sentence each; the page goes on."""
     if news := st.session_state.pop("news", None):
         st.toast(plain(news, 300), icon=":material/check:")
@@ -184,7 +214,7 @@ def _draw_sentences(back: Backend) -> None:
         st.button("Start the host again", on_click=back.start, icon=":material/refresh:")
 
 
-def _await_host(back: Backend) -> None:
+def _await_host(back: Desk) -> None:
     """A line while the host loads; the page is drawn again when it is there.
 
     The script waits, instead of a fragment that runs anew twice a second: a busy page makes the imports of the thread that
@@ -198,13 +228,13 @@ def _await_host(back: Backend) -> None:
 
 
 @st.fragment(run_every=1.5)
-def _await_database(back: Backend) -> None:
+def _await_database(back: Desk) -> None:
     """Draw the page again when what was said can be read again."""
     if back.store.problem is None:
         st.rerun()
 
 
-def _draw_conversation(back: Backend, conversation: str | None, asking: Asking) -> None:
+def _draw_conversation(back: Desk, conversation: str | None, asking: Asking) -> None:
     messages = back.store.messages(conversation) if conversation else []
     # A place of its own: the examples leave the page the moment the first question is there.
     welcome = st.empty()
@@ -279,13 +309,15 @@ def _choose(example: Example) -> None:
 
 
 @st.fragment(run_every=1.5)
-def _watch(back: Backend, conversation: str, drawn: str) -> None:
+def _watch(back: Desk, conversation: str, drawn: str) -> None:
     """Draw the page again when another tab, or a stopped script, left it behind the conversation."""
     try:
         is_behind = back.store.stamp(conversation) != drawn
     except DatabaseAway as problem:  # the page stays, and what is being said goes on
         st.warning(plain(str(problem), 600), icon=":material/save:")
         return
+    except (SignedOut, Closed):  # deleted in another tab
+        is_behind = True
     if is_behind:
         st.rerun()
 
@@ -295,7 +327,7 @@ def _stop_editing() -> None:
 
 
 @st.dialog("Edit the question", icon=":material/edit:", on_dismiss=_stop_editing)
-def _edit_dialog(back: Backend, message: StoredMessage, asking: Asking) -> None:
+def _edit_dialog(back: Desk, message: StoredMessage, asking: Asking) -> None:
     changed = st.text_area("Question", value=message.text, key=f"edited-{message.id}", label_visibility="collapsed")
     st.caption("What follows this question is dropped, and it is answered anew.")
     if st.button("Ask again", type="primary", disabled=not changed.strip() and not message.attachments):
@@ -311,7 +343,7 @@ def _edit_dialog(back: Backend, message: StoredMessage, asking: Asking) -> None:
         st.rerun()
 
 
-def _draw_welcome(back: Backend) -> None:
+def _draw_welcome(back: Desk) -> None:
     """What an empty conversation offers: pictures and questions to click."""
     st.header("What would you like to look at?", anchor=False)
     st.caption(

@@ -4,13 +4,15 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import streamlit as st
 
 from assistant.conversations.store import ConversationStore, open_store
 from assistant.host.engine_choice import LOCAL, EngineChoice
 from mattoni.errors import MattoniError
+from mattoni.paths import data_folder
 
 if TYPE_CHECKING:
     from assistant.assistant import Assistant
@@ -43,8 +45,49 @@ class HostChoice:
         return cls(**{**told, "engine": EngineChoice(**told["engine"])})
 
 
+class Desk(Protocol):
+    """What the page draws of one person: their conversations and bricks, and the host that answers."""
+
+    @property
+    def store(self) -> ConversationStore:
+        """What was said."""
+        ...
+
+    @property
+    def assistant(self) -> "Assistant | None":
+        """What answers; None while its host is loaded."""
+        ...
+
+    @property
+    def problem(self) -> str | None:
+        """The sentence why there is no host."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Their data folder."""
+        ...
+
+    @property
+    def host_source(self) -> str:
+        """What loads the host that answers once more."""
+        ...
+
+    def start(self) -> None:
+        """Load the host again."""
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the start has ended; False when the time ran out first."""
+        ...
+
+    def delete_conversation(self, conversation: str) -> None:
+        """Delete a conversation for good."""
+        ...
+
+
 class Backend:
-    """The conversations, at once, and the assistant, as soon as its host is loaded.
+    """The desk of whoever runs Mattoni alone, and the host of all: the conversations, at once, and the assistant, as soon as its host is loaded.
 
     store       what was said: read, begun, named and exported here, with or without an assistant
     assistant   whatever asks it, changes what it remembers, or takes something away again
@@ -58,6 +101,11 @@ class Backend:
         self.problem: str | None = None
         self._host = host
         self.start()
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return data_folder()
 
     @property
     def host_source(self) -> str:

@@ -86,18 +86,29 @@ def launch(
     quantise: Literal["4bit"] | None = None,
     weights: Literal["auto", "bf16", "fp16", "int8", "int4"] = "auto",
     engine: EngineChoice = LOCAL,
+    secrets: Path | None = None,
 ) -> None:
     """Serve the page until interrupted; says where, and which port was taken.
 
     address   where the server listens
     host      the model that answers, and how it is loaded: as for `assistant.host.host.load_host`
     engine    what decodes
+    secrets   the file that says how people sign in; None: where Streamlit looks for it, and nobody signs in where there is none
     """
+    from ui.signing_in import check_port, read_sign_in, secrets_files
+
+    sign_in = read_sign_in(secrets_files() if secrets is None else [secrets])
+    if secrets is not None and sign_in is None:
+        raise MattoniError(
+            f"{secrets} is not there, or says nothing of signing in: it needs a section [auth]; see docs/serving.md."
+        )
     found = free_port(address, port)
+    if sign_in is not None:
+        check_port(sign_in, found)
     if found != port:
         print(f"Port {port} is taken, so the page is on port {found}.", flush=True)
     print(f"Mattoni is at {page_address(address, found)} (Ctrl+C ends it).", flush=True)
-    if address in _EVERYWHERE:
+    if address in _EVERYWHERE and sign_in is None:
         print("Other machines can reach it too: everybody who does sees the same conversations.", flush=True)
 
     from streamlit.web import cli
@@ -109,6 +120,8 @@ def launch(
     choice = HostChoice(host, device, dtype, quantise, weights, engine)
     backend(choice)  # the host loads while the server starts; the page finds it under way
     page = Path(__file__).with_name("app.py")
-    flags = [f"--{name}={value}" for name, value in options(address, found).items()]
-    sys.argv = ["streamlit", "run", str(page), *flags, "--", *choice.to_arguments()]
+    told = options(address, found) | ({"secrets.files": str(secrets)} if secrets is not None else {})
+    flags = [f"--{name}={value}" for name, value in told.items()]
+    signing = sign_in.to_arguments() if sign_in is not None else [""]
+    sys.argv = ["streamlit", "run", str(page), *flags, "--", *choice.to_arguments(), *signing]
     cli.main(prog_name="streamlit")

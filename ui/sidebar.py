@@ -371,7 +371,7 @@ def _add_skill(assistant: "Assistant", uploads: Sequence["UploadedFile"], identi
         sent.sort(key=lambda file: file.name.endswith(".json"))  # what goes with the weights is not what is brought in
         return assistant.add_skill_file(sent[0], beside=sent[1:])
     if identity.strip():
-        return assistant.add_skill(identity.strip())
+        return assistant.add_skill_named(identity.strip())
     raise MattoniError("There is nothing to add: choose a file or name a Hub id.")
 
 

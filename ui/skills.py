@@ -84,11 +84,11 @@ def _draw_skill(brick: "Brick", score: tuple[float, float] | None, draw_remove: 
 
 def _facts(brick: "Brick", score: tuple[float, float] | None) -> list[str]:
     """Last score, measured quality, size."""
-    from assistant.turn.admission import admitted, verdicts
+    from assistant.turn.admission import admitted
 
     card = brick.card
     facts = []
-    if not admitted(brick, verdicts()):
+    if not admitted(brick):
         facts.append(f"Auto leaves it alone: it has not passed `mattoni bricks gate {card.name}`")
     if score is not None:
         near, needed = score

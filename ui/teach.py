@@ -10,9 +10,8 @@ import streamlit as st
 from mattoni.card import BrickName
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
-from mattoni.paths import data_folder
 from ui import views
-from ui.backend import Backend
+from ui.backend import Desk
 from ui.sidebar import guarded, say
 from ui.text import plain
 
@@ -29,7 +28,7 @@ _MEASURES = {"accuracy": "the share of right labels", "exact": "the share of rig
 _EXAMPLE = "question,answer\nOrder: 3 boxes of nails,QTY=3; ITEM=nails\n"
 
 
-def draw_teach(back: Backend) -> None:
+def draw_teach(back: Desk) -> None:
     """Draw the page for the host that answers."""
     views.draw_way_back()
     st.header("Teach a skill", anchor=False)
@@ -38,15 +37,15 @@ def draw_teach(back: Backend) -> None:
         "Two hundred rows are good. The training runs on this machine while you go on; some rows are held back to measure it."
     )
     _draw_new(back)
-    _draw_runs(back, str(sorted(_runs())))
+    _draw_runs(back, str(_runs(back)))
 
 
-def _runs() -> list[Path]:
-    folder = data_folder() / "training"
+def _runs(back: Desk) -> list[Path]:
+    folder = back.folder / "training"
     return [run for run in sorted(folder.glob("*")) if (run / "recipe.yaml").is_file()]
 
 
-def _draw_new(back: Backend) -> None:
+def _draw_new(back: Desk) -> None:
     with st.container(border=True, key="teach-new"):
         upload = st.file_uploader(
             "Examples", type=["csv", "tsv", "jsonl", "json", "gz"], key="teach-file", label_visibility="collapsed"
@@ -84,7 +83,7 @@ def _read(name: str, content: bytes) -> "Examples":
         return read_examples(path)
 
 
-def _begin(back: Backend, name: str, examples: "Examples", effort: str) -> None:
+def _begin(back: Desk, name: str, examples: "Examples", effort: str) -> None:
     """Write the recipe and start its process. Raises MattoniError for a name that is bad or taken."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -95,29 +94,29 @@ def _begin(back: Backend, name: str, examples: "Examples", effort: str) -> None:
         TypeAdapter(BrickName).validate_python(name)
     except ValidationError as problem:
         raise MattoniError(f"'{name}' is no name for a skill: use small letters, digits and dashes.") from problem
-    folder = data_folder() / "training" / name
+    folder = back.folder / "training" / name
     if folder.exists() or any(brick.name == name for brick in back.assistant.bricks().usable):
         raise MattoniError(f"There is a '{name}' already: choose another name, or remove that one first.")
     write_run(folder, name, examples, back.assistant.host.name, effort=effort)  # type: ignore[arg-type]
     _start(back, folder)
 
 
-def _start(back: Backend, run: Path) -> None:
+def _start(back: Desk, run: Path) -> None:
     from brick_training import background
 
-    out = data_folder() / "bricks"
+    out = back.folder / "bricks"
     arguments = [str(run / "recipe.yaml"), "--out", str(out), "--work", str(run), "--host", back.host_source]
     background.start("task_bricks.train", arguments, run)
 
 
 @st.fragment(run_every=_EVERY_S)
-def _draw_runs(back: Backend, drawn: str) -> None:
+def _draw_runs(back: Desk, drawn: str) -> None:
     """Every run, drawn again while one works. `drawn` is what the page was drawn with."""
     from brick_training.background import view
 
     assert back.assistant is not None
-    runs = _runs()
-    if str(sorted(runs)) != drawn:
+    runs = _runs(back)
+    if str(runs) != drawn:
         st.rerun()
     bricks = {brick.name: brick for brick in back.assistant.bricks().usable}
     for run in runs:
@@ -130,7 +129,7 @@ def _draw_runs(back: Backend, drawn: str) -> None:
             _draw_run(back, run, seen, bricks.get(run.name))
 
 
-def _draw_run(back: Backend, run: Path, seen: "RunView", brick: "Brick | None") -> None:
+def _draw_run(back: Desk, run: Path, seen: "RunView", brick: "Brick | None") -> None:
     st.markdown(f"**{plain(run.name)}**")
     if seen.is_alive:
         st.progress(seen.step / seen.steps if seen.steps else 0.0, text=_progress(seen))
@@ -177,9 +176,9 @@ def _score(brick: "Brick") -> str:
 
 def _found(brick: "Brick") -> str:
     """Whether Auto chooses it."""
-    from assistant.turn.admission import admitted, verdicts
+    from assistant.turn.admission import admitted
 
-    if admitted(brick, verdicts()):
+    if admitted(brick):
         return "It is in the sidebar, and Auto finds it."
     return (
         "It is in the sidebar; Auto leaves it alone, since it took messages of other skills or plain chat "
@@ -187,7 +186,7 @@ def _found(brick: "Brick") -> str:
     )
 
 
-def _draw_actions(back: Backend, run: Path, seen: "RunView") -> None:
+def _draw_actions(back: Desk, run: Path, seen: "RunView") -> None:
     from brick_training import background
 
     with st.container(horizontal=True, gap="small"):

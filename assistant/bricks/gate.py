@@ -17,7 +17,7 @@ from torch import Tensor
 
 import task_bricks
 from assistant.registry import Brick, Bricks, Registry
-from assistant.turn.admission import Verdict, admitted, keep, verdicts
+from assistant.turn.admission import Verdict, admitted, keep
 from assistant.turn.keyring import keyed
 from assistant.turn.question import message_pieces
 from assistant.turn.route import Choices, KeyedBrick, Keyring, Question, route
@@ -139,8 +139,7 @@ def measure_gate(brick: Brick, bricks: Bricks, embed: Embed, embedder: str) -> G
         raise MattoniError(f"'{brick.name}' is a {brick.card.kind} brick, and the gate is for skills: name one.")
     if brick.card.routes is None:
         raise MattoniError(f"'{brick.name}' has no routing keys, so only you switch it on: there is nothing to pass.")
-    kept = verdicts()
-    others = {b.name: keyed(b, has_keys=admitted(b, kept)) for b in bricks.usable if b.name != brick.name}
+    others = {b.name: keyed(b, has_keys=admitted(b)) for b in bricks.usable if b.name != brick.name}
     hidden = [b for b in Registry([shipped_models() / "bricks"]).scan().usable if b.name == brick.name]
     # In the order of a turn, which decides between equal scores.
     after = Keyring(tuple(others.get(b.name) or keyed(brick) for b in bricks.usable))

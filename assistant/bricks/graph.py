@@ -9,7 +9,7 @@ from mattoni.card import BrickCard, check_name, describe_files, read_card, write
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
 from mattoni.lines import read_text
-from mattoni.paths import brick_folders
+from mattoni.paths import brick_folders, data_around
 
 
 def add_graph(
@@ -33,7 +33,7 @@ def add_graph(
         if previous is None or not isinstance(previous.parts, GraphParts):
             raise MattoniError(f"There is no graph of yours called '{name}' to update: add it first.")
         version = previous.version + 1
-    elif any((parent / name).exists() for parent in (folder, *brick_folders())):
+    elif any((parent / name).exists() for parent in (folder, *brick_folders(data_around(folder)))):
         raise MattoniError(f"There is a brick called '{name}' already: choose another name, or add --update.")
     triples = read_triples(read_text(file), file.name)
 

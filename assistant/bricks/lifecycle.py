@@ -12,7 +12,7 @@ from mattoni.archives import unpack
 from mattoni.card import CARD, BrickCard, check_files, check_name, parse_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder, replace_folder, replacing
-from mattoni.paths import brick_folders, hosts_folder
+from mattoni.paths import brick_folders, data_around, hosts_folder
 from mattoni.versions import VERSIONS, kept_versions
 
 README = "README.md"
@@ -24,7 +24,7 @@ Publish = Callable[[Callable[[], None]], object]
 def check_free(name: str, folder: Path) -> None:
     """Raise MattoniError for what cannot name a brick or names one that is there."""
     check_name(name)
-    if any((parent / name).exists() for parent in (folder, *brick_folders())):
+    if any((parent / name).exists() for parent in (folder, *brick_folders(data_around(folder)))):
         raise MattoniError(f"There is a brick called '{name}' already: choose another name, or remove that one first.")
 
 
@@ -34,7 +34,7 @@ def rename_brick(brick: Path, name: str, publish: Publish) -> BrickCard:
     old = parse_card((brick / CARD).read_text(encoding="utf-8"), f"{brick.name}/{CARD}")
     if old.kind == "knowledge" and old.parts.method == "facts":
         raise MattoniError("What was taught has no other name than 'facts'.")
-    if (hosts_folder() / brick.name).is_dir():
+    if (hosts_folder(data_around(brick.parent)) / brick.name).is_dir():
         raise MattoniError(f"'{brick.name}' came with a host of its name: import it again with --name.")
     target = brick.parent / name
 

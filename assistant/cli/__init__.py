@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 import mattoni
-from assistant.cli import ask, bricks, cartridge, facts, graph, knowledge, measure, models, operations, train, xray
+from assistant.cli import (
+    ask,
+    bricks,
+    cartridge,
+    facts,
+    graph,
+    knowledge,
+    measure,
+    models,
+    operations,
+    people,
+    train,
+    xray,
+)
 from assistant.cli.terminal import printable
 from mattoni.errors import MattoniError
 
@@ -29,6 +42,7 @@ for name, group in (
     ("facts", facts.app),
     ("graph", graph.app),
     ("cartridge", cartridge.app),
+    ("people", people.app),
     ("train", train.app),
     ("bench", measure.bench_app),
 ):

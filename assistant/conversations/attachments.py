@@ -10,7 +10,7 @@ from pathlib import Path
 from assistant.conversations.database import Database, FolderRefuses, Statements
 from assistant.conversations.records import Attached, Sent
 from mattoni.errors import MattoniError
-from mattoni.files import write_bytes
+from mattoni.files import remove_folder, write_bytes
 from mattoni.kinds import kind_of
 
 
@@ -67,6 +67,13 @@ class AttachmentFiles:
 
         if wanted:
             self._database.write_soon(("files", wanted), remove)
+
+    def remove_all(self) -> None:
+        """Remove every file, whoever holds it."""
+        with self._database.lock:
+            self._in_memory.clear()
+            if self._folder.is_dir():
+                remove_folder(self._folder)
 
     def _path(self, digest: str) -> Path:
         return self._folder / digest[:2] / digest

@@ -47,6 +47,10 @@ class DatabaseAway(MattoniError):
     """The server that has what was said does not answer; a page draws itself again when it does."""
 
 
+class Closed(MattoniError):
+    """Nothing may be asked of it any more: it was closed, or destroyed with all that was in it."""
+
+
 class Statements(Protocol):
     """What a transaction is written with."""
 
@@ -119,8 +123,17 @@ class Database(Protocol):
         """The condition that a column holds a text, in any case; the text is the one value of it."""
         ...
 
+    @property
+    def bytes_elsewhere(self) -> int:
+        """What it takes outside of the data folder."""
+        ...
+
     def close(self) -> None:
-        """End it; what is still to be written is written first."""
+        """End it; what is still to be written is written first, and what comes later is not."""
+        ...
+
+    def destroy(self) -> None:
+        """End it with all that is in it; what comes later is not written."""
         ...
 
     def forget_deleted(self) -> None:

@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from assistant.conversations.database import SCHEMA, DatabaseAway, Result, Statements, Values
+from assistant.conversations.database import SCHEMA, Closed, DatabaseAway, Result, Statements, Values
 from assistant.conversations.process import is_alive, this_machine, this_process
 from mattoni.errors import MattoniError
 
@@ -58,15 +59,16 @@ class PostgresDatabase:
 
     on_disk = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, schema: str | None = None) -> None:
         """Connect, and make the tables where there are none.
 
-        url   postgresql://…; it holds a password, so it is in no sentence and no file
+        url      postgresql://…; it holds a password, so it is in no sentence and no file
+        schema   where in the database this person's tables are; None: where its user's are
         Raises MattoniError when the database cannot be used.
         """
         self.lock = threading.RLock()
         self.writer = uuid.uuid4().hex
-        self._url, self._name = url, _shown_name(url)
+        self._url, self._name, self._schema = url, _shown_name(url), schema
         self._connection: Connection | None = None
         self._away_since: float | None = None
         self._reason = ""
@@ -86,8 +88,8 @@ class PostgresDatabase:
             self._drop()
             raise MattoniError(
                 f"The database {self._name} lets its user make no tables, or not use them ({_reason(problem)}): have its "
-                "owner run GRANT CREATE ON SCHEMA public TO that user (and GRANT ALL ON what is there already), or name "
-                "another database in MATTONI_DATABASE."
+                f"owner run GRANT CREATE ON {'SCHEMA public' if schema is None else 'DATABASE'} TO that user (and GRANT ALL ON what "
+                "is there already), or name another database in MATTONI_DATABASE."
             ) from problem
         except psycopg.OperationalError as problem:
             self._drop()
@@ -118,7 +120,12 @@ class PostgresDatabase:
             while True:
                 connection = self._ready()
                 try:
-                    return _Statements(connection).rows(statement, values)
+                    if self._schema is None:
+                        return _Statements(connection).rows(statement, values)
+                    with self._transaction(connection):
+                        return _Statements(connection).rows(statement, values)
+                except psycopg.errors.UndefinedTable as problem:
+                    raise self._deleted() from problem
                 except _AWAY as problem:
                     self._lose(problem)
 
@@ -130,22 +137,28 @@ class PostgresDatabase:
             while True:
                 connection = self._ready(in_doubt=bool(sent))
                 try:
-                    with connection.transaction():
+                    with self._transaction(connection):
                         # Waits for whoever writes, an attempt of ours too that the server has not ended yet.
                         connection.execute(_ONE_AT_A_TIME)
                         if self._sign(connection, self._number):
                             sent[:] = [body(_Statements(connection))]
                     return sent[0]
+                except psycopg.errors.UndefinedTable as problem:
+                    raise self._deleted() from problem
                 except _AWAY as problem:
                     self._lose(problem)
 
     def write_soon(self, what: Hashable, body: Callable[[Statements], None]) -> None:
         """Run a transaction now, or owe it where the server is away. It may be run twice: it must come to the same."""
         with self.lock:
+            if self._is_closed:
+                return
             if self._connection is not None:
                 try:
                     self._attempt(self._connection, body)
                     return
+                except psycopg.errors.UndefinedTable as problem:
+                    raise self._deleted() from problem
                 except _AWAY as problem:
                     self._lose(problem)
             self._owed[what] = body
@@ -156,6 +169,27 @@ class PostgresDatabase:
 
     def forget_deleted(self) -> None:
         """Nothing: nothing of it is on this disk, and what a server keeps of deleted rows is its own affair (VACUUM)."""
+
+    @property
+    def bytes_elsewhere(self) -> int:
+        """What the tables and their indices take on the server."""
+        size = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace(?)"
+        return int(self.rows(size, (self._schema or "public",))[0][0])
+
+    def destroy(self) -> None:
+        """Drop the tables and end the connection. Raises DatabaseAway, and nothing is gone then."""
+        assert self._schema is not None  # or it would be everybody's
+        with self.lock:
+            while not self._is_closed:
+                connection = self._ready()
+                try:
+                    connection.execute(f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
+                except _AWAY as problem:
+                    self._lose(problem)
+                    continue
+                self._owed.clear()
+                break
+        self.close()
 
     def close(self) -> None:
         """Write what is owed, if the server comes back in time, and end the connection."""
@@ -215,6 +249,9 @@ class PostgresDatabase:
             try:
                 self._pay(self._connection)
                 self._attempt(self._connection, lambda tables: _stop_abandoned(tables, self.writer))
+            except psycopg.errors.UndefinedTable:
+                self._deleted()
+                return True
             except psycopg.Error as problem:
                 self._lose(problem)
                 return False
@@ -236,8 +273,10 @@ class PostgresDatabase:
     def _ready(self, in_doubt: bool = False) -> Connection:
         """The connection, once the server is there."""
         while self._connection is None:
+            if self._is_closed:
+                raise self._closed()
             left = (self._away_since or 0) + _PATIENCE_S - time.monotonic()
-            if left <= 0 or self._is_closed:
+            if left <= 0:
                 again = "look whether it was done before you try again" if in_doubt else "try again"
                 raise DatabaseAway(
                     f"The database {self._name} does not answer ({self._reason}): see that the server runs, and {again}."
@@ -252,6 +291,16 @@ class PostgresDatabase:
         self._away_since = self._away_since or time.monotonic()
         self._wake.set()
 
+    def _deleted(self) -> Closed:
+        """Another process has dropped the tables: nothing is written any more."""
+        self._owed.clear()
+        self._is_closed = True
+        self._drop()
+        return self._closed()
+
+    def _closed(self) -> Closed:
+        return Closed(f"What was kept in the database {self._name} was closed or deleted: load the page again.")
+
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -259,8 +308,17 @@ class PostgresDatabase:
 
     # ---------------------------------------------------------------- transactions
 
-    def _attempt(self, connection: Connection, body: Callable[[Statements], None]) -> None:
+    @contextmanager
+    def _transaction(self, connection: Connection) -> Iterator[None]:
+        """A transaction on this person's tables. Said in each of them: a pooler in between may give the next one another
+        connection, on which somebody else's tables were the last."""
         with connection.transaction():
+            if self._schema is not None:
+                connection.execute(f"SET LOCAL search_path TO {self._schema}")
+            yield
+
+    def _attempt(self, connection: Connection, body: Callable[[Statements], None]) -> None:
+        with self._transaction(connection):
             connection.execute(_ONE_AT_A_TIME)
             self._sign(connection, None)
             body(_Statements(connection))
@@ -282,9 +340,11 @@ class PostgresDatabase:
             raise MattoniError(
                 f"The database {self._name} is kept in {encoding} and cannot hold every word: make one WITH ENCODING 'UTF8'."
             )
-        with connection.transaction():
+        with self._transaction(connection):
             connection.execute(_ONE_AT_A_TIME)
             tables = _Statements(connection)
+            if self._schema is not None and tables.rows("SELECT to_regnamespace(?)", (self._schema,)) == [(None,)]:
+                connection.execute(f"CREATE SCHEMA {self._schema}")
             # Asked first, as making what is there already would need the right to make tables.
             if tables.rows("SELECT to_regclass('this_database')") == [(None,)]:
                 connection.execute(_SCHEMA)

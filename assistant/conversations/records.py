@@ -57,6 +57,15 @@ class Conversation:
     updated: float
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How much is kept. bytes_elsewhere: on a server, beside what lies in the data folder."""
+
+    conversations: int
+    messages: int
+    bytes_elsewhere: int
+
+
 def title_from(text: str, names: Sequence[str] = ()) -> str:
     """A title for a conversation that nobody has named: the beginning of its first question."""
     words = " ".join(text.split()) or (names[0] if names else "") or "New conversation"

@@ -3,11 +3,12 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from assistant.conversations.database import SCHEMA, FolderRefuses, Result, Statements, Values
+from assistant.conversations.database import SCHEMA, Closed, FolderRefuses, Result, Statements, Values
 from assistant.conversations.process import is_alive, this_process
 
 _FILE = "conversations.sqlite3"
@@ -31,18 +32,19 @@ class SqliteDatabase:
         self.writer = this_process()
         self._folder = folder
         self._log_is_owed = False  # what was deleted still stands in the write-ahead log
+        self._is_closed = False
         self._connection = self._open()
 
     def rows(self, statement: str, values: Values = ()) -> list[Any]:
         """What a query finds, as tuples."""
-        with self.lock:
+        with self._held():
             if self._log_is_owed and not self._connection.in_transaction:
                 self.forget_deleted()
             return self._connection.execute(statement, values).fetchall()
 
     def write(self, body: Callable[[Statements], Result]) -> Result:
         """Run a transaction; when the disk refuses it, once more on a copy in memory."""
-        with self.lock:
+        with self._held():
             try:
                 return self._attempt(body)
             except (sqlite3.OperationalError, FolderRefuses) as problem:
@@ -52,26 +54,48 @@ class SqliteDatabase:
                 return self._attempt(body)
 
     def write_soon(self, what: Hashable, body: Callable[[Statements], None]) -> None:
-        """Run a transaction, now: nobody waits long for a disk."""
-        self.write(body)
+        """Run a transaction, now: nobody waits long for a disk. Once it is closed, nothing."""
+        with self.lock:
+            if not self._is_closed:
+                self.write(body)
 
     def holds(self, column: str) -> str:
         """The condition that a column holds a text, in any case."""
         return f"instr(fold({column}), fold(?)) > 0"
 
+    @property
+    def bytes_elsewhere(self) -> int:
+        """Nothing: it is a file of the folder."""
+        return 0
+
     def close(self) -> None:
         """Close the file."""
         with self.lock:
+            self._is_closed = True
             self._connection.close()
+
+    def destroy(self) -> None:
+        """Close the file and remove it, with its log."""
+        self.close()
+        for path in self._folder.glob(f"{_FILE}*"):
+            path.unlink(missing_ok=True)
 
     def forget_deleted(self) -> None:
         """Take what was deleted out of the write-ahead log too.
 
         Where another connection is reading, it is emptied with the next query instead: an open page asks every other second.
         """
-        with self.lock:
+        with self._held():
             (busy, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._log_is_owed = bool(busy)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The lock, while the file is open."""
+        with self.lock:
+            if self._is_closed:
+                raise Closed(f"The conversations in {self._folder} were closed or deleted: load the page again.")
+            yield
 
     def _attempt(self, body: Callable[[Statements], Result]) -> Result:
         assert not self._connection.in_transaction  # one in another would be written, or lost, with it

@@ -16,10 +16,10 @@ from typing import Any
 from assistant.conversations.attachments import AttachmentFiles, unheld
 from assistant.conversations.database import Database, Statements
 from assistant.conversations.export import as_json, as_markdown
-from assistant.conversations.records import Attached, Conversation, Sent, Status, StoredMessage, title_from
+from assistant.conversations.records import Attached, Conversation, Counts, Sent, Status, StoredMessage, title_from
 from assistant.conversations.sqlite import SqliteDatabase
 from mattoni.errors import MattoniError
-from mattoni.paths import data_folder
+from mattoni.paths import data_folder, person_folder
 
 
 class ConversationStore:
@@ -28,19 +28,28 @@ class ConversationStore:
     What a turn keeps of itself (`segments`, `trace`) becomes JSON here and comes back as JSON; it is never looked into.
     """
 
-    def __init__(self, folder: Path, url: str | None = None) -> None:
+    def __init__(self, folder: Path, url: str | None = None, schema: str | None = None) -> None:
         """Open what is kept in a folder.
 
-        url   of the PostgreSQL server that has the tables (they are in SQLite otherwise); attachments stay in the folder
+        url      of the PostgreSQL server that has the tables (they are in SQLite otherwise); attachments stay in the folder
+        schema   where in that database they are; None: where its user's are
         Raises MattoniError when that server cannot be used.
         """
         self.folder = folder
-        self._database = _open_database(folder, url)
+        self._database = _open_database(folder, url, schema)
         self._files = AttachmentFiles(folder / self._database.attachments, self._database)
 
     def close(self) -> None:
         """End it; nothing may be asked of it any more."""
         self._database.close()
+
+    def destroy(self) -> None:
+        """End it with everything that was said and sent; nothing may be asked of it any more. Raises MattoniError.
+
+        Only for a store of one person, as `open_store` makes them: what several share in a database would go too.
+        """
+        self._database.destroy()
+        self._files.remove_all()
 
     @property
     def problem(self) -> str | None:
@@ -282,6 +291,18 @@ class ConversationStore:
         self._database.write(rewrite)
         self._database.forget_deleted()
 
+    # ---------------------------------------------------------------- how much there is
+
+    def counts(self) -> Counts:
+        """How much there is of everything."""
+        ((conversations,),) = self._database.rows("SELECT count(*) FROM conversations")
+        ((messages,),) = self._database.rows("SELECT count(*) FROM messages")
+        return Counts(conversations, messages, self._database.bytes_elsewhere)
+
+    def traces(self) -> list[dict[str, Any]]:
+        """The traces of all answers."""
+        return [_loaded(told) for (told,) in self._database.rows("SELECT trace FROM messages WHERE trace IS NOT NULL")]
+
     # ---------------------------------------------------------------- attachments and exports
 
     def content(self, digest: str) -> bytes:
@@ -361,7 +382,7 @@ def _loaded(value: str | None) -> Any:
     return None if value is None else json.loads(value)
 
 
-def _open_database(folder: Path, url: str | None) -> Database:
+def _open_database(folder: Path, url: str | None, schema: str | None) -> Database:
     if url is None:
         return SqliteDatabase(folder)
     try:
@@ -370,12 +391,16 @@ def _open_database(folder: Path, url: str | None) -> Database:
         raise MattoniError(
             'MATTONI_DATABASE names a PostgreSQL server, and what talks to one is missing: pip install "mattoni[postgres]".'
         ) from problem
-    return PostgresDatabase(url)
+    return PostgresDatabase(url, schema)
 
 
-def open_store() -> ConversationStore:
-    """The user's own store: in the database that MATTONI_DATABASE names, else in the data folder.
+def open_store(person: str | None = None) -> ConversationStore:
+    """A person's store: in the database that MATTONI_DATABASE names, else in their data folder.
+
+    person   of those who signed in; None: whoever runs Mattoni alone
 
     Open it once in a process and pass it on: where the disk fails, what was said is in that object's memory only.
     """
-    return ConversationStore(data_folder().absolute(), os.environ.get("MATTONI_DATABASE") or None)
+    folder = data_folder() if person is None else person_folder(person)
+    schema = None if person is None else f"mattoni_{person}"
+    return ConversationStore(folder.absolute(), os.environ.get("MATTONI_DATABASE") or None, schema)

@@ -8,12 +8,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 
 from assistant.registry import Brick
 from mattoni.card import CARD, read_card
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
-from mattoni.paths import data_folder, shipped_models
+from mattoni.paths import data_around, data_folder, shipped_models
 
 _FILE = "gates.json"
 
@@ -69,10 +70,11 @@ def routes_digest(brick: Brick) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def verdicts() -> dict[str, Verdict]:
-    """All that is kept, by `routes_digest`. A file that cannot be read holds nothing: the gate is asked again."""
+def verdicts(brick: Brick) -> dict[str, Verdict]:
+    """All that is kept in the data folder of a brick, by `routes_digest`. A file that cannot be read holds nothing: the gate is
+    asked again."""
     try:
-        values = json.loads((data_folder() / _FILE).read_text(encoding="utf-8"))
+        values = json.loads(_file(brick).read_text(encoding="utf-8"))
         return {digest: Verdict(**kept) for digest, kept in values.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
@@ -81,13 +83,17 @@ def verdicts() -> dict[str, Verdict]:
 def keep(brick: Brick, verdict: Verdict) -> None:
     """Write one down; what was said of an earlier state of the same skill goes."""
     digest = routes_digest(brick)
-    kept = {key: asdict(old) for key, old in verdicts().items() if old.name != verdict.name}
-    write_text(data_folder() / _FILE, json.dumps({**kept, digest: asdict(verdict)}, indent=1))
+    kept = {key: asdict(old) for key, old in verdicts(brick).items() if old.name != verdict.name}
+    write_text(_file(brick), json.dumps({**kept, digest: asdict(verdict)}, indent=1))
 
 
-def admitted(brick: Brick, kept: dict[str, Verdict]) -> bool:
+def admitted(brick: Brick) -> bool:
     """Whether Auto may choose it."""
     if not needs_verdict(brick):
         return True
-    found = kept.get(routes_digest(brick))
+    found = verdicts(brick).get(routes_digest(brick))
     return found is not None and found.admits
+
+
+def _file(brick: Brick) -> Path:
+    return (data_around(brick.folder.parent) or data_folder()) / _FILE

@@ -40,6 +40,10 @@ class EarlierDocuments:
         wanted = question or documents.passages[0].text
         return documents.search(embed([wanted])[0], wanted, len(documents.passages))
 
+    def clear(self) -> None:
+        """Drop the passages of all documents."""
+        self._passages.drop(lambda key: True)
+
     def forget(self, contents: frozenset[str]) -> None:
         """Drop the passages of these documents."""
         self._passages.drop(lambda key: isinstance(key, tuple) and key[0] in contents)

@@ -1,42 +1,54 @@
 """From bricks on disk to what the router compares: their kind, keys and thresholds. Knows nothing of scores."""
 
 from dataclasses import replace
+from functools import partial
 
 from assistant.registry import Brick, Bricks
-from assistant.turn.admission import admitted, verdicts
+from assistant.turn.admission import admitted
 from assistant.turn.route import KeyedBrick, Keyring
+from mattoni.cache import RecentlyUsed
 from mattoni.keys import load_counter_keys, load_keys
 from mattoni.methods import method_of
 
+# The shipped bricks' keys take 4 MB, and as much again side by side; people without keys of their own share both.
+_MOST_BRICKS, _MOST_RINGS = 128, 16
+
+_State = tuple[str, str, bool]  # a brick's name and digest, and whether it may have keys
+
 
 class Keyrings:
-    """Makes keyrings; keys are read once per state of a brick (its digest, never its name)."""
+    """Makes keyrings; keys are read once per state of a brick (its digest), whoever has the brick. For several threads."""
 
     def __init__(self) -> None:
-        self._keyed: dict[tuple[str, bool], KeyedBrick] = {}
-        self._ring = Keyring()
+        self._keyed: RecentlyUsed[KeyedBrick] = RecentlyUsed(_MOST_BRICKS)
+        self._rings: RecentlyUsed[Keyring] = RecentlyUsed(_MOST_RINGS)
 
     def of(self, bricks: Bricks) -> Keyring:
-        """The keyring of these bricks. What is gone from them is forgotten.
+        """The keyring of these bricks: the same one for the same bricks, whose keys need not be put side by side again.
 
         Beside one that was made for this very host, a brick of its kind that was made for another of the same shape has no
         keys: only the user chooses it. So it is with an added skill that has not passed the gate (`admission.py`).
         """
         exact = {b.card.kind for b in bricks.usable if b.card.host is not None and b.warning is None}
-        kept = verdicts()
-        found = {
-            (b.digest, (b.warning is not None and b.card.kind in exact) or not admitted(b, kept)): b
-            for b in bricks.usable
-        }
-        self._keyed = {key: self._keyed.get(key) or keyed(b, has_keys=not key[1]) for key, b in found.items()}
-        keyed_bricks = tuple(self._keyed.values())
-        ring = self._ring
-        if len(keyed_bricks) != len(ring.bricks) or any(
-            a is not b for a, b in zip(keyed_bricks, ring.bricks, strict=True)
-        ):
-            ring = self._ring = Keyring(keyed_bricks)
-        # The same one, whose keys need not be put side by side again.
-        return ring
+        found: dict[_State, Brick] = {}
+        for b in bricks.usable:
+            has_keys = not (b.warning is not None and b.card.kind in exact) and admitted(b)
+            found[b.name, b.digest, has_keys] = b
+
+        def make() -> Keyring:
+            return Keyring(tuple(self._keyed.get(state, partial(keyed, b, state[2])) for state, b in found.items()))
+
+        return self._rings.get(tuple(found), make)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._keyed.drop(lambda state: True)
+        self._rings.drop(lambda states: True)
+
+    def forget(self, names: frozenset[str]) -> None:
+        """Drop what was read of the bricks of these names."""
+        self._keyed.drop(lambda state: isinstance(state, tuple) and state[0] in names)
+        self._rings.drop(lambda states: isinstance(states, tuple) and any(state[0] in names for state in states))
 
 
 def keyed(brick: Brick, has_keys: bool = True) -> KeyedBrick:

@@ -58,6 +58,10 @@ class LoadedBricks:
         with self._loading:
             change()
 
+    def clear(self) -> None:
+        """Drop all bricks and everything that they made."""
+        self._loaded.drop(lambda digest: True)
+
     def unload(self, digests: frozenset[str]) -> None:
         """Drop these bricks and everything that they made."""
         self._loaded.drop(lambda digest: digest in digests)

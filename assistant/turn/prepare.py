@@ -89,6 +89,17 @@ class Preparation:
         self.loaded.forget(contents)
         self.earlier.forget(contents)
 
+    def forget_everything(self) -> None:
+        """Drop all that was loaded or made; it is loaded and made anew as it is needed."""
+        self.loaded.clear()
+        self.earlier.clear()
+        self._keyrings.clear()
+
+    def forget_bricks(self, names: frozenset[str]) -> None:
+        """Drop what was loaded of the bricks of these names, in whatever state."""
+        self.loaded.unload_named(names)
+        self._keyrings.forget(names)
+
     def prepare(self, request: Request, bricks: Bricks, trace: Trace, watcher: Watcher) -> Prepared:
         """One message made ready. Raises Stopped when the watcher stops it, and MattoniError."""
         sampling = request.sampling

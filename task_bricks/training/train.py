@@ -35,7 +35,7 @@ from mattoni.card import CARD, VARIANTS, BrickCard, describe_files, read_card, w
 from mattoni.errors import MattoniError
 from mattoni.files import sha256_of, write_text
 from mattoni.injections import check_low_rank
-from mattoni.paths import brick_folders, cache_folder, data_folder, shipped_models, training_data
+from mattoni.paths import brick_folders, cache_folder, data_around, data_folder, shipped_models, training_data
 from mattoni.versions import next_version, replace_brick
 from task_bricks.lora import CONFIG, README, WEIGHTS, card_parts, read_lora
 from task_bricks.training.readme import format_samples, write_readme
@@ -150,7 +150,7 @@ def _pass_gate(target: Path, identity: "HostIdentity") -> None:
     from assistant.registry import Registry
     from assistant.turn.admission import needs_verdict
 
-    bricks = Registry([target.parent, *brick_folders()]).scan(identity)
+    bricks = Registry([target.parent, *brick_folders(data_around(target.parent))]).scan(identity)
     brick = bricks.get(target.name)
     if needs_verdict(brick):
         embedder = Embedder(fetch(BUILTIN_EMBEDDER))

@@ -22,7 +22,7 @@ from tests.assistant.conftest import add_bare_brick, write_adapter
 @pytest.fixture(autouse=True)
 def no_shipped_bricks(monkeypatch):
     """Checking them takes longer than all that is done here."""
-    monkeypatch.setattr("mattoni.paths.brick_folders", lambda: [data_folder() / "bricks"])
+    monkeypatch.setattr("mattoni.paths.brick_folders", lambda data=None: [(data or data_folder()) / "bricks"])
 
 
 @pytest.fixture

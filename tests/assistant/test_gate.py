@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from assistant.bricks import gate
+from assistant.registry import Brick
 from assistant.turn.admission import admitted, verdicts
 from assistant.turn.spaces import Spaces
 from mattoni.card import Routes, describe_files, read_card, write_card
@@ -91,8 +92,11 @@ def test_other_keys_need_another_verdict_and_other_weights_do_not(assistant, tmp
     folder = add(assistant, tmp_path, "mine", OWN)
     assistant.pass_gate("mine")
 
+    def mine() -> Brick:
+        return assistant.registry.scan().get("mine")
+
     def is_admitted() -> bool:
-        return admitted(assistant.registry.scan().get("mine"), verdicts())
+        return admitted(mine())
 
     assert is_admitted()
     write_card(read_card(folder).model_copy(update={"version": 7, "limits": "Other weights."}), folder)
@@ -100,7 +104,7 @@ def test_other_keys_need_another_verdict_and_other_weights_do_not(assistant, tmp
     key(folder, OWN[1:])
     assert not is_admitted()
     assistant.pass_gate("mine")
-    assert is_admitted() and len(verdicts()) == 1
+    assert is_admitted() and len(verdicts(mine())) == 1
     (data_folder() / "gates.json").write_text("nonsense")
     assert not is_admitted()
 
@@ -130,7 +134,7 @@ def test_the_command_shows_the_table_and_says_it_as_json(
     assistant, tmp_path, mattoni, tiny_embedder_folder, monkeypatch
 ):
     monkeypatch.setattr("assistant.host.catalogue.fetch", lambda name: tiny_embedder_folder)
-    monkeypatch.setattr("mattoni.paths.brick_folders", lambda: [data_folder() / "bricks"])
+    monkeypatch.setattr("mattoni.paths.brick_folders", lambda data=None: [(data or data_folder()) / "bricks"])
     add(assistant, tmp_path, "mine", GREEDY)
     told = json.loads(mattoni("bricks", "gate", "mine", "--json")[1])
     assert (told["name"], told["passes"], told["moved_routes"]) == ("mine", False, 0.2)

@@ -30,7 +30,7 @@ from tests.assistant.test_knowledge import FILES, KILN, MORTAR, SHORT, words_on_
 def no_shipped_bricks(monkeypatch):
     """Checking them takes longer than all that is done here."""
     for module in ("mattoni.paths", "assistant.assistant", "assistant.bricks.lifecycle"):
-        monkeypatch.setattr(f"{module}.brick_folders", lambda: [data_folder() / "bricks"])
+        monkeypatch.setattr(f"{module}.brick_folders", lambda data=None: [(data or data_folder()) / "bricks"])
 
 
 class CountingEmbedder(Embedder):

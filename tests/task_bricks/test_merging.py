@@ -40,7 +40,7 @@ def host(tiny_host: Path) -> Host:
 @pytest.fixture(autouse=True)
 def no_shipped_bricks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checking them takes longer than all that is done here."""
-    monkeypatch.setattr("mattoni.paths.brick_folders", lambda: [data_folder() / "bricks"])
+    monkeypatch.setattr("mattoni.paths.brick_folders", lambda data=None: [(data or data_folder()) / "bricks"])
 
 
 @pytest.fixture

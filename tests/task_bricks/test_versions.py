@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 @pytest.fixture(autouse=True)
 def no_shipped_bricks(monkeypatch):
     """Checking them takes longer than all that is done here."""
-    monkeypatch.setattr("mattoni.paths.brick_folders", lambda: [data_folder() / "bricks"])
+    monkeypatch.setattr("mattoni.paths.brick_folders", lambda data=None: [(data or data_folder()) / "bricks"])
 
 
 @pytest.fixture
