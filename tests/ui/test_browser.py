@@ -3,6 +3,7 @@
 Screenshots go to tests/screenshots (light, dark, phone); look at them.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -56,24 +57,36 @@ pytestmark = [
 ]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(home: Path, port: int, *options: str | Path) -> Iterator[str]:
+    """`mattoni ui` on a port; the address of its page."""
+    command = [sys.executable, "-m", "front_ends.command", "ui", "--port", str(port), *map(str, options)]
+    log = (home / "server.log").open("wb")
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"MATTONI_HOME": str(home)})
+    address = f"http://127.0.0.1:{port}/"
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while not _answers(address):
+            assert process.poll() is None and time.monotonic() < deadline, (home / "server.log").read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
 @pytest.fixture(scope="module")
 def server(real_home: Path) -> Iterator[str]:
     """`mattoni ui` on a free port; the address of its page."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", f"from ui.launch import launch; launch(port={port})"]
-    log = (real_home / "server.log").open("wb")
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"MATTONI_HOME": str(real_home)})
-    address = f"http://127.0.0.1:{port}/"
-    deadline = time.monotonic() + PATIENCE_S
-    while not _answers(address):
-        assert process.poll() is None and time.monotonic() < deadline, (real_home / "server.log").read_text()
-        time.sleep(0.2)
-    yield address
-    process.terminate()
-    process.wait(30)
-    log.close()
+    with serving(real_home, free_port(), "--host", "builtin") as address:
+        yield address
 
 
 def _answers(address: str) -> bool:
