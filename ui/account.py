@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
@@ -22,14 +23,18 @@ _FRESH_S = 60
 
 
 def draw_account(desk: PersonDesk) -> None:
-    """Who is here, in the sidebar, and the ways from there."""
-    with st.container(key="account"):
-        st.caption(f":material/person: {plain(desk.person.name)}")
-        views.draw_way_to(VIEW, "Your data", ":material/folder_shared:")
+    """Who is here, in a line of the sidebar, and the ways from there."""
+    with st.container(horizontal=True, wrap=False, gap=None, vertical_alignment="center", key="account"):
+        st.text(desk.person.name, width="stretch")
+        _draw_way(VIEW, ":material/folder_shared:", "Your data: take it away, or delete it.")
         if desk.is_administrator:
-            views.draw_way_to(EVERYBODY, "People", ":material/group:")
-        if st.button("Sign out", icon=":material/logout:", key="sign-out", width="stretch"):
+            _draw_way(EVERYBODY, ":material/group:", "People, and how much they use.")
+        if st.button("", icon=":material/logout:", type="tertiary", key="sign-out", help="Sign out."):
             st.logout()
+
+
+def _draw_way(view: str, symbol: str, told: str) -> None:
+    st.button("", icon=symbol, type="tertiary", key=f"view-{view}", help=told, on_click=partial(views.open_view, view))
 
 
 def draw_view(desk: PersonDesk) -> bool:

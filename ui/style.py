@@ -69,6 +69,9 @@ body:has([data-testid="stConnectionStatus"]) section[role="dialog"]:not(:has([da
 [class*="st-key-actions-"] button, [class*="st-key-edit-"] button { min-height: 1.75rem; padding: 0; opacity: .7; }
 [class*="st-key-actions-"] button p, [class*="st-key-edit-"] button p { font-size: .8rem; }
 [class*="st-key-actions-"] button:hover, [class*="st-key-edit-"] button:hover { opacity: 1; }
+/* who is here, in a line */
+.st-key-account { overflow: hidden; }
+.st-key-account [data-testid="stText"] { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: .85rem; opacity: .8; }
 /* the list of conversations: one line each, scrolled when long */
 .st-key-talks { max-height: 15rem; overflow-y: auto; }
 [class*="st-key-open-"] button { justify-content: flex-start; text-align: left; padding: .1rem .5rem;
