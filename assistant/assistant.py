@@ -130,7 +130,7 @@ class Assistant:
     def for_person(self, data: Path, store: ConversationStore) -> "Assistant":
         """The same host for somebody else: with the conversations of a store and the bricks of a data folder, and nobody else's.
 
-        Everything large is this assistant's: the host, loaded bricks, keys, and the queue in which all take turns.
+        Everything large is this assistant's, and ends with it: the host, loaded bricks, keys, and the queue in which all take turns.
         """
         folders = brick_folders(data)
         return Assistant(self.host, self.registry.elsewhere(folders), store, folders[0], beside=self)

@@ -51,9 +51,13 @@ def main() -> None:
     st.set_page_config("Mattoni", str(ICON), layout="centered", menu_items={"About": "Mattoni: a modular assistant."})
     apply_style()
     choice = HostChoice.from_arguments(sys.argv[1:])
-    back: Desk = backend(choice)
     try:
         sign_in = SignIn.from_arguments(sys.argv[2:])
+    except MattoniError as problem:
+        st.error(plain(str(problem), 600), icon=":material/error:")
+        return
+    back: Desk = backend(choice)
+    try:
         if sign_in is None:
             _draw(back)
         else:

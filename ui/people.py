@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,14 +140,18 @@ class People:
     def _sweep(self) -> None:
         """Close what nobody uses any more, and what another process has deleted."""
         with self._lock:
-            for identity, found in list(self._open.items()):
-                is_gone = not is_there(identity)
-                is_idle = found.assistant is None or found.assistant.is_idle
-                if is_gone and found.assistant is not None:
+            gone = [identity for identity in self._open if not is_there(identity)]
+            idle = [identity for identity in self._open if identity not in gone and self._is_idle(self._open[identity])]
+            closed = [(self._open.pop(identity), identity in gone) for identity in (*gone, *idle)]
+        for found, is_gone in closed:
+            if is_gone and found.assistant is not None:
+                with suppress(MattoniError):  # somebody else's page must not fail for it
                     found.assistant.leave()
-                if is_gone or (is_idle and time.monotonic() > found.used + _IDLE_S):
-                    del self._open[identity]
-                    found.store.close()
+            found.store.close()
+
+    @staticmethod
+    def _is_idle(found: _Open) -> bool:
+        return time.monotonic() > found.used + _IDLE_S and (found.assistant is None or found.assistant.is_idle)
 
     def _end(self, identity: str) -> None:
         self._ended[identity] = self._since.pop(identity, float("-inf"))

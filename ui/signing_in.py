@@ -30,7 +30,7 @@ class SignIn(BaseModel):
 
     providers       as Streamlit calls them
     redirect_uri    where a provider sends people back to; {port} stands for the page's
-    administrators  addresses that a provider vouches for, or ids that `mattoni people list` shows
+    administrators  addresses that a provider vouches for, or ids that `mattoni people list --json` shows
     hours           after so long people sign in again
     """
 
@@ -54,7 +54,7 @@ class SignIn(BaseModel):
     def is_administrator(self, person: Person) -> bool:
         """Whether somebody may see how much everybody uses."""
         named = {one.casefold() for one in self.administrators}
-        return person.id in named or (person.is_known and bool(person.email) and person.email.casefold() in named)
+        return person.id in named or (person.is_verified and bool(person.email) and person.email.casefold() in named)
 
     def has_expired(self, person: Person) -> bool:
         """Whether it is too long ago that they signed in."""

@@ -88,7 +88,7 @@ class PostgresDatabase:
             self._drop()
             raise MattoniError(
                 f"The database {self._name} lets its user make no tables, or not use them ({_reason(problem)}): have its "
-                f"owner run GRANT CREATE ON {'SCHEMA public' if schema is None else 'DATABASE'} TO that user (and GRANT ALL ON what "
+                f"owner run GRANT CREATE ON {'SCHEMA public' if schema is None else 'DATABASE of that name'} TO that user (and GRANT ALL ON what "
                 "is there already), or name another database in MATTONI_DATABASE."
             ) from problem
         except psycopg.OperationalError as problem:

@@ -20,14 +20,14 @@ class Person:
               address that changes, or has signs in it that lead elsewhere, changes nothing
     name      to be shown; signs that cannot be seen are taken out
     email     the same; empty where the provider tells none
-    is_known  whether the provider says that the address is theirs
+    is_verified  whether the provider says that the address is theirs
     since     when they signed in, in seconds since 1970
     """
 
     id: str
     name: str
     email: str
-    is_known: bool
+    is_verified: bool
     since: float
 
 

@@ -384,3 +384,19 @@ def test_people_are_listed_exported_and_deleted_by_command(opened, mattoni, tmp_
     assert not person_folder(ANNA.id).exists()
     assert mattoni("people", "delete", "bert", "--yes")[0] == 1  # no address, no id
     assert mattoni("people", "delete", BERT.id, "--yes")[0] == 0 and known.everybody() == []
+
+
+def test_a_user_of_the_database_who_may_make_no_schema_is_told_what_to_grant(postgres, monkeypatch):
+    from tests.assistant.test_postgres import query
+
+    url = postgres.new_database()
+    query(url, "DROP ROLE IF EXISTS visitor; CREATE ROLE visitor LOGIN PASSWORD 's3cret'")
+    database = url.rpartition("/")[2]
+    monkeypatch.setenv("MATTONI_DATABASE", postgres.url(database, "visitor", "s3cret"))
+    with pytest.raises(MattoniError, match="GRANT CREATE ON DATABASE of that name TO that user"):
+        open_store(ANNA.id)
+    query(url, f"GRANT CREATE ON DATABASE {database} TO visitor")
+    for person in (ANNA, BERT):
+        with contextlib.closing(open_store(person.id)) as store:
+            store.new("Mine")
+            assert [c.title for c in store.conversations()] == ["Mine"]

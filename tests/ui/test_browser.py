@@ -99,6 +99,7 @@ def _answers(address: str) -> bool:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator["playwright.Browser"]:
+    playwright.expect.set_options(timeout=PATIENCE_S * 1000)  # a busy machine takes longer than the usual five seconds
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

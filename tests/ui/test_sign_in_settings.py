@@ -1,6 +1,7 @@
 """What the files of signing in say, and what is wrong with them: in one sentence, before the page is served."""
 
 import importlib.util
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from ui.launch import launch
 from ui.people import People, SignedOut
 from ui.signing_in import SignIn, check_port, read_sign_in
 
+ROOT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef" * 2
 GOOD = f"""
 [auth]
@@ -45,6 +47,14 @@ def test_a_whole_file_says_who_signs_in_and_holds_no_secret(tmp_path):
     assert sign_in.providers == ("default",) and sign_in.hours == 2
     assert SECRET not in repr(sign_in.to_arguments()) and "of-the-client" not in repr(sign_in.to_arguments())
     assert SignIn.from_arguments(sign_in.to_arguments()) == sign_in and SignIn.from_arguments([""]) is None
+
+
+def test_the_example_of_the_documents_is_whole(tmp_path):
+    (example,) = re.findall(
+        r"```toml\n(.*?)```", (ROOT / "docs/serving.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    sign_in = read_sign_in([written(tmp_path, example.replace("…", SECRET))])
+    assert sign_in.administrators == {"anna@example.org"} and sign_in.hours == SignIn.model_fields["hours"].default
 
 
 def test_several_providers_are_named(tmp_path):
