@@ -42,7 +42,7 @@ PEOPLE = {
     # Says that she is Carla, and no provider vouches for it.
     "Mallory": {"sub": "mallory", "name": "Carla", "email": "carla@example.org"},
     "Odd": {
-        "sub": "../../../tmp/evil\u202e\ud800",
+        "sub": "../../../tmp/evil\u202e",
         "name": "\u202e<script>alert(1)</script>\u200b**Bold**",
         "email": 7,
     },
@@ -165,7 +165,7 @@ def test_two_people_see_what_is_theirs_and_an_administrator_sees_figures(enter, 
     mallory = enter("Mallory")
     assert mallory.locator(".st-key-view-people").count() == 0
     carla = enter("Carla")
-    carla.locator(".st-key-view-people button").click()
+    carla.locator(".st-key-view-people button").first.click()
     table = carla.get_by_test_id("stTable")
     table.wait_for()
     rows = [row.split("\t") for row in table.inner_text().splitlines() if "\t" in row]
@@ -175,7 +175,7 @@ def test_two_people_see_what_is_theirs_and_an_administrator_sees_figures(enter, 
     assert "otter" not in carla.content() and "fox" not in carla.content()
     shoot(carla, "people")
 
-    anna.locator(".st-key-view-yours button").click()
+    anna.locator(".st-key-view-yours button").first.click()
     anna.get_by_role("button", name="Make the file").click()
     with anna.expect_download() as download:
         anna.get_by_role("button", name="Save it").click()
@@ -198,11 +198,11 @@ def test_deletion_asks_twice_stops_the_turn_that_runs_and_leaves_nothing(enter, 
     second = dora.context.new_page()
     second.set_default_timeout(PATIENCE_S * 1000)
     second.goto(server)
-    second.locator(".st-key-view-yours button").wait_for()
+    second.locator(".st-key-view-yours button").first.wait_for()
     (folder,) = [people_folder() / one.id for one in everybody() if one.name == "Dora"]
     assert words_below(people_folder(), "hidden-badger") and ConversationStore(folder).conversations()
 
-    dora.locator(".st-key-view-yours button").click()
+    dora.locator(".st-key-view-yours button").first.click()
     dora.get_by_role("button", name="Delete everything", exact=True).click()
     sure = dora.get_by_role("button", name="Delete for good", exact=True)
     playwright.expect(sure).to_be_disabled()
@@ -218,7 +218,7 @@ def test_deletion_asks_twice_stops_the_turn_that_runs_and_leaves_nothing(enter, 
     assert not folder.exists() and words_below(people_folder(), "hidden-badger", "Dora") == []
 
     # A page of hers that is still open begins nothing anew; who signs in again does.
-    second.locator(".st-key-view-yours button").click()
+    second.locator(".st-key-view-yours button").first.click()
     second.get_by_text("Your data was deleted: sign in again to begin anew.").wait_for()
     assert not folder.exists()
     sign_in(dora, "Dora")
@@ -270,7 +270,7 @@ def test_who_signs_out_sees_nothing_and_their_address_is_no_key(enter, server):
     ask(page, "What is mortar?")
     wait_for_answers(page, 1)
     address = page.url
-    page.locator(".st-key-sign-out button").click()
+    page.locator(".st-key-sign-out button").first.click()
     page.get_by_role("button", name="Sign in", exact=True).wait_for()
     page.goto(address)
     page.get_by_role("button", name="Sign in", exact=True).wait_for()
