@@ -24,7 +24,7 @@ _FRESH_S = 60
 
 def draw_account(desk: PersonDesk) -> None:
     """Who is here, in a line of the sidebar, and the ways from there."""
-    with st.container(horizontal=True, wrap=False, gap=None, vertical_alignment="center", key="account"):
+    with st.container(horizontal=True, wrap=False, gap="small", vertical_alignment="center", key="account"):
         st.text(desk.person.name, width="stretch")
         _draw_way(VIEW, ":material/folder_shared:", "Your data: take it away, or delete it.")
         if desk.is_administrator:
