@@ -121,7 +121,7 @@ def test_every_key_that_is_missing_is_told_at_once(make_configs):
     )
     Path("words.yaml").write_text("run: runs/words\n")
     with pytest.raises(
-        MattoniError, match="words.yaml: the key 'stage' must be one of encoder, columns, words, generate"
+        MattoniError, match="words.yaml: the key 'stage' must be one of encoder, columns, tune, words, generate"
     ):
         read_recipe(path)
 
