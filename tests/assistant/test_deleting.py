@@ -14,7 +14,7 @@ from mattoni.inputs import Attachment
 from tests.assistant.conftest import done, png
 
 SHORT = Sampling(temperature=0, max_tokens=6)
-LONG = Sampling(temperature=1.5, max_tokens=2000, seed=1)
+LONG = Sampling(temperature=1.5, max_tokens=2000, min_tokens=2000, seed=1)
 EYES = Choices(vision="eyes")
 
 
