@@ -7,6 +7,7 @@ for no skill. Vectors of the lists are kept, so that the second gate costs a sec
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 import task_bricks
 from assistant.registry import Brick, Bricks, Registry
-from assistant.turn.admission import Verdict, admitted, keep
+from assistant.turn.admission import Verdict, admitted, keep, verdicts
 from assistant.turn.keyring import keyed
 from assistant.turn.question import message_pieces
 from assistant.turn.route import Choices, KeyedBrick, Keyring, Question, route
@@ -139,7 +140,8 @@ def measure_gate(brick: Brick, bricks: Bricks, embed: Embed, embedder: str) -> G
         raise MattoniError(f"'{brick.name}' is a {brick.card.kind} brick, and the gate is for skills: name one.")
     if brick.card.routes is None:
         raise MattoniError(f"'{brick.name}' has no routing keys, so only you switch it on: there is nothing to pass.")
-    others = {b.name: keyed(b, has_keys=admitted(b)) for b in bricks.usable if b.name != brick.name}
+    kept = cache(verdicts)  # for this call
+    others = {b.name: keyed(b, has_keys=admitted(b, kept)) for b in bricks.usable if b.name != brick.name}
     hidden = [b for b in Registry([shipped_models() / "bricks"]).scan().usable if b.name == brick.name]
     # In the order of a turn, which decides between equal scores.
     after = Keyring(tuple(others.get(b.name) or keyed(brick) for b in bricks.usable))

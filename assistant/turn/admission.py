@@ -6,6 +6,7 @@ or a person must have said that it may all the same; switched on by hand it work
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -70,11 +71,10 @@ def routes_digest(brick: Brick) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def verdicts(brick: Brick) -> dict[str, Verdict]:
-    """All that is kept in the data folder of a brick, by `routes_digest`. A file that cannot be read holds nothing: the gate is
-    asked again."""
+def verdicts(data: Path) -> dict[str, Verdict]:
+    """All that is kept in a data folder, by `routes_digest`. A file that cannot be read holds nothing: the gate is asked again."""
     try:
-        values = json.loads(_file(brick).read_text(encoding="utf-8"))
+        values = json.loads((data / _FILE).read_text(encoding="utf-8"))
         return {digest: Verdict(**kept) for digest, kept in values.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
@@ -83,17 +83,22 @@ def verdicts(brick: Brick) -> dict[str, Verdict]:
 def keep(brick: Brick, verdict: Verdict) -> None:
     """Write one down; what was said of an earlier state of the same skill goes."""
     digest = routes_digest(brick)
-    kept = {key: asdict(old) for key, old in verdicts(brick).items() if old.name != verdict.name}
-    write_text(_file(brick), json.dumps({**kept, digest: asdict(verdict)}, indent=1))
+    data = data_of(brick)
+    kept = {key: asdict(old) for key, old in verdicts(data).items() if old.name != verdict.name}
+    write_text(data / _FILE, json.dumps({**kept, digest: asdict(verdict)}, indent=1))
 
 
-def admitted(brick: Brick) -> bool:
-    """Whether Auto may choose it."""
+def admitted(brick: Brick, kept: Callable[[Path], dict[str, Verdict]] = verdicts) -> bool:
+    """Whether Auto may choose it.
+
+    kept  for many bricks at once, one that reads each folder's file once
+    """
     if not needs_verdict(brick):
         return True
-    found = verdicts(brick).get(routes_digest(brick))
+    found = kept(data_of(brick)).get(routes_digest(brick))
     return found is not None and found.admits
 
 
-def _file(brick: Brick) -> Path:
-    return (data_around(brick.folder.parent) or data_folder()) / _FILE
+def data_of(brick: Brick) -> Path:
+    """The data folder that a brick lies in."""
+    return data_around(brick.folder.parent) or data_folder()

@@ -1,10 +1,10 @@
 """From bricks on disk to what the router compares: their kind, keys and thresholds. Knows nothing of scores."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from assistant.registry import Brick, Bricks
-from assistant.turn.admission import admitted
+from assistant.turn.admission import admitted, verdicts
 from assistant.turn.route import KeyedBrick, Keyring
 from mattoni.cache import RecentlyUsed
 from mattoni.keys import load_counter_keys, load_keys
@@ -30,9 +30,10 @@ class Keyrings:
         keys: only the user chooses it. So it is with an added skill that has not passed the gate (`admission.py`).
         """
         exact = {b.card.kind for b in bricks.usable if b.card.host is not None and b.warning is None}
+        kept = cache(verdicts)  # for this call
         found: dict[_State, Brick] = {}
         for b in bricks.usable:
-            has_keys = not (b.warning is not None and b.card.kind in exact) and admitted(b)
+            has_keys = not (b.warning is not None and b.card.kind in exact) and admitted(b, kept)
             found[b.name, b.digest, has_keys] = b
 
         def make() -> Keyring:

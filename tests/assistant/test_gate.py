@@ -7,7 +7,7 @@ import pytest
 
 from assistant.bricks import gate
 from assistant.registry import Brick
-from assistant.turn.admission import admitted, verdicts
+from assistant.turn.admission import admitted, data_of, verdicts
 from assistant.turn.spaces import Spaces
 from mattoni.card import Routes, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
@@ -104,7 +104,7 @@ def test_other_keys_need_another_verdict_and_other_weights_do_not(assistant, tmp
     key(folder, OWN[1:])
     assert not is_admitted()
     assistant.pass_gate("mine")
-    assert is_admitted() and len(verdicts(mine())) == 1
+    assert is_admitted() and len(verdicts(data_of(mine()))) == 1
     (data_folder() / "gates.json").write_text("nonsense")
     assert not is_admitted()
 
