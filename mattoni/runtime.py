@@ -139,6 +139,7 @@ class Asked:
     strength: float = 1.0
     language: str = ""  # of a recording (ISO 639-1), where whoever asks knows it
     as_words: bool = False  # a skill of this turn was trained on pictures as mixtures of the host's words alone
+    wants_name: bool = False  # the question is what the thing on a picture is called
     reader: "BrickRuntime | None" = None  # reads for a brick that needs what is written on a picture
     embedder: Callable[[], TextEmbedder] | None = None
     stage: Callable[[str], AbstractContextManager[None]] = _no_stage  # times a part of the work for the trace

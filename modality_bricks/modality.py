@@ -47,14 +47,15 @@ class ModalityBrick:
         return self._encoder.features(stack(self._encoder, images))
 
     @torch.no_grad()
-    def stitch(self, features: Tensor, question: str = "", as_words: bool = False) -> Tensor:
+    def stitch(self, features: Tensor, question: str = "", as_words: bool = False, wants_name: bool = False) -> Tensor:
         """(n, tokens, feature width) -> (n, soft tokens, host width).
 
-        question  counts where `reads_question`
-        as_words  mixtures of the host's words alone, where the stitch speaks in words; any other stays as it is
+        question    counts where `reads_question`
+        as_words    mixtures of the host's words alone, where the stitch speaks in words; any other stays as it is
+        wants_name  whether the question is what the thing is called; counts where the encoder's classifier has names
         """
-        if as_words and isinstance(self._stitch, QFormerStitch):
-            soft = self._stitch(features, as_words=True)
+        if isinstance(self._stitch, QFormerStitch):
+            soft = self._stitch(features, as_words=as_words, wants_name=wants_name)
         else:
             soft = self._stitch(features, question) if self.reads_question else self._stitch(features)
         assert isinstance(soft, Tensor)
@@ -71,11 +72,11 @@ class ModalityBrick:
         logits = self._stitch.word_logits(self._stitch.read(features.unsqueeze(0)))[0].float()
         return (self._stitch.shape.sharpness * logits).softmax(-1), self._stitch.word_ids
 
-    def named(self, features: Tensor) -> list[int]:
+    def named(self, features: Tensor, wants_name: bool = False) -> list[int]:
         """What the encoder's classifier is sure to see on one picture, (tokens, feature width), as the host's ids; empty: nothing."""
         if not isinstance(self._stitch, QFormerStitch) or not self._stitch.shape.classes:
             return []
-        seen = int(self._stitch.sure_classes(features.unsqueeze(0)))
+        seen = int(self._stitch.sure_classes(features.unsqueeze(0), wants_name))
         return [] if seen < 0 else [int(piece) for piece in self._stitch.class_ids[seen]]
 
     def attended(self, features: Tensor, question: str = "") -> Attended | None:

@@ -34,9 +34,9 @@ class SeeingRuntime(BrickRuntime):
         with asked.stage("encode"):
             self.features(picture)
         with asked.stage("stitch"):
-            soft = self._soft(picture, asked.question, asked.as_words)
+            soft = self._soft(picture, asked)
         told = f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {self.brick.name}"
-        if ids := self._modality.named(self.features(picture)):
+        if ids := self._modality.named(self.features(picture), asked.wants_name):
             told += f"; its encoder names the thing: {str(self._host.tokenizer.decode(ids)).strip(' .')}"
         label: list[Segment] = [*picture_label(picture.place, picture.of)] if self.labels_pictures else []
         return Injected(
@@ -63,19 +63,22 @@ class SeeingRuntime(BrickRuntime):
         """The encoder's features of one picture, (tokens, width)."""
         return self._features.get(picture.digest, lambda: self._modality.encode([picture.open()])[0])
 
-    def _soft(self, picture: GivenPicture, question: str, as_words: bool) -> Soft:
-        asked = self._question(question) + (":words" if as_words else "")
+    def _soft(self, picture: GivenPicture, asked: Asked) -> Soft:
+        features = self.features(picture)
+        # By what is told and not by whether a name is wanted: where both say the same, what was read of the picture is reused.
+        told = "-".join(map(str, self._modality.named(features, asked.wants_name)))
+        kind = f"{self._question(asked.question)}:{told}" + (":words" if asked.as_words else "")
 
         def make() -> Soft:
-            vectors = self._modality.stitch(self.features(picture).unsqueeze(0), question, as_words)[0]
+            vectors = self._modality.stitch(features.unsqueeze(0), asked.question, asked.as_words, asked.wants_name)[0]
             if vectors.shape[1] != self._host.width:
                 raise MattoniError(
                     f"{self.brick.name}: its soft tokens have width {vectors.shape[1]} and {self._host.name} takes "
                     f"{self._host.width}: train the brick for this host."
                 )
-            return Soft(f"{self.brick.digest}:{picture.digest}:{asked}", vectors)
+            return Soft(f"{self.brick.digest}:{picture.digest}:{kind}", vectors)
 
-        return self._soft_tokens.get((picture.digest, asked), make)
+        return self._soft_tokens.get((picture.digest, kind), make)
 
     def _question(self, question: str) -> str:
         """What stands for the question where soft tokens are made from it too."""

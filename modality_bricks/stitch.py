@@ -47,6 +47,7 @@ class StitchShape:
     classes: int = 0  # things that the encoder's classifier knows by name
     pieces: int = 6  # soft tokens of a thing's name
     sure: float = 0.7  # the classifier's probability from which on the name is told
+    sure_of_name: float | None = None  # likewise, where the message asks what a thing is called; None: the same
 
 
 class QFormerStitch(nn.Module):
@@ -118,13 +119,21 @@ class QFormerStitch(nn.Module):
             rows = host_embedding.detach()[self.class_ids.to(host_embedding.device)]
             self.class_vectors = rows.to(self.feature_mean.device, self.feature_mean.dtype)
 
-    def sure_classes(self, features: Tensor) -> Tensor:
-        """What the encoder's classifier is sure to see: (batch, tokens, feature_width) -> (batch,), -1 where it is not."""
+    def sure_classes(self, features: Tensor, wants_name: bool | Tensor = False) -> Tensor:
+        """What the encoder's classifier is sure to see: (batch, tokens, feature_width) -> (batch,), -1 where it is not.
+
+        wants_name  whether the message asks what the thing is called, of all or of each (batch,): a guess is then better than
+                    nothing, and before a description it misleads
+        """
         if not self.shape.classes:
             return torch.full((len(features),), -1, device=features.device)
         pooled = features[:, -1].to(self.class_weight)
         likely, named = (pooled @ self.class_weight.T + self.class_bias).float().softmax(-1).max(-1)
-        return torch.where(likely >= self.shape.sure, named, -1)
+        sure = self.shape.sure
+        if self.shape.sure_of_name is None:
+            return torch.where(likely >= sure, named, -1)
+        asked = torch.as_tensor(wants_name, device=likely.device)
+        return torch.where(likely >= torch.where(asked, self.shape.sure_of_name, sure), named, -1)
 
     def read(self, features: Tensor) -> Tensor:
         """Let the queries read the features: (batch, queries, width)."""
@@ -154,10 +163,10 @@ class QFormerStitch(nn.Module):
         assert isinstance(logits, Tensor)
         return logits
 
-    def forward(self, features: Tensor, as_words: bool = False) -> Tensor:
+    def forward(self, features: Tensor, as_words: bool = False, wants_name: bool | Tensor = False) -> Tensor:
         """(batch, tokens, feature_width) -> (batch, opening + pieces + queries, host_width)."""
         hidden = self.read(features)
-        return self.soft_tokens(hidden, self.word_logits(hidden), self.sure_classes(features), as_words)
+        return self.soft_tokens(hidden, self.word_logits(hidden), self.sure_classes(features, wants_name), as_words)
 
     def soft_tokens(self, hidden: Tensor, logits: Tensor, classes: Tensor, as_words: bool = False) -> Tensor:
         """(batch, queries, width) and (batch, queries, words) -> (batch, opening + pieces + queries, host_width).
@@ -176,13 +185,15 @@ class QFormerStitch(nn.Module):
         return soft
 
 
-def with_classes(stitch: QFormerStitch, weight: Tensor, bias: Tensor, ids: Tensor, sure: float) -> QFormerStitch:
+def with_classes(
+    stitch: QFormerStitch, weight: Tensor, bias: Tensor, ids: Tensor, sure: float, sure_of_name: float | None = None
+) -> QFormerStitch:
     """A copy of a stitch that also tells what the encoder's classifier is sure of.
 
     weight, bias  (classes, feature_width) and (classes,), of the pooled feature, which is the last one
     ids           (classes + 1, pieces) token ids of the names, the last row of none
     """
-    shape = replace(stitch.shape, classes=len(bias), pieces=ids.shape[1], sure=sure)
+    shape = replace(stitch.shape, classes=len(bias), pieces=ids.shape[1], sure=sure, sure_of_name=sure_of_name)
     named = QFormerStitch(shape)
     named.load_state_dict({**stitch.state_dict(), "class_weight": weight, "class_bias": bias, "class_ids": ids})
     return named

@@ -108,6 +108,7 @@ def test_eight_sessions_at_once_get_what_each_alone_would_get(
     monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
     monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "naming_questions", Recogniser(depths, depths, threshold=1.0))
     assistant = Assistant.open(str(tiny_host), dtype="float32")
     store = assistant.store
     sessions = [Session(number, store.new()) for number in range(SESSIONS)]

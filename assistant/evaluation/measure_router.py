@@ -1,4 +1,4 @@
-"""Measures the router: python -m assistant.evaluation.measure_router [pictures] [later] [questions] [follow-ups] [several] [reading] [skill] [skills] [twofold]
+"""Measures the router: python -m assistant.evaluation.measure_router [pictures] [later] [questions] [follow-ups] [several] [reading] [naming] [skill] [skills] [twofold]
 
 `pictures`   photo, chart or document, on 600 dev pictures of equalised size and colour, and on the same as they come; where
              the chart brick is not there, photo or document, on 400
@@ -6,6 +6,7 @@
 `questions`  who asks about a picture that is not there: picture-questions-dev, plain-lookalikes-dev, chat-dev
 `follow-ups` which messages go on with what was said, and which stand alone: follow-ups-dev and stand-alone-dev of models/router,
              and messages that begin a conversation; those that ask about a picture count as going on, as in a turn
+`naming`     which messages ask what a thing is called, beside other questions about pictures: lists of models/router
 `skill`      when Auto chooses `english-german`: translation-de-dev and what is near it
 `skills`     the right skill or none with every shipped one on Auto: dev rows in wordings that no key was made from, receipts with
              messages of receipt-json-dev, chat-dev; and how often a picture is wrongly called missing
@@ -38,7 +39,14 @@ from assistant.host.embedder import Embedder
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
 from assistant.turn.question import goes_on, holds_number, message_pieces
-from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, READING_QUESTIONS, SEVERAL_PICTURES, Recogniser
+from assistant.turn.recogniser import (
+    FOLLOW_UPS,
+    NAMING_QUESTIONS,
+    PICTURE_QUESTIONS,
+    READING_QUESTIONS,
+    SEVERAL_PICTURES,
+    Recogniser,
+)
 from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
 from assistant.turn.twofold import asking, is_answered, second_request, without
 from mattoni.card import BrickCard, write_card
@@ -424,6 +432,12 @@ def main(parts: Sequence[str]) -> None:
         ),
         "reading": lambda: kind(
             Embedder(fetch(BUILTIN_EMBEDDER)), data, READING_QUESTIONS, ["one-picture", "several-pictures", "chat-dev"]
+        ),
+        "naming": lambda: kind(
+            Embedder(fetch(BUILTIN_EMBEDDER)),
+            data,
+            NAMING_QUESTIONS,
+            ["seeing-questions", "reading-questions", "several-pictures", "chat-dev"],
         ),
         "skill": lambda: skill(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),
         "skills": lambda: skills(keyring, Embedder(fetch(BUILTIN_EMBEDDER)), data),

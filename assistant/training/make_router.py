@@ -4,6 +4,7 @@
     python -m assistant.training.make_router follow-ups                 which messages go on with what was said
     python -m assistant.training.make_router several                    which messages are about several pictures
     python -m assistant.training.make_router reading                    which messages want the words in a picture
+    python -m assistant.training.make_router naming                     which messages ask what a thing is called
     python -m assistant.training.make_router keys                       the keys of the shipped bricks `photo`, `document` and `chart`
     python -m assistant.training.make_router skill FOLDER RECIPE        the keys of a skill, from its training recipe
 
@@ -27,6 +28,7 @@ from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.turn.recogniser import (
     FOLLOW_UPS,
+    NAMING_QUESTIONS,
     PICTURE_QUESTIONS,
     READING_QUESTIONS,
     SEVERAL_PICTURES,
@@ -59,6 +61,8 @@ FOUND = 0.95
 FOLLOW_UPS_FOUND = 0.98
 # Who asks for words and is not heard is answered by a brick that cannot read; a needless reading costs a second.
 READING_FOUND = 0.99
+# A guess of a name helps who asks for one; before a description it misleads.
+NAMING_FOUND = 0.95
 # A comparison that is not seen is answered from the latest picture alone; two pictures needlessly in the prompt cost little.
 SEVERAL_FOUND = 0.96
 # Behind two pictures in one message most of what is asked is about both, and the skill that compares can answer the rest.
@@ -134,6 +138,20 @@ def reading_groups() -> list[Group]:
     ]
 
 
+def naming_groups() -> list[Group]:
+    """Messages that ask what a thing is called, other questions about pictures, and messages about none."""
+    folder, data = shipped_models() / "router", training_data()
+    asks = [*read_messages(folder / "picture-questions.txt"), *read_messages(folder / "one-picture.txt")]
+    return [
+        Group("naming", read_messages(folder / "naming-questions.txt"), True),
+        Group("seeing", sorted({text for text in asks if not _NAMING.search(text)}), False),
+        Group("several", read_messages(folder / "several-pictures.txt"), False, CHAT_WEIGHT),
+        Group("reading", read_messages(folder / "reading-questions.txt"), False, CHAT_WEIGHT),
+        Group("plain", read_messages(folder / "plain-messages.txt"), False, CHAT_WEIGHT),
+        Group("chat", read_texts(data / "text" / "chat-train.jsonl"), False, CHAT_WEIGHT),
+    ]
+
+
 # Of `picture-questions.txt`, which was written for another question, what may be of the kind is left out of both sides.
 _SEVERAL = re.compile(
     r"\b(both|two|second|first|these|pictures|photos|images|differ\w*|compare\w*|other|alike)\b", re.I
@@ -142,6 +160,12 @@ _READING = re.compile(
     r"\b(say\w*|read\w*|writ\w*|word\w*|text|title|headline|letter\w*|name\w*|number\w*|page|line|paragraph|translat\w*|total|"
     r"price\w*|cost\w*|date\w*|address|phone|transcribe|type|label\w*|caption|error|message|receipt|bill|menu|sign\w*|form|spell\w*|"
     r"brand|logo|note\w*|list|summar\w*|table|chart|graph|axis|highest|lowest|percent\w*|value\w*|screen\w*|document|quote|clock|plate)\b",
+    re.I,
+)
+
+_NAMING = re.compile(
+    r"what('?s| is| are| was)? (in|on|inside|this|that|it|these|those|there|they)\b|\b(name\w*|identif\w*|recogni\w*|call\w*|kind|type|"
+    r"sort|breed|species|guess|idea|know|see|show\w*|this one|that one|which \w+ is|what \w+ is (this|that|it))\b",
     re.I,
 )
 
@@ -271,6 +295,8 @@ def main(arguments: list[str]) -> None:
             print(json.dumps(make_recogniser(SEVERAL_PICTURES, several_picture_groups(), SEVERAL_FOUND)))
         case ["reading"]:
             print(json.dumps(make_recogniser(READING_QUESTIONS, reading_groups(), READING_FOUND)))
+        case ["naming"]:
+            print(json.dumps(make_recogniser(NAMING_QUESTIONS, naming_groups(), NAMING_FOUND)))
         case ["keys"]:
             print(json.dumps(make_shipped_keys()))
         case ["skill", folder, recipe]:

@@ -310,7 +310,7 @@ class Preparation:
         """The message as the router sees it."""
         pictures = [item for item in looked.items if isinstance(item, Picture)]
         glances = self.spaces.glance.embed([p.image for p in pictures]) if pictures else ()
-        texts, asks, follows, several, words = None, False, True, False, False
+        texts, asks, follows, several, words, name = None, False, True, False, False, False
         if request.text.strip() and not request.choices.no_bricks and is_in_known_script(request.text):
             pieces = message_pieces(request.text)
             spaces = self.spaces
@@ -319,6 +319,7 @@ class Preparation:
             asks = spaces.picture_questions.recognises(depths)
             several = spaces.several_pictures.recognises(depths, expected=_showed_several(request.past))
             words = spaces.reading_questions.recognises(depths)
+            name = spaces.naming_questions.recognises(depths)
             if request.past:
                 all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
                 follows = goes_on(all_depths, spaces.follow_ups, spaces.picture_questions)
@@ -329,6 +330,7 @@ class Preparation:
             goes_on=follows,
             about_several=several,
             wants_words=words,
+            wants_name=name,
             has_past=bool(request.past),
             has_documents=heard.has_texts or any(isinstance(item, Document) for item in looked.items),
             # A question that came with a file is about that file, not about an earlier one, also where it was refused.
@@ -526,6 +528,7 @@ class _Planned:
             given,
             strength,
             as_words=self._as_words,
+            wants_name=self.plan.wants_name,
             reader=self.home.loaded.get(self.bricks.get(reader.name)) if reader is not None else None,
             embedder=lambda: self.home.spaces.embedder,
             stage=self.trace.stage,

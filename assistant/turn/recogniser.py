@@ -1,5 +1,5 @@
 """Tells messages of one kind from all others: those that ask about a picture, that go on with what was said, that are about
-several pictures, that want the words in one.
+several pictures, that want the words in one, or the name of what it shows.
 
 Knows nothing of whether a picture is there, or of what was said.
 
@@ -29,6 +29,8 @@ FOLLOW_UPS = "follow-ups"
 SEVERAL_PICTURES = "several-pictures"
 # "What does the sign say?": wants the words in a picture.
 READING_QUESTIONS = "reading-questions"
+# "What is this?", "Which animal is that?": wants the name of a thing, and no description.
+NAMING_QUESTIONS = "naming-questions"
 
 
 def unit_depths(depths: Tensor, mean: Tensor) -> Tensor:

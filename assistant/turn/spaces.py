@@ -4,7 +4,14 @@ from functools import cached_property
 
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
-from assistant.turn.recogniser import FOLLOW_UPS, PICTURE_QUESTIONS, READING_QUESTIONS, SEVERAL_PICTURES, Recogniser
+from assistant.turn.recogniser import (
+    FOLLOW_UPS,
+    NAMING_QUESTIONS,
+    PICTURE_QUESTIONS,
+    READING_QUESTIONS,
+    SEVERAL_PICTURES,
+    Recogniser,
+)
 from modality_bricks.glance import Glance
 
 
@@ -40,3 +47,8 @@ class Spaces:
     def reading_questions(self) -> Recogniser:
         """Tells messages that want the words in a picture from other questions about it."""
         return Recogniser.load(READING_QUESTIONS)
+
+    @cached_property
+    def naming_questions(self) -> Recogniser:
+        """Tells messages that ask what the thing on a picture is called from other questions about it."""
+        return Recogniser.load(NAMING_QUESTIONS)

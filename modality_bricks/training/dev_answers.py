@@ -9,7 +9,7 @@ from torch import Tensor
 from brick_training.step import Evaluation
 from modality_bricks.stitch import QFormerStitch
 from modality_bricks.training.features import FeatureCache, half
-from modality_bricks.training.readers import Sample
+from modality_bricks.training.readers import Sample, wants_name
 from modality_bricks.training.samples import SampleSet
 from modality_bricks.training.speaker import Speaker
 from modality_bricks.training.split import Split
@@ -82,7 +82,7 @@ class DevAnswers:
     def _answer(self, stitch: QFormerStitch, features: Tensor, question: str) -> list[str]:
         device = self.speaker.host.device
         with half(device):
-            soft = stitch(features.to(device))
+            soft = stitch(features.to(device), wants_name=wants_name(question))
         return self.speaker.answer(soft, question, self.new_tokens)
 
 

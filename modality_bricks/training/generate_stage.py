@@ -12,7 +12,7 @@ from modality_bricks.stitch import QFormerStitch
 from modality_bricks.training.dev_answers import DevAnswers
 from modality_bricks.training.draws import Draw, Draws
 from modality_bricks.training.features import half
-from modality_bricks.training.readers import NAME_QUESTIONS, answer_for
+from modality_bricks.training.readers import NAME_QUESTIONS, answer_for, wants_name
 from modality_bricks.training.reward import RewardedCaptions, self_critical_loss
 from modality_bricks.training.speaker import Speaker
 from modality_bricks.training.spelling import Spelling, words_loss
@@ -26,11 +26,11 @@ class SpeakingModel(nn.Module):
         super().__init__()
         self.stitch = stitch
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, tokens, width) -> (batch, opening + pieces + queries, host width) and (batch, queries, words)."""
+    def forward(self, features: Tensor, wants_name: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, tokens, width) and (batch,) -> (batch, opening + pieces + queries, host width) and (batch, queries, words)."""
         hidden = self.stitch.read(features)
         logits = self.stitch.word_logits(hidden)
-        return self.stitch.soft_tokens(hidden, logits, self.stitch.sure_classes(features)), logits
+        return self.stitch.soft_tokens(hidden, logits, self.stitch.sure_classes(features, wants_name)), logits
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class GenerateStage:
         if self.taught is not None:
             draws = self._taught(self.taught, rows, draws, features)
         with half(self.speaker.host.device):
-            soft, logits = model(features)
+            soft, logits = model(features, torch.tensor([wants_name(d.question) for d in draws]))
         # What the classifier answers is imitated, however it is asked for.
         spoken = [i for i, d in enumerate(draws) if self.rewarded and d is drawn[i] and self.rewarded.has(d)]
         imitated = [i for i in range(len(draws)) if i not in spoken]

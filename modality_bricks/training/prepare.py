@@ -384,7 +384,7 @@ def take_over(stitch: QFormerStitch, before: QFormerStitch, freeze: bool, kin: b
     Raises MattoniError where the two are not built alike.
     """
     # Names of classes are given by a later stage.
-    apart = {"tokens": 0, "feature_width": 0, "classes": 0, "pieces": 0, "sure": 0}
+    apart = {"tokens": 0, "feature_width": 0, "classes": 0, "pieces": 0, "sure": 0, "sure_of_name": None}
     shapes = [{**asdict(s.shape), **apart} for s in (stitch, before)]
     if shapes[0] != shapes[1]:
         raise MattoniError(
@@ -435,7 +435,8 @@ def started_stitch(runs: Sequence[Path], embedding: torch.Tensor) -> QFormerStit
     first, *others = stitches
     # From when on a class is told is a setting, not a shape.
     if any(
-        replace(other.shape, sure=first.shape.sure) != first.shape or not torch.equal(other.word_ids, first.word_ids)
+        replace(other.shape, sure=first.shape.sure, sure_of_name=first.shape.sure_of_name) != first.shape
+        or not torch.equal(other.word_ids, first.word_ids)
         for other in others
     ):
         raise MattoniError(
@@ -449,14 +450,18 @@ def started_stitch(runs: Sequence[Path], embedding: torch.Tensor) -> QFormerStit
 
 
 def naming_stitch(
-    stitch: QFormerStitch, classes: Classes, tokenizer: PreTrainedTokenizerBase, sure: float
+    stitch: QFormerStitch,
+    classes: Classes,
+    tokenizer: PreTrainedTokenizerBase,
+    sure: float,
+    sure_of_name: float | None = None,
 ) -> QFormerStitch:
     """A stitch that also tells what the encoder's classifier is sure of, in the host's words, ended by full stops."""
     stop = tokenizer.encode(".", add_special_tokens=False)[-1]
     pieces = stitch.shape.pieces
     named = [tokenizer.encode(f" {name}", add_special_tokens=False)[:pieces] for name in classes.names]
     ids = torch.tensor([row + [stop] * (pieces - len(row)) for row in (*named, [])])
-    return with_classes(stitch, classes.weight, classes.bias, ids, sure)
+    return with_classes(stitch, classes.weight, classes.bias, ids, sure, sure_of_name)
 
 
 def generate_stage(
@@ -480,7 +485,7 @@ def generate_stage(
         classes = load_classes(recipe.encoder)
         taught = Taught(classes.names, recipe.taught)
         # Its own would be those of the encoder that an earlier run read.
-        stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure)
+        stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure, recipe.sure_of_name)
         stitch.read_host(embedding)
     stitch.requires_grad_(recipe.learn == "all")
     if recipe.learn == "opening":

@@ -141,6 +141,11 @@ def named_sample(
     return Sample(key, opening, turns, name, tuple(synonyms) or (name,), where=where or key)
 
 
+def wants_name(question: str) -> bool:
+    """Whether a question of training asks what a thing is called; at run time a recogniser tells (`assistant.turn.recogniser`)."""
+    return question in NAME_QUESTIONS
+
+
 def captioned_sample(key: str, picture: Image.Image, captions: Sequence[str], where: str = "") -> Sample:
     """A picture with what was written of it."""
     return Sample(key, lambda: picture, _captions(captions, where or key), where=where or key)

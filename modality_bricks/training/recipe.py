@@ -190,6 +190,9 @@ class GenerateRecipe(_StitchStage):
     sure: float | None = Field(
         default=None, gt=0, lt=1
     )  # from here on the soft tokens tell what the encoder's classifier sees
+    sure_of_name: float | None = Field(
+        default=None, gt=0, lt=1
+    )  # likewise, where the question is what the thing is called; without it, the same
     taught: float = Field(
         default=0.0, ge=0, le=1
     )  # of captioned pictures with such a class: asked for it, as named ones are

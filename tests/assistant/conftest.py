@@ -56,6 +56,7 @@ def assistant(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
     monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "naming_questions", Recogniser(depths, depths, threshold=1.0))
     opened = Assistant.open(str(tiny_host), device="cpu", dtype="float32")
     write_eyes(data_folder() / "bricks" / "eyes", opened.host)
     yield opened

@@ -133,6 +133,7 @@ def test_explain_writes_where_the_stitch_looked(mattoni, tiny_host, tiny_embedde
     monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
     monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "naming_questions", Recogniser(depths, depths, threshold=1.0))
     write_eyes(home / "data" / "bricks" / "eyes", load_host(str(tiny_host), device="cpu", dtype="float32"))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     call = ["ask", "What is it?", "--image", tmp_path / "a.png", "--host", tiny_host, "--max-tokens", 2, "--explain"]

@@ -239,6 +239,7 @@ def opened(tiny_embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
     monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "naming_questions", Recogniser(depths, depths, threshold=1.0))
     assistants: list[Assistant] = []
 
     def open_it(host: str, dtype: str = "float32") -> Assistant:

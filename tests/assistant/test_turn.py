@@ -18,12 +18,14 @@ from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choices
 from assistant.turn.spaces import Spaces
 from assistant.turn.ticket import Ticket
+from mattoni.card import describe_files, read_card, write_card
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder, shipped_models
 from mattoni.records import Read
 from mattoni.runtime import Stopped
 from modality_bricks.glance import Glance
 from modality_bricks.methods.reader import ReaderRuntime
+from modality_bricks.stitch import load_stitch, save_stitch, with_classes
 from tests.assistant.conftest import QUERIES, done, png, recogniser_of
 
 SHORT = Sampling(temperature=0, max_tokens=6)
@@ -46,6 +48,23 @@ def test_the_trace_says_what_of_a_picture_the_stitch_attended_to(assistant):
     assert [len(row) for row in first["grid"]] == [4, 4, 4, 4]
     assert sum(map(sum, first["grid"])) + first["elsewhere"] == pytest.approx(1, abs=0.001)
     assert list(first["box"]) == [0, 0, 1, 1] and first["sentence"] == ""
+
+
+def test_who_asks_for_a_name_is_told_what_the_encoder_guesses_and_a_description_is_not(assistant, monkeypatch):
+    folder, host = data_folder() / "bricks" / "eyes", assistant.host
+    stitch = load_stitch(folder, host.embedding.detach().float())
+    pieces = [host.tokenizer.encode(f" {name}", add_special_tokens=False)[0] for name in ("lion", "cup", ".")]
+    likely = torch.tensor([0.6, 0.4]).log()
+    weight = torch.zeros(2, stitch.shape.feature_width)
+    ids = torch.tensor(pieces).unsqueeze(1)
+    save_stitch(with_classes(stitch, weight, likely, ids, sure=0.8, sure_of_name=0.5), folder)
+    write_card(read_card(folder).model_copy(update={"files": describe_files(folder)}), folder)
+    monkeypatch.setattr(Spaces, "naming_questions", recogniser_of("What is this?"))
+    named = done(assistant.ask("What is this?", [png()], EYES, SHORT))
+    described = done(assistant.ask("Describe it.", [png()], EYES, SHORT))
+    assert named.error is None and described.error is None
+    assert "names the thing" in named.trace.injections[0]
+    assert described.trace.injections == [f"sequence: {QUERIES + 1} soft tokens of orange.png by eyes"]
 
 
 @pytest.mark.parametrize("by_hand", [False, True])

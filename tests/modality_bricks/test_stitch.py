@@ -88,6 +88,25 @@ def test_what_the_encoders_classifier_is_sure_of_stands_there_in_the_hosts_words
     assert stitch.sure_classes(features).tolist() == [-1] * 3
 
 
+def test_a_name_that_is_asked_for_is_told_sooner_than_before_a_description(tmp_path: Path) -> None:
+    stitch, embedding = tiny_stitch()
+    weight = torch.zeros(2, 12)
+    weight[0, 0] = 1  # one feature of 1 makes it likely by 0.73
+    ids = torch.tensor([[30, 31], [40, 0], [0, 0]])
+    naming = with_classes(stitch, weight, torch.zeros(2), ids, sure=0.8, sure_of_name=0.6)
+    save_stitch(naming, tmp_path)
+    loaded = load_stitch(tmp_path, embedding)
+    features = torch.zeros(2, 5, 12)
+    features[:, -1, 0] = 1
+    assert loaded.sure_classes(features).tolist() == [-1, -1]
+    assert loaded.sure_classes(features, True).tolist() == [0, 0]
+    assert loaded.sure_classes(features, torch.tensor([True, False])).tolist() == [0, -1]
+    told = loaded(features, wants_name=torch.tensor([True, False]))
+    torch.testing.assert_close(told[:, :2], embedding[ids[[0, 2]]], rtol=0, atol=0)
+    alike = with_classes(stitch, weight, torch.zeros(2), ids, sure=0.6)
+    assert alike.sure_classes(features).tolist() == alike.sure_classes(features, True).tolist() == [0, 0]
+
+
 def test_a_stitch_for_another_host_or_encoder_is_refused(tmp_path: Path) -> None:
     stitch, _ = tiny_stitch()
     save_stitch(stitch, tmp_path)

@@ -33,6 +33,7 @@ def tiny_models(tiny_host: Path, tiny_embedder_folder: Path, monkeypatch: pytest
     monkeypatch.setattr(Spaces, "follow_ups", Recogniser(depths, depths, threshold=-1.0))
     monkeypatch.setattr(Spaces, "several_pictures", Recogniser(depths, depths, threshold=1.0))
     monkeypatch.setattr(Spaces, "reading_questions", Recogniser(depths, depths, threshold=1.0))
+    monkeypatch.setattr(Spaces, "naming_questions", Recogniser(depths, depths, threshold=1.0))
 
 
 @pytest.fixture
