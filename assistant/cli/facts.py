@@ -174,6 +174,9 @@ def facts_eval(
         int | None, typer.Option(min=0, help="Of the FFN; default: derived from the host's depth.")
     ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Cosine from which a key is met.")] = None,
+    skill: Annotated[
+        list[str] | None, typer.Option(help="A skill that is on in every prompt, those of the bare host too.")
+    ] = None,
     as_json: AsJson = False,
     host: HostName = "builtin",
     device: Device = "auto",
@@ -185,6 +188,7 @@ def facts_eval(
     from itertools import islice
 
     from assistant.bricks.fact_solving import THRESHOLD, settings_for
+    from assistant.bricks.skills_on import skills_on
     from assistant.evaluation.measure_facts import measure, read_rows
     from assistant.host.host import load_host
     from mattoni.lines import json_rows
@@ -203,11 +207,12 @@ def facts_eval(
             THRESHOLD if threshold is None else threshold,
             at_once,
             work or Path(scratch),
+            others=skills_on(skill or [], loaded),
             unrelated=[row.value["text"] for row in islice(json_rows(unrelated), 200)] if unrelated else [],
             progress=_progress,
         )
     print(file=sys.stderr)
-    report |= {"host": loaded.name, "dtype": dtype}
+    report |= {"host": loaded.name, "dtype": dtype, "skills": skill or []}
     print(json.dumps(report) if as_json else "\n".join(f"{name}: {value}" for name, value in report.items()))
 
 

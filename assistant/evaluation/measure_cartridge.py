@@ -1,9 +1,9 @@
-"""Measures a cartridge on questions about its text: `python -m assistant.evaluation.measure_cartridge BRICK ROWS.jsonl OUT.jsonl [LIMIT]`.
+"""Measures a cartridge on questions about its text: `python -m assistant.evaluation.measure_cartridge BRICK ROWS.jsonl OUT.jsonl [LIMIT] [SKILL]`.
 
 BRICK is a cartridge's folder; the text lies beside the rows, under their name and `.txt`, as in cartridge-dev. Beside the cartridge stand
 the whole text in the prompt and the bare host, on the same questions, greedy, at most 32 tokens; and how many of the questions and of
-chat-dev's messages (below MATTONI_DATA) Auto would choose it for. Answers are kept in OUT, so that
-what was answered once is not asked again; one JSON object is printed.
+chat-dev's messages (below MATTONI_DATA) Auto would choose it for. With a SKILL, also what it costs the cartridge: the same questions while it
+is on, and how much less likely the right answers become. Answers are kept in OUT, so that what was answered once is not asked again; one JSON object is printed.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from assistant.bricks.skills_on import skills_on
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
 from assistant.host.host import Host, load_host
@@ -34,14 +35,19 @@ from mattoni.paths import training_data
 
 def main() -> int:
     """Print the figures."""
-    if len(sys.argv) not in (4, 5):
-        raise MattoniError("Give a cartridge's folder, rows, a file for the answers, and perhaps how many rows.")
+    if len(sys.argv) not in (4, 5, 6):
+        raise MattoniError(
+            "Give a cartridge's folder, rows, a file for the answers, and perhaps how many rows and a skill."
+        )
     brick, rows, out = map(Path, sys.argv[1:4])
-    limit = int(sys.argv[4]) if len(sys.argv) == 5 else None
+    limit = int(sys.argv[4]) if len(sys.argv) > 4 else None
     embedder = Embedder(fetch(BUILTIN_EMBEDDER))
     chat = [row.value["text"] for row in json_rows(training_data() / "text" / "chat-dev.jsonl")]
     report = {"reach the threshold": routed(brick, rows, chat, embedder.embed)}
-    print(json.dumps(report | measure(load_host(), brick, rows, out, limit), indent=2))
+    host = load_host()
+    if len(sys.argv) > 5:
+        report["beside a skill"] = beside_skill(host, brick, rows, sys.argv[5], limit)
+    print(json.dumps(report | measure(host, brick, rows, out, limit), indent=2))
     return 0
 
 
@@ -97,6 +103,44 @@ def measure(host: Host, brick: Path, rows: Path, out: Path, limit: int | None = 
         "bytes of keys and values": {"cartridge": prefix.length * bytes_each, "in context": tokens * bytes_each},
         "times fewer": tokens / prefix.length,
     }
+
+
+def beside_skill(host: Host, brick: Path, rows: Path, skill: str, limit: int | None = None) -> dict[str, Any]:
+    """What the cartridge gives the right answers, in nats a token, alone and while a skill is on, and what of it the skill takes.
+
+    How likely an answer is tells more than whether it is said: the built-in host says few.
+    """
+    asked = [row.value for row in json_rows(rows)][:limit]
+    prefix = Prefix(brick.name, brick_digest(read_card(brick)), read_cartridge(brick, host.key_shape, host.name))
+    found: dict[str, list[float]] = {}
+    engine = LocalEngine(host)
+    try:
+        for name, others in {"": (), f" with {skill}": tuple(skills_on([skill], host))}.items():
+            for way, injections in {"bare": (), "cartridge": (prefix,)}.items():
+                found[way + name] = [_likelihood(engine, host, row, (*injections, *others)) for row in asked]
+                print(f"{way}{name}: {len(asked)} answers weighed", file=sys.stderr, flush=True)
+    finally:
+        engine.close()
+    gains = [
+        [one - other for one, other in zip(found[f"cartridge{name}"], found[f"bare{name}"], strict=True)]
+        for name in ("", f" with {skill}")
+    ]
+    mean, low, high = paired_difference(gains[1], gains[0])
+    return {
+        "n": len(asked),
+        "nats a token": {way: {"mean": sum(s) / len(s), "interval": bootstrap(s)} for way, s in found.items()},
+        "gain": [sum(one) / len(one) for one in gains],
+        "gain with the skill less without": {"mean": mean, "interval": (low, high)},
+    }
+
+
+def _likelihood(engine: LocalEngine, host: Host, row: dict[str, Any], injections: tuple[Other, ...]) -> float:
+    """ln p a token of a row's first answer."""
+    said = tuple(host.tokenizer.encode(row["answers"][0], add_special_tokens=False))
+    stream = engine.generate(Job(_prompt(host, row["question"]), injections, Sampling(temperature=0), 0, forced=said))
+    for _ in stream:
+        pass
+    return sum(stream.log_probabilities) / len(stream.log_probabilities)
 
 
 def _prompt(host: Host, *texts: str) -> Prompt:

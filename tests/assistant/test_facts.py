@@ -18,7 +18,8 @@ from knowledge_bricks.facts import Fact, Facts, Learned
 from knowledge_bricks.sentences import parse
 from mattoni.errors import MattoniError
 from mattoni.paths import data_folder
-from tests.assistant.conftest import done
+from task_bricks.lora import read_lora
+from tests.assistant.conftest import done, write_adapter
 
 # A host of random weights can be moved, not taught: few steps, no restraint.
 QUICK = Settings(layer=0, steps=20, clamp=50.0, decay=0.0, kl=0.0, prefixes=("", "So, ", "I know that "))
@@ -156,6 +157,9 @@ def test_the_figures_of_a_file_of_facts_and_going_on_with_what_was_computed(exac
     prompted = measure(exact, rows, "prompt", QUICK, 0.9, False, tmp_path)
     assert prompted["bare"] == report["bare"] and json.dumps(prompted)
     assert measure(exact, rows, "rome", QUICK, 0.9, False, tmp_path)["bare"] == report["bare"]
+    skill = read_lora(write_adapter(tmp_path / "skill", exact, seed=0), "d")
+    beside = measure(exact, rows, "keyed", QUICK, 0.9, False, tmp_path, others=[skill])
+    assert beside["n"] == 2 and beside["reach"]["efficacy"] == 100.0 and beside["bare"] != report["bare"]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
@@ -199,3 +203,14 @@ def test_facts_on_the_command_line(mattoni, tiny_host, tmp_path):
     status, out, err = mattoni("facts", "add", SENTENCES[0], "--subject", "Spain", *more)
     assert status == 1 and "The subject 'Spain' is not in the sentence" in err
     assert mattoni("facts", "add", "--dry-run", SENTENCES[0])[1] == ""
+    row = {
+        "id": "a",
+        "subject": "France",
+        "prompt": "The capital of {} is",
+        "target_true": "Paris",
+        "target_new": "Lyon",
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"paraphrase_prompts": [], "neighborhood_prompts": []}))
+    for skill, says in (("nobody", "There is no brick called 'nobody'"), ("document", "'document' is no skill")):
+        status, out, err = mattoni("facts", "eval", tmp_path / "rows.jsonl", "--skill", skill, *more)
+        assert status == 1 and out == "" and says in err

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from assistant.evaluation.measure_cartridge import measure, routed
+from assistant.evaluation import measure_cartridge
+from assistant.evaluation.measure_cartridge import beside_skill, measure, routed
 from assistant.host.composition import compose
 from assistant.host.host import load_host
 from assistant.host.prompt import ASK_TEXT
@@ -21,6 +22,8 @@ from knowledge_bricks.training.train import train_cartridge
 from mattoni.card import read_card
 from mattoni.errors import Interrupted, MattoniError
 from mattoni.injections import Prefix
+from task_bricks.lora import read_lora
+from tests.assistant.conftest import write_adapter
 
 TEXT = (
     "The capital of Italy is Rome, and its bricks are called mattoni by everybody there. "
@@ -203,3 +206,18 @@ def test_it_is_measured_beside_the_whole_text_and_the_bare_host(host, tmp_path):
     assert answers.read_bytes() == kept, "what was answered is not asked again"
     told = routed(tmp_path / "bricks" / "rome", rows, ["Hello"], lambda texts: torch.ones(len(texts), 8) / 8**0.5)
     assert told["questions"] == {"n": 1, "share": 1.0}
+
+
+def test_what_a_skill_takes_of_it_is_weighed_by_the_right_answers(host, tmp_path, monkeypatch):
+    made(host, tmp_path)
+    rows = tmp_path / "rome.jsonl"
+    rows.write_text('{"id": "a", "question": "What is the capital of Italy?", "answers": ["Rome"]}\n')
+    lora = read_lora(write_adapter(tmp_path / "skill", host, seed=0), "d")
+    monkeypatch.setattr(measure_cartridge, "skills_on", lambda names, host: [lora])
+    told = beside_skill(host, tmp_path / "bricks" / "rome", rows, "skill")
+    nats = {way: one["mean"] for way, one in told["nats a token"].items()}
+    assert (
+        set(nats) == {"bare", "cartridge", "bare with skill", "cartridge with skill"} and len(set(nats.values())) == 4
+    )
+    lost = (nats["cartridge with skill"] - nats["bare with skill"]) - (nats["cartridge"] - nats["bare"])
+    assert told["gain with the skill less without"]["mean"] == pytest.approx(lost)
