@@ -107,6 +107,13 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     raise ValueError("the stream ended in the middle")
 
 
+def plain_requests(client: Client, tokens: int) -> list[bytes]:
+    """Bodies that every server of OpenAI's API answers alike: texts alone, for the bare host."""
+    model = client.get("/v1/models")["data"][0]["id"]
+    asked = {"model": model, "bricks": [], "stream": True, "temperature": 0, "max_tokens": tokens}
+    return [json.dumps({**asked, "messages": [{"role": "user", "content": text}]}).encode() for text in _TEXTS]
+
+
 def requests_for(client: Client, tokens: int) -> list[bytes]:
     """Bodies of every kind that the server can answer: the bare host, its router, skills by name, a picture."""
     skills = [adapter["path"] for adapter in client.get("/lora-adapters")][:_SKILLS]
@@ -134,10 +141,13 @@ def _picture() -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def bench_serve(url: str, turns: int, clients: int, tokens: int, key: str = "") -> dict[str, Any]:
-    """Ask `turns` requests by `clients` at once; see the module's docstring. Raises MattoniError."""
+def bench_serve(url: str, turns: int, clients: int, tokens: int, key: str = "", plain: bool = False) -> dict[str, Any]:
+    """Ask `turns` requests by `clients` at once; see the module's docstring. Raises MattoniError.
+
+    plain  texts alone and nothing of Mattoni's own, so that any server of OpenAI's API can stand beside
+    """
     client = Client(url, key)
-    bodies = requests_for(client, tokens)
+    bodies = plain_requests(client, tokens) if plain else requests_for(client, tokens)
     alone = [client.ask(number, body) for number, body in enumerate(bodies)]
     if failed := [one.problem for one in alone if one.problem]:
         raise MattoniError(f"The server does not answer one request alone: {failed[0]}")
@@ -145,9 +155,10 @@ def bench_serve(url: str, turns: int, clients: int, tokens: int, key: str = "") 
     with ThreadPoolExecutor(clients) as pool:
         asked = list(pool.map(lambda turn: client.ask(turn % len(bodies), bodies[turn % len(bodies)]), range(turns)))
     seconds = time.perf_counter() - begun
-    health = client.get("/health")
+    health = {} if plain else client.get("/health")
     return {
-        "host": health["host"],
+        "host": health.get("host") or json.loads(bodies[0])["model"],
+        "plain": plain,
         "turns": turns,
         "clients": clients,
         "max_tokens": tokens,
@@ -161,7 +172,7 @@ def bench_serve(url: str, turns: int, clients: int, tokens: int, key: str = "") 
             "first_token_s": spread([one.first_s for one in alone]),
             "turn_s": spread([one.whole_s for one in alone]),
         },
-        "left_running": health["running"] + health["waiting"],
+        **({} if plain else {"left_running": health["running"] + health["waiting"]}),
     }
 
 

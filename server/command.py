@@ -65,6 +65,10 @@ def bench(
     turns: Annotated[int, typer.Option(min=1, help="How many in all.")] = 200,
     clients: Annotated[int, typer.Option(min=1, max=1000, help="How many ask at once.")] = 50,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 32,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Texts for the bare host alone: then --url may be any server of OpenAI's API."),
+    ] = False,
     host: HostName = "builtin",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -78,8 +82,8 @@ def bench(
     from server.bench import bench_serve, served
 
     if url:
-        told = bench_serve(url, turns, clients, max_tokens, key)
+        told = bench_serve(url, turns, clients, max_tokens, key, plain)
     else:
         with opened(host, device, dtype, quantise, weights=weights) as assistant, served(assistant) as here:
-            told = bench_serve(here, turns, clients, max_tokens)
+            told = bench_serve(here, turns, clients, max_tokens, plain=plain)
     print(json.dumps(told, indent=1))

@@ -27,5 +27,11 @@ def test_a_server_under_load_answers_everybody_with_their_own(serve, assistant, 
     assert told["requests"] > 6 and told["first_token_s"]["p50"] <= told["turn_s"]["p50"] <= told["turn_s"]["p95"]
     status, out, _ = mattoni("bench", "serve", "--url", running.url, "--turns", 3, "--clients", 2, "--max-tokens", 2)
     assert status == 0 and json.loads(out)["errors"] == 0
+    plain = bench_serve(running.url, turns=6, clients=3, tokens=4, plain=True)
+    assert (plain["errors"], plain["mixed"], plain["host"]) == (
+        0,
+        0,
+        assistant.host.name,
+    ) and "left_running" not in plain
     status, _, error = mattoni("bench", "serve", "--url", "ftp://x")
     assert status == 1 and "this is no address" in error and error.count("\n") == 1
