@@ -8,8 +8,10 @@ is asked about as if it had come with this question, which is also what the bric
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from assistant.turn.place import picture_meant
 from assistant.turn.request import Exchange
-from mattoni.records import Read, Record
+from mattoni.inputs import Document, Picture, Sound
+from mattoni.records import Read, Record, Seen
 
 _MATERIAL = 300  # characters from which on a message is itself what is asked about, pasted in
 
@@ -24,14 +26,19 @@ class Asking:
     goes_on: bool = True  # with what was said or shown before
     about_several: bool = False  # pictures, or an earlier one than the latest
     document: int | None = None  # which one of the documents so far it names, from 0 or, at the end, from -1
+    picture: str = ""  # digest of the one of several pictures that it names and is about alone
 
 
 @dataclass(frozen=True)
 class Focus:
-    """The exchanges that stay as they were, and what was shown earlier and stands beside the message instead."""
+    """The exchanges that stay as they were, and what was shown earlier and stands beside the message instead.
+
+    picture  digest of the one picture that stands there, of those of the message too; empty: all that came with it do
+    """
 
     past: tuple[Exchange, ...]
     shown: tuple[Record, ...] = ()
+    picture: str = ""
 
 
 def focus(
@@ -46,6 +53,8 @@ def focus(
     holds_answer  whether an earlier document seems to answer the message
     """
     showing = [exchange for exchange in past if _shown(exchange)]
+    if asking.picture:
+        return Focus((), tuple(r for e in past for r in _shown(e) if r.digest == asking.picture), asking.picture)
     if not asking.brings_its_own and (named := named_document(past, asking.document)):
         return Focus((), named)
     if asking.about_several:
@@ -68,6 +77,35 @@ def named_document(past: Sequence[Exchange], place: int | None) -> tuple[Record,
     if place is None or len(read) < 2 or not -len(read) <= place < len(read):
         return ()
     return (read[place],)
+
+
+def named_picture(
+    text: str, past: Sequence[Exchange], own: Sequence[Picture | Document | Sound], asks_about_picture: bool
+) -> str:
+    """Digest of the one of several pictures that a message names by its place and is about alone; empty where it does not.
+
+    own                 what came with it: of several pictures among them it means one of these, else one of all so far
+    asks_about_picture  or about several: else "the first one" is something that was said
+
+    Which one is "the last picture" beside a new one, nobody knows.
+    """
+    brought = [record for exchange in past for record in _shown(exchange)]
+    sent = list(dict.fromkeys(item.digest for item in own if isinstance(item, Picture)))
+    so_far = list(dict.fromkeys(record.digest for record in brought if is_picture(record)))
+    nothing_else = len(sent) == len({item.digest for item in own}) and all(is_picture(record) for record in brought)
+    place = picture_meant(text, ones=asks_about_picture and nothing_else)
+    unclear = bool(sent) and (place == -2 or (place == -1 and len(sent) == 1))
+    if place is None or unclear:
+        return ""
+    for among in (sent, list(dict.fromkeys([*so_far, *sent]))):
+        if len(among) > 1 and -len(among) <= place < len(among):
+            return among[place]
+    return ""
+
+
+def is_picture(record: Record) -> bool:
+    """Whether it was a picture, seen or read."""
+    return isinstance(record, Seen) or record.source == "picture"
 
 
 def _answering(showing: Sequence[Exchange], holds_answer: Callable[[Read], bool]) -> tuple[Record, ...]:

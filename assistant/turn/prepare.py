@@ -19,7 +19,7 @@ from assistant.host.prompt import Turn, asks, build_prompt, opening
 from assistant.host.wheels import Unavailable
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
-from assistant.turn.focus import Asking, Focus, focus, named_document
+from assistant.turn.focus import Asking, Focus, focus, is_picture, named_document, named_picture
 from assistant.turn.gates import much_is_off
 from assistant.turn.keyring import Keyrings
 from assistant.turn.listening import HeardSounds, are_message
@@ -27,7 +27,8 @@ from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import Limits, look
 from assistant.turn.look.sounds import in_words
 from assistant.turn.passages import best_passages, found_reason, knowledge_block
-from assistant.turn.question import document_meant, goes_on, holds_number, is_in_known_script, message_pieces
+from assistant.turn.place import document_meant
+from assistant.turn.question import goes_on, holds_number, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listener, route
 from assistant.turn.spaces import Spaces
@@ -132,7 +133,8 @@ class Preparation:
         trace.candidates.extend(plan.candidates)
         found = Focus(request.past)
         if plan.reads != "conversation":
-            found = Focus((), _read_last(request) if plan.reads == "last" and not looked.items else ())
+            alone = _alone_of(looked, question, plan)
+            found = Focus((), _read_last(request) if plan.reads == "last" and not looked.items else (), alone)
             request = _message_alone(request, plan, found, trace)
         elif self.host.focuses:
             found = self._focus(request, question, plan, watcher)
@@ -218,6 +220,7 @@ class Preparation:
             # Nothing is known of a message without words, or in a script that the embedder does not read.
             return Focus(()) if question.pictures or question.has_documents else Focus(request.past)
         asking = Asking(
+            picture="" if plan.needs_several else question.picture,
             brings_its_own=bool(question.pictures) or question.has_documents,
             is_question=asks(request.text),
             asks_about_picture=question.asks_about_picture or question.wants_words,
@@ -323,19 +326,23 @@ class Preparation:
             if request.past:
                 all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
                 follows = goes_on(all_depths, spaces.follow_ups, spaces.picture_questions)
+        named = ""
+        if texts is not None and self.host.focuses:
+            named = named_picture(request.text, request.past, looked.items, asks or several)
         return Question(
             pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
             texts=texts,
             asks_about_picture=asks,
             goes_on=follows,
-            about_several=several,
+            about_several=several and not named,
+            picture=named,
             wants_words=words,
             wants_name=name,
             has_past=bool(request.past),
             has_documents=heard.has_texts or any(isinstance(item, Document) for item in looked.items),
             # A question that came with a file is about that file, not about an earlier one, also where it was refused.
             history_has_pictures=any(exchange.brought for exchange in request.past) and not _was_refused(looked),
-            earlier_pictures=tuple(record.brick for e in request.past for record in e.records if _is_picture(record)),
+            earlier_pictures=tuple(record.brick for e in request.past for record in e.records if is_picture(record)),
             earlier_text=any(isinstance(r, Read) and r.is_text for e in request.past for r in e.records),
             holds_number=bool(looked.items) or holds_number(request.text),
         )
@@ -357,7 +364,8 @@ class _Planned:
 
     def prepare(self, seed: int) -> Prepared:
         """Inject and write."""
-        given = [*self._inject_given(), *self._inject_words_of_earlier()]
+        brought = [*self._inject_given(), *self._inject_words_of_earlier()]
+        given = [found for found in brought if not self._stays_out(found.record)]
         records = tuple(found.record for found in given if found.record is not None)
         says_nothing = all(found.is_empty for found in given if not _is_spoken(found)) and not self._goes_on_with_text()
         knowledge = self._inject_knowledge((*self.plan.knowledge, *(self.plan.waiting if says_nothing else ())))
@@ -365,9 +373,9 @@ class _Planned:
             # Passages that answer the message outweigh its sounding like a question about a picture.
             self.trace.notices = [notice for notice in self.trace.notices if notice.code not in _UNANSWERED]
         elif self._misses_its_picture():
-            return Prepared(self.request, seed, records)
+            return Prepared(self.request, seed, self._all_brought(brought, records))
         elif self._is_about_nothing_opened() or self._says_and_brings_nothing(records):
-            return Prepared(self.request, seed, records)
+            return Prepared(self.request, seed, self._all_brought(brought, records))
         with self.trace.stage("compose"):
             composed = (*self.plan.skills, *self.plan.by_user)
             skills = [self._ask(chosen, None) for chosen in composed]
@@ -384,7 +392,7 @@ class _Planned:
         return Prepared(
             self.request,
             seed,
-            written.records,
+            self._all_brought(brought, written.records),
             others,
             written,
             explain=lambda: self._explain(written.records),
@@ -394,6 +402,28 @@ class _Planned:
     def records(self) -> tuple[Record, ...]:
         """What the attachments become, without the rest of the turn."""
         return tuple(found.record for found in self._inject_given() if found.record is not None)
+
+    def _stays_out(self, thing: Picture | Document | Sound | Record | None) -> bool:
+        """Whether it is a picture of this message that stays out of the prompt: the message is about another one alone."""
+        about = self.focus.picture
+        if not about or thing is None or thing.digest == about:
+            return False
+        return isinstance(thing, Picture) or (isinstance(thing, Seen | Read) and is_picture(thing))
+
+    @property
+    def _about(self) -> str:
+        """The name of the one picture that the message is about alone."""
+        return next(o.name for o in (*self.looked.items, *self.focus.shown) if o.digest == self.focus.picture)
+
+    def _all_brought(self, brought: Sequence[Injected], standing: Sequence[Record]) -> tuple[Record, ...]:
+        """The records that are kept: those in the prompt, as they stand there, and in their places those that stay out of it.
+
+        standing  what was recalled, then the message's own
+        """
+        records = [found.record for found in brought if found.record is not None]
+        own = sum(not self._stays_out(record) for record in records)
+        recalled, kept = standing[: len(standing) - own], iter(standing[len(standing) - own :])
+        return (*recalled, *(record if self._stays_out(record) else next(kept) for record in records))
 
     def _misses_its_picture(self) -> bool:
         """Whether to leave the question to the notice: an answer about a picture that is not there would be made up."""
@@ -445,7 +475,11 @@ class _Planned:
                 candidates = (self.plan.reader,) if self.plan.reader is not None else ()
                 if not candidates:
                     self.trace.notices.append(_not_read(item.name, self.request.choices.no_bricks))
-            if candidates:
+            if candidates and self._stays_out(item):
+                # It is looked at for later messages, and took no part in this turn.
+                found.append(replace(self, trace=Trace())._first_to_find(_given(item), candidates))
+                self.trace.left_out.append(f"{item.name}, as the message is about {self._about} alone")
+            elif candidates:
                 found.append(self._first_to_find(_given(item), candidates))
                 if isinstance(item, Picture) and self.plan.reads_words:
                     found += self._inject_words(_given(item), candidates[0])
@@ -656,7 +690,7 @@ def _joined(first: Message, second: Message) -> Message:
 
 def _showed_several(past: Sequence[Exchange]) -> bool:
     """Whether the latest pictures of the conversation came together, in one message."""
-    shown = [sum(map(_is_picture, exchange.records)) for exchange in past]
+    shown = [sum(map(is_picture, exchange.records)) for exchange in past]
     return next((count for count in reversed(shown) if count), 0) > 1
 
 
@@ -667,10 +701,6 @@ def _not_heard(name: str, no_bricks: bool) -> Notice:
 
 def _is_spoken(found: Injected) -> bool:
     return isinstance(found.record, Read) and found.record.spoken
-
-
-def _is_picture(record: Record) -> bool:
-    return isinstance(record, Seen) or record.source == "picture"
 
 
 def _without_sights(request: Request, trace: Trace) -> Request:
@@ -695,6 +725,12 @@ def _tell_left_out(request: Request, found: Focus, trace: Trace) -> None:
     shown = " and ".join(dict.fromkeys(record.name for record in found.shown))
     why = f"as the message is about {shown}, which stands beside it" if shown else "not gone on with"
     _leave_out(trace, len(request.past) - len(found.past), f", {why}")
+
+
+def _alone_of(looked: Looked, question: Question, plan: Plan) -> str:
+    """Digest of the one of the message's own pictures that it is about alone; empty where it is about all that it brings."""
+    own = question.picture in (item.digest for item in looked.items)
+    return question.picture if own and not plan.needs_several else ""
 
 
 def _read_last(request: Request) -> tuple[Record, ...]:

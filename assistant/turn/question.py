@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from assistant.turn.recogniser import Recogniser
-from mattoni.ordinals import ORDINALS
 
 
 def message_pieces(text: str) -> list[str]:
@@ -27,30 +26,6 @@ _NUMBER = re.compile(
 def holds_number(text: str) -> bool:
     """Whether a message holds a number that one could compute with, in digits or in English words."""
     return _NUMBER.search(text) is not None
-
-
-# English, as what tells that a message points back at all.
-_DOCUMENTS = r"(?:receipt|invoice|bill|document|letter|note|report|article|contract|form|file|text|e-?mail)"
-_PLACE = re.compile(
-    rf"\b(?:(?P<ordinal>{'|'.join(ORDINALS)}|last|latest|previous|other) {_DOCUMENTS}|{_DOCUMENTS} (?:number )?(?P<number>\d))\b",
-    re.IGNORECASE,
-)
-
-
-def document_meant(text: str) -> int | None:
-    """The one of several documents that a message names by its place, "the second receipt": from 0, or from -1 at the end.
-
-    None where it names none, or more than one. "The other one" of two is the one before the latest.
-    """
-    places = {(match["ordinal"] or match["number"]).casefold() for match in _PLACE.finditer(text)}
-    if len(places) != 1:
-        return None
-    place = places.pop()
-    if place in ORDINALS:
-        return ORDINALS.index(place)
-    if place.isdecimal():
-        return int(place) - 1 if int(place) else None
-    return -1 if place in ("last", "latest") else -2
 
 
 def is_in_known_script(text: str) -> bool:

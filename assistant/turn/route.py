@@ -193,6 +193,7 @@ class Question:
     asks_about_picture: bool = False  # what `assistant.turn.recogniser` says of the message
     goes_on: bool = True  # with what was said or shown; nothing is known of a message without text
     about_several: bool = False  # it compares pictures, or points back to one before the latest
+    picture: str = ""  # digest of the one of several pictures that it names by its place and is about alone
     wants_words: bool = False  # it asks for the words in a picture
     wants_name: bool = False  # it asks what the thing on a picture is called
     has_past: bool = False  # something was said before in this conversation
@@ -402,6 +403,8 @@ def _has_its_pictures(brick: KeyedBrick, question: Question, seen_by: Sequence[s
     wanted = brick.needs.pictures
     if not wanted:
         return True
+    if question.picture and wanted > 1:
+        return False
     of_its_own = len(question.pictures) >= wanted
     return (of_its_own or question.about_several) and wanted <= sum(brick.needs.vision in ("", n) for n in seen_by)
 

@@ -1,10 +1,13 @@
 """What of a conversation stands before a question."""
 
-import pytest
+from dataclasses import replace
 
-from assistant.turn.focus import Asking, Focus, focus
-from assistant.turn.question import document_meant
+import pytest
+from PIL import Image
+
+from assistant.turn.focus import Asking, Focus, focus, named_picture
 from assistant.turn.request import Exchange
+from mattoni.inputs import Picture
 from mattoni.records import Read, Seen
 
 RECEIPT = Read("receipt.png", "r", "document", "Total 12.75", "picture")
@@ -76,21 +79,37 @@ def test_a_document_that_is_named_by_its_place_stands_alone_beside_the_question(
     assert focused(Asking(brings_its_own=True, document=0), BILL, later) == Focus(())
 
 
-@pytest.mark.parametrize(
-    ("message", "place"),
-    [
-        ("What is the date of the first receipt?", 0),
-        ("And on the Second invoice, how much was the glue?", 1),
-        ("What is the total of receipt 2?", 1),
-        ("What does the last document say?", -1),
-        ("How much was it on the other bill?", -2),
-        ("Is the first receipt dearer than the second receipt?", None),
-        ("What is the first item of the receipt?", None),
-        ("What is in the first photo?", None),
-        ("What stands on the second page?", None),
-        ("Add up the first two receipts.", None),
-        ("Who wrote invoice 4711?", None),
-    ],
-)
-def test_the_place_of_a_document_is_told_from_the_words_around_it(message, place):
-    assert document_meant(message) == place
+def shown(question: str, *colours: str, past: tuple[Exchange, ...] = ()) -> str:
+    """Which picture is meant of those that come with a message; their colours are their digests."""
+    own = [Picture(colour, f"{colour}.png", Image.new("RGB", (8, 8), colour)) for colour in colours]
+    return named_picture(question, past, own, asks_about_picture=True)
+
+
+def test_a_picture_that_is_named_by_its_place_stands_alone_beside_the_question():
+    for several in (False, True):
+        asking = Asking(about_several=several, picture="d")
+        assert focused(asking, PHOTO, CHAT, OTHER) == Focus((), (DOG,), "d")
+        assert focused(replace(asking, brings_its_own=True, picture="red"), PHOTO) == Focus((), (), "red")
+
+
+def test_places_are_counted_among_the_pictures_of_the_message_else_among_all_so_far():
+    assert shown("What is in the first picture?", "red", "blue") == "red"
+    assert shown("What is in the first picture?", "red", "blue", past=(PHOTO, OTHER)) == "red"
+    assert shown("What is in the first picture?", "red", past=(PHOTO, OTHER)) == "d"
+    assert shown("What is in the third picture?", "red", past=(PHOTO, OTHER)) == "red"
+    assert shown("What is in the second picture?", past=(PHOTO, CHAT, OTHER)) == "b"
+    assert shown("What does the last picture show?", "red", "blue") == "blue"
+    assert shown("What does the previous picture show?", past=(PHOTO, CHAT, OTHER)) == "d"
+    assert shown("What is the total on the second picture?", past=(PHOTO, BILL)) == "r"
+
+
+def test_where_no_place_is_clear_no_picture_is_meant_alone():
+    assert shown("What is in the first picture?", "red") == "", "there is one"
+    assert shown("What is in the third picture?", "red", "blue") == "", "there are two"
+    assert shown("What does the last picture show?", "red", past=(PHOTO,)) == "", "the new one, or the one before"
+    assert shown("Is the first picture like the second?", "red", "blue") == ""
+    assert shown("What is in the first one?", past=(PHOTO, OTHER)) == "d"
+    assert (
+        shown("What is in the first one?", past=(PHOTO, OTHER, said("Read.", Read("a.txt", "a", "document", "A."))))
+        == ""
+    )

@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -232,6 +233,47 @@ def test_texts_and_pictures_beside_a_new_picture_stay_with_a_question_that_stand
     )
     assert prompts[4].count("■") == 3 * QUERIES, "two pictures may be compared"
     assert [bool(ticket.trace.left_out) for ticket in tickets] == [False, False, False, True, False]
+
+
+@pytest.fixture
+def focusing(assistant, monkeypatch):
+    """The assistant on a host that is shown what a question is about, and nothing else."""
+    monkeypatch.setattr(assistant._preparation, "host", replace(assistant.host, focuses=True))
+    return assistant
+
+
+def test_of_two_pictures_in_a_message_the_one_that_is_named_by_its_place_stands_in_the_prompt_alone(
+    focusing, prompts, monkeypatch
+):
+    monkeypatch.setattr(Recogniser, "recognises", lambda self, depths, expected=False: True)  # as of several, say
+    talk, both = focusing.store.new(), [png("red"), png("blue")]
+    asked = [("Is the second picture an orange or a lion?", both), ("And the first picture?", ())]
+    asked += [("Is it larger than in the first picture?", ()), ("Which one shows a lion?", ())]
+    tickets = [done(focusing.ask(text, files, EYES, SHORT, talk)) for text, files in asked]
+    assert [ticket.error for ticket in tickets] == [None] * 4
+    assert [prompt.count("■") for prompt in prompts] == [QUERIES, QUERIES, 2 * QUERIES, 2 * QUERIES]
+    seen = [[line for line in ticket.trace.injections if line.startswith("sequence")] for ticket in tickets]
+    assert seen[:2] == [
+        [f"sequence: {QUERIES} soft tokens of blue.png by eyes"],
+        ["sequence: soft tokens of red.png, sent earlier, by eyes"],
+    ]
+    assert [ticket.trace.left_out for ticket in tickets[:2]] == [
+        ["red.png, as the message is about blue.png alone"],
+        ["1 earlier exchange, as the message is about red.png, which stands beside it"],
+    ]
+    assert [[b.name for b in ticket.trace.bricks] for ticket in tickets[:2]] == [["eyes"], ["eyes"]]
+    assert [a.name for a in tickets[0].trace.attention] == ["blue.png"]
+    kept = focusing.store.messages(talk)[0].segments
+    assert [record["name"] for record in kept] == ["red.png", "blue.png"], "both are there for later messages"
+
+
+def test_an_earlier_picture_that_is_named_by_its_place_stands_alone_beside_a_new_one(focusing, prompts):
+    talk = focusing.store.new()
+    for text, files in [("What is it?", [png("red")]), ("What does the first picture show?", [png("blue")])]:
+        last = done(focusing.ask(text, files, EYES, SHORT, talk))
+    assert last.error is None and prompts[1].count("■") == QUERIES
+    assert "sequence: soft tokens of red.png, sent earlier, by eyes" in last.trace.injections
+    assert "blue.png, as the message is about red.png alone" in last.trace.left_out
 
 
 def test_beside_a_long_text_one_line_may_ask_about_the_picture_and_is_no_follow_up(assistant, prompts, monkeypatch):
