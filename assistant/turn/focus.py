@@ -85,7 +85,8 @@ def named_picture(
     """Digest of the one of several pictures that a message names by its place and is about alone; empty where it does not.
 
     own                 what came with it: of several pictures among them it means one of these, else one of all so far
-    asks_about_picture  or about several: else "the first one" is something that was said
+    asks_about_picture  or about several: else "the first one" is something that was said, and "the first photograph ever taken" of
+                        the world, unless pictures came with it
 
     Which one is "the last picture" beside a new one, nobody knows.
     """
@@ -95,7 +96,7 @@ def named_picture(
     nothing_else = len(sent) == len({item.digest for item in own}) and all(is_picture(record) for record in brought)
     place = picture_meant(text, ones=asks_about_picture and nothing_else)
     unclear = bool(sent) and (place == -2 or (place == -1 and len(sent) == 1))
-    if place is None or unclear:
+    if place is None or unclear or not (sent or asks_about_picture):
         return ""
     for among in (sent, list(dict.fromkeys([*so_far, *sent]))):
         if len(among) > 1 and -len(among) <= place < len(among):

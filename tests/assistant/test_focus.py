@@ -79,10 +79,10 @@ def test_a_document_that_is_named_by_its_place_stands_alone_beside_the_question(
     assert focused(Asking(brings_its_own=True, document=0), BILL, later) == Focus(())
 
 
-def shown(question: str, *colours: str, past: tuple[Exchange, ...] = ()) -> str:
+def shown(question: str, *colours: str, past: tuple[Exchange, ...] = (), asks: bool = True) -> str:
     """Which picture is meant of those that come with a message; their colours are their digests."""
     own = [Picture(colour, f"{colour}.png", Image.new("RGB", (8, 8), colour)) for colour in colours]
-    return named_picture(question, past, own, asks_about_picture=True)
+    return named_picture(question, past, own, asks_about_picture=asks)
 
 
 def test_a_picture_that_is_named_by_its_place_stands_alone_beside_the_question():
@@ -113,3 +113,5 @@ def test_where_no_place_is_clear_no_picture_is_meant_alone():
         shown("What is in the first one?", past=(PHOTO, OTHER, said("Read.", Read("a.txt", "a", "document", "A."))))
         == ""
     )
+    assert shown("When was the first photograph taken?", past=(PHOTO, OTHER), asks=False) == "", "it asks of the world"
+    assert shown("What is in the first picture?", "red", "blue", asks=False) == "red", "what it brings it asks about"

@@ -1,8 +1,12 @@
 """Which document or picture a message names by its place, and when a picture is set against others."""
 
+import json
+
 import pytest
 
+import assistant.evaluation
 from assistant.turn.place import document_meant, picture_meant
+from mattoni.paths import shipped_models
 
 
 @pytest.mark.parametrize(
@@ -116,3 +120,25 @@ def test_a_picture_is_meant_alone_where_one_place_is_named_and_nothing_compared(
 )
 def test_the_first_one_is_a_picture_where_nothing_else_was_sent(message, place):
     assert picture_meant(message, ones=True) == place
+
+
+def lines(name: str) -> list[str]:
+    text = (shipped_models() / "router" / f"{name}.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_of_messages_that_nobody_wrote_for_this_those_that_compare_stay_about_several():
+    (folder,) = assistant.evaluation.__path__
+    with open(f"{folder}/two_pictures.json", encoding="utf-8") as file:
+        compared = json.load(file)
+    assert len(compared) == 40 and all(picture_meant(message, ones=True) is None for message in compared)
+    assert all(picture_meant(message, ones=True) is None for message in lines("one-picture-dev"))
+    meant = {message: picture_meant(message, ones=True) for message in lines("several-pictures-dev")}
+    assert {message: place for message, place in meant.items() if place is not None} == {
+        "Going back to the first image, what is the woman doing?": 0,
+        "do you remember the first photo? what was on it": 0,
+        "what's in image two": 1,
+        "What do I see on photo number one?": 0,
+        "name the animal in the second photograph": 1,
+        "describe the first image again": 0,
+    }
