@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from transformers import PreTrainedTokenizerBase
+
 from assistant.host.repetition import Repetition
+from assistant.host.sampling import Sampling
 
 
 class TextStream:
@@ -116,3 +119,13 @@ class Answer:
         elif self.ended is None and len(self.said) >= self._least and (keep := self._repetition.push(text)) is not None:
             self.ended, self._keep = "repeats", keep
         return shown
+
+
+def answer_of(tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> Answer:
+    """An empty answer that ends as the sampling says."""
+    return Answer(
+        lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+        sampling.stop,
+        # What has a form is as long as that: half of it would be none.
+        sampling.max_tokens if sampling.json_schema is not None else sampling.min_tokens,
+    )

@@ -28,6 +28,7 @@ class Job:
 
     conversation  under which keys and values may be kept for the next turn; "": they are not kept
     forced        the answer's token ids, where it is known and the stream is to tell how likely each was; none: it is drawn
+    said          the answer's first token ids, where it was begun elsewhere: the stream goes on behind them and tells none of them
     """
 
     prompt: Prompt
@@ -36,6 +37,7 @@ class Job:
     seed: int
     conversation: str = ""
     forced: tuple[int, ...] = ()
+    said: tuple[int, ...] = ()
 
     def to_bytes(self) -> bytes:
         """A safetensors file with all tensors, and the rest as JSON in its metadata."""
@@ -47,6 +49,7 @@ class Job:
             "seed": self.seed,
             "conversation": self.conversation,
             "forced": list(self.forced),
+            "said": list(self.said),
         }
         # Copies, as the format refuses tensors that share their memory.
         copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
@@ -68,6 +71,7 @@ class Job:
                 seed=int(told["seed"]),
                 conversation=str(told["conversation"]),
                 forced=tuple(int(i) for i in told.get("forced", ())),
+                said=tuple(int(i) for i in told.get("said", ())),
             )
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as problem:
             raise MattoniError("These bytes are no job: send what Job.to_bytes() gave.") from problem

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from assistant.host.activation import stretches
-from assistant.host.answer_text import Answer
+from assistant.host.answer_text import answer_of
 from assistant.host.composition import Composition, MergedInjections
 from assistant.host.decoder import Decoder, Read, TransformersDecoder
 from assistant.host.grammar import Grammar
@@ -25,6 +25,7 @@ from assistant.host.job import EngineInfo, Finish, Job, Piece, Score, Usage
 from assistant.host.kept import IdleKeyValues, ReadPlace, ReadSoFar
 from assistant.host.llama_decoder import LlamaDecoder, is_like_llama
 from assistant.host.matrices import Choice, Weights, choose
+from assistant.host.prompt import Prompt
 from assistant.host.sampling import log_probabilities, sampler
 from assistant.host.stream import AnswerStream
 from mattoni.errors import MattoniError
@@ -81,23 +82,29 @@ class _Row:
         # The last position is always computed: its logits begin the answer.
         self.reused = min(len(read.places), len(self._places) - 1)
         read.cut(self.reused)
-        (self._unread,) = job.prompt.inputs(host, self.reused).values()
-        self._left = min(job.sampling.max_tokens, host.context - script.last.prefix_length - len(self._places))
+        (self._unread,) = _to_read(job).inputs(host, self.reused).values()
+        self._prompt = len(self._places) - len(job.said)
+        room = min(job.sampling.max_tokens, host.context - script.last.prefix_length - self._prompt)
+        self._left = room - len(job.said)
         self._choose = sampler(job.sampling, job.seed, host.device, host.stop_ids)
         self._forced = job.forced
         self._stop_ids = host.stop_ids
-        self._answer = Answer(
-            lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True)),
-            job.sampling.stop,
-            # What has a form is as long as that: half of it would be none.
-            job.sampling.max_tokens if stream.grammar is not None else job.sampling.min_tokens,
-        )
-        self.ended: Finish | None = None if self._left > 0 else "length"
+        self._answer = answer_of(host.tokenizer, job.sampling)
+        is_whole = False
+        for token in job.said:
+            self._answer.push(token)
+            is_whole = stream.grammar is not None and stream.grammar.take(token)
+        # What was begun elsewhere may have come to its end there.
+        self.ended: Finish | None = self._ended(is_whole)
+
+    def _ended(self, is_whole: bool) -> Finish | None:
+        """How the answer has ended, if it has. `is_whole`: its form has room for nothing more."""
+        return self._answer.ended or ("end" if is_whole else "length" if self._left <= 0 else None)
 
     @property
     def unread(self) -> int:
-        """Positions of the prompt that are to be read; 0: it waits for its next token."""
-        return int(self._unread.shape[1]) if not self._answer.said else 0
+        """Positions that are to be read before its next token is said; 0: it waits for that."""
+        return int(self._unread.shape[1])
 
     def next_read(self, most: int) -> Read:
         """What it reads in the next pass: the answer's last token, or at most so many positions of its prompt.
@@ -105,22 +112,22 @@ class _Row:
         A pass ends where another composition begins to act, so that each position is read with its own.
         """
         composition, most = self.script.at(len(self.read.places), most)
-        if self._answer.said:
-            values = torch.tensor([self._answer.said[-1:]], device=self._unread.device)
-        else:
+        if self.unread:
             values = self._unread[:, :most]
+        else:
+            values = torch.tensor([self._answer.said[-1:]], device=self._unread.device)
         return Read(self.read.key_values, composition, values)
 
     def was_read(self, count: int, logits: Tensor) -> None:
         """Note what a pass has read and, where the prompt is at its end, say the next token."""
-        if self._answer.said:
-            self.read.places.append((self.script.last.key, self._answer.said[-1]))
-        else:
+        if self.unread:
             done = len(self.read.places)
             self.read.places.extend(self._places[done : done + count])
             self._unread = self._unread[:, count:]
-            if self._unread.shape[1]:
+            if self.unread:
                 return
+        else:
+            self.read.places.append((self.script.last.key, self._answer.said[-1]))
         self._say(logits)
 
     def _say(self, logits: Tensor) -> None:
@@ -144,7 +151,7 @@ class _Row:
             scores = (Score(token, *log_probabilities(logits, token, self._likeliest)),)
         self.stream.put(Piece(self._answer.push(token), (token,), scores))
         is_whole = grammar is not None and grammar.take(token)
-        self.ended = self._answer.ended or ("end" if is_whole else "length" if self._left <= 0 else None)
+        self.ended = self._ended(is_whole)
 
     def _follow(self, logits: Tensor) -> None:
         """Note how likely the next forced token is, and go on as if it had been drawn."""
@@ -156,7 +163,8 @@ class _Row:
 
     def finish(self, problem: MattoniError | None = None) -> None:
         """Tell whoever reads the answer how it ended."""
-        usage = Usage(prompt=len(self._places), reused=self.reused, first_token_ms=self._first_token_ms)
+        reused = min(self.reused, self._prompt)
+        usage = Usage(prompt=self._prompt, reused=reused, first_token_ms=self._first_token_ms)
         self.stream.finish(self._answer, self.ended, usage, problem)
 
 
@@ -279,8 +287,10 @@ class LocalEngine:
 
     def _script(self, job: Job) -> _Script:
         """What a job's row reads, and with what."""
-        places = job.prompt.keys
-        compositions = [(one.begin, self._merged.of(one.injections)) for one in stretches(job.injections, places)]
+        # What acts is settled by the prompt alone, whatever of the answer was said already.
+        asked = stretches(job.injections, job.prompt.keys)
+        compositions = [(one.begin, self._merged.of(one.injections)) for one in asked]
+        places = _to_read(job).keys
         ends = [*(begin for begin, _ in compositions[1:]), len(places)]
         read = [
             (c.key, place) for (begin, c), end in zip(compositions, ends, strict=True) for place in places[begin:end]
@@ -343,6 +353,11 @@ class LocalEngine:
             if row.stream.conversation and problem is None:
                 self._idle.keep(row.stream.conversation, row.script.last.key, row.read)
         row.finish(problem)
+
+
+def _to_read(job: Job) -> Prompt:
+    """What stands before the next token: the prompt, and what was said already."""
+    return Prompt((*job.prompt.pieces, job.said)) if job.said else job.prompt
 
 
 def _is_out_of_memory(problem: Exception) -> bool:

@@ -54,6 +54,7 @@ def sampler(sampling: Sampling, seed: int, device: torch.device, stop_ids: Itera
         warp.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         warp.append(TopPLogitsWarper(sampling.top_p))
+    drawn = 0
 
     def choose(logits: Tensor, answer: Sequence[int] = ()) -> int:
         if len(answer) < sampling.min_tokens:
@@ -66,7 +67,13 @@ def sampler(sampling: Sampling, seed: int, device: torch.device, stop_ids: Itera
         if sampling.temperature == 0:
             return int(logits.argmax())
         scores = warp(said, logits.float().unsqueeze(0))  # type: ignore[arg-type]
-        return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))
+        nonlocal drawn
+        while True:
+            token = int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))
+            drawn += 1
+            # Of an answer that was begun elsewhere, the draws that it took there: each takes as many random numbers as any.
+            if drawn > len(answer):
+                return token
 
     return choose
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx2
 import torch
 
-from assistant.host.answer_text import Answer
+from assistant.host.answer_text import answer_of
 from assistant.host.host import Host
 from assistant.host.job import Engine, EngineInfo, Finish, Job, Piece, Stream, Usage
 from assistant.host.prompt import Prompt, Turn, build_prompt
@@ -36,6 +36,7 @@ LOG = logging.getLogger(__name__)
 # A server that computes says nothing: a long prompt on a few cores, or requests that wait for others, take minutes.
 _TIMEOUT = httpx2.Timeout(10.0, read=900.0)
 _LEAVE_S = 5.0
+_MOST_SALTS = 10_000  # of conversations; of the one asked longest ago nothing is found again
 _ROWS = 64  # of those that are asked at once; vLLM has a queue for what its machine does not take together
 # Two ways of computing in bf16 differ by hundredths of a nat; another model's opinion of a token by whole ones.
 _SAME_HOST = 0.5
@@ -54,12 +55,7 @@ class _Answering(AnswerStream):
     def __init__(self, loop: asyncio.AbstractEventLoop, host: Host, job: Job) -> None:
         super().__init__("vllm")
         self.job = job
-        self.answer = Answer(
-            lambda ids: str(host.tokenizer.decode(ids, skip_special_tokens=True)),
-            job.sampling.stop,
-            # What has a form is as long as that: half of it would be none.
-            job.sampling.max_tokens if job.sampling.json_schema is not None else job.sampling.min_tokens,
-        )
+        self.answer = answer_of(host.tokenizer, job.sampling)
         self.ended: Finish | None = None
         self.reused = 0
         self.first_token_ms = 0.0
@@ -362,7 +358,11 @@ class VllmEngine:
         if not conversation:
             return None
         with self._lock:
-            return self._salts.setdefault(conversation, secrets.token_urlsafe(32))
+            salt = self._salts.pop(conversation, None) or secrets.token_urlsafe(32)
+            self._salts[conversation] = salt
+            if len(self._salts) > _MOST_SALTS:
+                del self._salts[next(iter(self._salts))]
+            return salt
 
     async def _fall_back(self, stream: _Answering, why: str) -> None:
         """Have the local engine decode, and say so."""

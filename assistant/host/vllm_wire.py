@@ -45,6 +45,8 @@ def refusal(job: Job) -> str | None:
             return f"{injection.name}: vLLM has no {what}"
         if isinstance(injection, LowRank) and injection.invocation_tokens:
             return f"{injection.name}: vLLM has no LoRA that acts from a place of the prompt on"
+    if job.said:
+        return "vLLM does not go on with an answer that was begun elsewhere"
     if job.forced:
         return "vLLM does not say how likely an answer is that is given"
     if job.sampling.repetition_penalty != 1:

@@ -23,6 +23,7 @@ def a_job() -> Job:
         sampling=Sampling(temperature=0.7, top_k=5, repetition_penalty=1.2, stop=("\n\n", "END"), max_tokens=9),
         seed=2**40,
         conversation="c1",
+        said=(5, 6),
     )
 
 
@@ -31,6 +32,7 @@ def test_a_job_comes_back_from_its_bytes_as_it_was():
     back = Job.from_bytes(job.to_bytes())
     assert back.prompt.keys == job.prompt.keys
     assert (back.sampling, back.seed, back.conversation) == (job.sampling, job.seed, job.conversation)
+    assert (back.said, back.forced) == ((5, 6), ())
     for ours, theirs in zip(job.prompt.pieces, back.prompt.pieces, strict=True):
         if isinstance(ours, Soft):
             assert torch.equal(ours.vectors, theirs.vectors) and ours.vectors.dtype == theirs.vectors.dtype

@@ -124,6 +124,41 @@ def test_a_job_that_travelled_is_answered_alike(host, engine):
     assert ids(engine.generate(Job.from_bytes(job.to_bytes()))) == plain(host, job)
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        Sampling(temperature=1.2, top_p=0.95, max_tokens=12),
+        Sampling(temperature=0.8, max_tokens=12, repetition_penalty=1.3, logprobs=2),
+        Sampling(temperature=0, max_tokens=12, json_schema='{"type": "array", "items": {"type": "integer"}}'),
+    ],
+)
+def test_an_answer_that_was_begun_elsewhere_goes_on_as_it_would_have_there(host, engine, sampling):
+    for job in jobs_of(host, 6, sampling):
+        whole = engine.generate(job)
+        pieces = list(whole)
+        for cut in {0, 1, len(whole.ids) // 2, len(whole.ids)}:
+            rest = engine.generate(replace(job, said=tuple(whole.ids[:cut])))
+            assert [i for piece in rest for i in piece.ids] == whole.ids[cut:]
+            assert (rest.ids, rest.text, rest.finished) == (whole.ids, whole.text, whole.finished)
+            assert (rest.usage.prompt, rest.usage.new) == (len(job.prompt), len(whole.ids))
+        said = tuple(whole.ids[:3])
+        scores = [score.id for piece in engine.generate(replace(job, said=said)) for score in piece.scores]
+        assert scores == [score.id for piece in pieces for score in piece.scores][3:]
+
+
+def test_the_turn_after_an_answer_that_was_begun_elsewhere_reads_only_what_is_new(host, engine):
+    asked = Turn("user", (Text("Hello"),))
+    job = Job(build_prompt(host.tokenizer, [asked]), (), GREEDY, seed=0, conversation="c")
+    whole = ids(engine.generate(replace(job, conversation="")))
+    assert ids(engine.generate(replace(job, said=tuple(whole[:5])))) == whole
+    turns = [asked, Turn("assistant", (Ids(tuple(whole)),)), Turn("user", (Text("And?"),))]
+    second = replace(job, prompt=build_prompt(host.tokenizer, turns))
+    stream = engine.generate(second)
+    assert ids(stream) == plain(host, second)
+    assert stream.usage.reused > len(job.prompt)
+
+
 def test_a_stop_ends_one_row_within_a_token_and_no_other(host, engine):
     long = replace(jobs_of(host, 1)[0], sampling=Sampling(temperature=1.5, top_p=1.0, max_tokens=1000), seed=4)
     other = jobs_of(host, 3)[2]

@@ -272,6 +272,7 @@ def what_it_cannot(host: Host) -> list[tuple[str, Job]]:
         ("skill1: vLLM has no LoRA that acts from", a_job(host, replace(skill(host, 1), invocation_tokens=(1,)))),
         ("repetition penalty", a_job(host, sampling=Sampling(max_tokens=12, repetition_penalty=1.3))),
         ("how likely an answer is", replace(a_job(host), forced=(5, 6, 7))),
+        ("begun elsewhere", replace(a_job(host), said=(5, 6, 7))),
     ]
 
 
