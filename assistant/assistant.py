@@ -241,12 +241,14 @@ class Assistant:
         choices: Choices | None = None,
         sampling: Sampling | None = None,
         system: str = "",
+        conversation: str = "",
     ) -> Ticket:
         """Answer the last message of a history that the caller keeps: nothing is stored. The trace says how it ended and
         what it took.
 
-        messages  the last one is a user's; pictures and documents of earlier ones are looked at as they would have been then
-        system    what the conversation begins with; empty: what the host's own do
+        messages      the last one is a user's; pictures and documents of earlier ones are looked at as they would have been then
+        system        what the conversation begins with; empty: what the host's own do
+        conversation  under which keys and values may be kept for its next turn, in memory alone; empty: they are not kept
 
         Raises MattoniError where there is nothing to answer, and for a JSON schema that cannot be kept to.
         """
@@ -273,6 +275,7 @@ class Assistant:
                 chosen,
                 sampling or Sampling(),
                 past,
+                conversation,
                 content=contents.__getitem__,
                 system=system,
             )

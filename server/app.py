@@ -127,11 +127,12 @@ class _Server:
         choices = choices_of(in_model, asked.bricks, asked.lora, bricks, key.bricks if key is not None else None)
         fetch = self.settings.fetcher.fetch if self.settings.fetcher is not None else None
         talk = talk_of(asked.messages, fetch, hears=any(brick.accepts("sound") for brick in bricks.usable))
+        conversation = talk.conversation(key.user if key is not None else "")
         tickets: list[Ticket] = []
         try:
             for number in range(asked.n or 1):
                 sampling = _sampling(asked, number)
-                tickets.append(self.assistant.complete(talk.messages, choices, sampling, talk.system))
+                tickets.append(self.assistant.complete(talk.messages, choices, sampling, talk.system, conversation))
         except MattoniError as problem:
             for ticket in tickets:
                 ticket.stop()

@@ -56,7 +56,9 @@ def test_openais_sdk_chats_streams_shows_pictures_and_embeds(client):
     said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert said == told.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == "length"
-    assert chunks[-1].usage == told.usage and chunks[-1].mattoni["tokens"] == told.mattoni["tokens"]
+    used = chunks[-1].usage
+    assert (used.prompt_tokens, used.completion_tokens) == (told.usage.prompt_tokens, 6)
+    assert chunks[-1].mattoni["tokens"]["prompt"] == told.mattoni["tokens"]["prompt"]
     seen = client.chat.completions.create(
         model=model,
         max_tokens=4,
@@ -75,6 +77,23 @@ def test_openais_sdk_chats_streams_shows_pictures_and_embeds(client):
     vectors = client.embeddings.create(model="all-minilm-l6-v2", input=["a kiln", "a garden"]).data
     assert [len(one.embedding) for one in vectors] == [48, 48]
     assert sum(x * x for x in vectors[0].embedding) == pytest.approx(1, abs=1e-5)
+
+
+def test_of_a_history_that_is_sent_again_only_what_is_new_is_read_and_nobody_finds_anothers(serve, tmp_path):
+    (tmp_path / "keys.yaml").write_text("a-secret-of-annas: {user: anna}\na-secret-of-berts: {user: bert}\n")
+    running = serve(Settings(keys=Keys(tmp_path / "keys.yaml")))
+
+    def ask(who, talk):
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key=f"a-secret-of-{who}", max_retries=0) as client:
+            told = client.chat.completions.create(model="", messages=talk, max_tokens=6, extra_body={"bricks": []})
+        return told.choices[0].message.content, told.usage.prompt_tokens_details.cached_tokens, told.usage.prompt_tokens
+
+    said, cached, prompt = ask("annas", TALK)
+    assert cached == 0
+    longer = [*TALK, {"role": "assistant", "content": said}, {"role": "user", "content": "And then?"}]
+    again, cached, _ = ask("annas", longer)
+    assert cached >= prompt - 1
+    assert ask("berts", longer)[:2] == (again, 0)
 
 
 def test_bricks_are_named_in_three_ways_and_an_empty_list_is_the_bare_host(client, skills):
@@ -237,7 +256,10 @@ def test_log_probabilities_are_of_the_tokens_that_were_said(client):
         assert len(token.top_logprobs) == 3 and token.logprob == token.top_logprobs[0].logprob <= 0
         assert sum(math.exp(other.logprob) for other in token.top_logprobs) <= 1.0001
     streamed = [chunk.choices[0].logprobs for chunk in ask(stream=True)]
-    assert [token for told in streamed if told is not None for token in told.content] == tokens
+    again = [token for told in streamed if told is not None for token in told.content]
+    assert [token.bytes for token in again] == [token.bytes for token in tokens]
+    # The second time the prompt's keys and values were kept, and one position was read alone.
+    assert [token.logprob for token in again] == pytest.approx([token.logprob for token in tokens], abs=1e-4)
     with pytest.raises(openai.BadRequestError, match="ask for logprobs too"):
         client.chat.completions.create(model="", messages=TALK, top_logprobs=2)
 
