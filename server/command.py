@@ -21,6 +21,14 @@ from assistant.cli.options import (
     refuse_address,
 )
 from assistant.host.engine_choice import EngineChoice
+from mattoni.errors import MattoniError
+
+Replicas = Annotated[
+    str,
+    typer.Option(
+        help="In how many processes the local engine decodes, as 2, or how few and how many, as 1-4; needs mattoni[ray]."
+    ),
+]
 
 
 @app.command()
@@ -39,6 +47,7 @@ def serve(
     engine: EngineName = "local",
     url: EngineUrl = "",
     no_fallback: NoFallback = False,
+    replicas: Replicas = "",
     host: HostName = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -47,7 +56,7 @@ def serve(
 ) -> None:
     """Serve OpenAI's API for programs, on this machine only unless --address says otherwise."""
     refuse_address(host)
-    choice = EngineChoice(engine, url, not no_fallback)
+    choice = EngineChoice(engine, url, not no_fallback, replicas)
     from assistant.cli.opening import opened
     from server.launch import launch, listening, settings_of
 
@@ -69,6 +78,7 @@ def bench(
         bool,
         typer.Option("--plain", help="Texts for the bare host alone: then --url may be any server of OpenAI's API."),
     ] = False,
+    replicas: Replicas = "",
     host: HostName = "builtin",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -78,12 +88,20 @@ def bench(
 ) -> None:
     """Measure a server under load: seconds to the first words and to the end, errors, answers that are another's. Prints one
     JSON object."""
+    if url and replicas:
+        raise MattoniError(
+            f"--replicas {replicas} are of a server that is started here, and --url names one that runs."
+        )
+    choice = EngineChoice(replicas=replicas)
     from assistant.cli.opening import opened
     from server.bench import bench_serve, served
 
     if url:
         told = bench_serve(url, turns, clients, max_tokens, key, plain)
     else:
-        with opened(host, device, dtype, quantise, weights=weights) as assistant, served(assistant) as here:
+        with (
+            opened(host, device, dtype, quantise, weights=weights, engine=choice) as assistant,
+            served(assistant) as here,
+        ):
             told = bench_serve(here, turns, clients, max_tokens, plain=plain)
     print(json.dumps(told, indent=1))

@@ -8,6 +8,7 @@ from assistant.host.host import Host
 from assistant.host.job import Engine
 from assistant.host.local import LocalEngine
 from assistant.host.matrices import Weights
+from assistant.host.replicas import ReplicatedEngine
 from assistant.host.vllm import VllmEngine
 
 # vLLM's own name for it: whoever started the server on this machine has it in the environment already.
@@ -19,8 +20,10 @@ def make_engine(host: Host, choice: EngineChoice, weights: Weights = "auto") -> 
 
     weights  how the local engine reads the host's matrices
 
-    Raises MattoniError where a server is not there, or serves another model.
+    Raises MattoniError where a server is not there, or serves another model, and where replicas do not start.
     """
+    if choice.replicas:
+        return ReplicatedEngine(host, *choice.least_and_most, weights)
     local = partial(LocalEngine, host, weights=weights)
     if choice.name == "local":
         return local()

@@ -64,6 +64,10 @@ class Host:
     catalogued: HostSampling = HostSampling()  # for what its own files do not say
     focuses: bool = False  # a question stands beside what it is about alone, and earlier talk stays out of its prompt
     reason: str = ""  # why it answers and not another, where somebody else chose it
+    source: str = (
+        ""  # as `load_host` was told, with what it took for weights: another process loads the same with these
+    )
+    quantise: Quantise | None = None
 
     @property
     def device(self) -> torch.device:
@@ -354,7 +358,7 @@ def load_host(
     _lay_out_for_head(model)
     entry = catalogue().get(name)
     if entry is None:
-        return Host(name=name, model=model, tokenizer=tokenizer)
+        return Host(name=name, model=model, tokenizer=tokenizer, source=source, quantise=quantise)
     return Host(
         name,
         model,
@@ -363,4 +367,6 @@ def load_host(
         stop=entry.stop,
         catalogued=entry.sampling,
         focuses=entry.focuses,
+        source=source,
+        quantise=quantise,
     )
