@@ -24,8 +24,10 @@ from assistant.host.local import LocalEngine
 from assistant.host.prompt import Turn, build_prompt
 from assistant.host.replicas import ReplicatedEngine, _key, _Shelf, check_room
 from assistant.host.sampling import Sampling
+from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, Ids, Text
+from tests.assistant.conftest import done, write_adapter
 from tests.assistant.test_local_engine import GREEDY, ids, jobs_of, skill
 
 # Ray's own code is deprecated in places; ours is told by every other test.
@@ -205,6 +207,26 @@ def test_a_conversation_goes_where_its_keys_and_values_are(host, engine):
     stream = engine.generate(replace(job, conversation="talk 18"))
     ids(stream)
     assert stream.usage.reused == 0
+
+
+@pytest.mark.slow
+def test_a_skill_that_changes_in_the_bricks_folder_has_changed_in_all_replicas(
+    assistant, engine, tmp_path, monkeypatch
+):
+    """Twelve questions go to both; nobody is started again, and what runs meanwhile keeps what it began with."""
+    own, said = assistant._engine, []
+    before = {process.pid for process in replicas_of()}
+    for seed in (1, 2):
+        folder = write_adapter(tmp_path / f"seed-{seed}", assistant.host, seed)
+        choices = Choices(bricks={assistant.add_skill(folder, "changing", replace=seed == 2).name: Choice("on")})
+        for used in (own, engine):
+            monkeypatch.setattr(assistant, "_engine", used)
+            asked = [assistant.ask(f"What is {n}?", choices=choices, sampling=GREEDY) for n in range(12)]
+            said.append([done(ticket).text for ticket in asked])
+        assert {asked[0].trace.engine, *(b.name for b in asked[0].trace.bricks)} == {"replicas", "changing"}
+    monkeypatch.setattr(assistant, "_engine", own)
+    assert said[0] == said[1] != said[2] == said[3]
+    assert before == {process.pid for process in replicas_of()}
 
 
 @pytest.mark.slow

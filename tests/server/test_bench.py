@@ -35,3 +35,14 @@ def test_a_server_under_load_answers_everybody_with_their_own(serve, assistant, 
     ) and "left_running" not in plain
     status, _, error = mattoni("bench", "serve", "--url", "ftp://x")
     assert status == 1 and "this is no address" in error and error.count("\n") == 1
+
+
+def test_replicas_that_cannot_be_are_refused_before_a_host_is_loaded(mattoni, monkeypatch):
+    status, _, error = mattoni("serve", "--replicas", "0")
+    assert status == 1 and "--replicas 0: say how many processes decode" in error and error.count("\n") == 1
+    monkeypatch.setattr("assistant.host.engine_choice.find_spec", lambda name: None)
+    for command in (["serve"], ["bench", "serve"]):
+        status, _, error = mattoni(*command, "--replicas", "2")
+        assert status == 1 and 'pip install "mattoni[ray]"' in error and error.count("\n") == 1
+    status, _, error = mattoni("bench", "serve", "--replicas", "2", "--url", "http://127.0.0.1:1")
+    assert status == 1 and "and --url names one that runs" in error and error.count("\n") == 1
