@@ -83,8 +83,18 @@ def until(told, timeout_s: float = 600.0) -> None:
         time.sleep(0.1)
 
 
+def answering(engine: ReplicatedEngine) -> int:
+    """How many replicas answer; 0 where one has just been killed."""
+    from ray.exceptions import RayError
+
+    try:
+        return len(engine._handle.broadcast("forget", "").results(timeout_s=60))
+    except (RayError, TimeoutError):
+        return 0
+
+
 def both_answer(engine: ReplicatedEngine) -> bool:
-    return len(replicas_of()) == 2 and len(engine._handle.broadcast("forget", "").results(timeout_s=60)) == 2
+    return len(replicas_of()) == answering(engine) == 2
 
 
 # Without Ray
@@ -319,7 +329,7 @@ def test_kills_at_random_moments_of_a_load_lose_nothing(host, engine, local, kil
                 time.sleep(chance.uniform(0.2, 4.0))
                 alive = replicas_of()
                 # Those that are still starting write nothing that could be lost.
-                if len(alive) == len(engine._handle.broadcast("forget", "").results()):
+                if len(alive) == answering(engine):
                     serving.update(alive)
                 if those := sorted(serving.intersection(alive), key=lambda process: process.pid):
                     chance.choice(those).send_signal(signal.SIGKILL)
