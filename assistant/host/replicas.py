@@ -248,7 +248,9 @@ class _Answering(AnswerStream):
 
     def _told(self) -> Iterator[Piece]:
         """What is said, whoever says it, up to how it ended. Raises MattoniError."""
-        for lost in range(_MOST_LOSSES):
+        fruitless = 0  # replicas on end that were lost before they said anything
+        while True:
+            known = len(self._answer.said)
             try:
                 yield from self._told_by_one()
             except Exception as problem:
@@ -259,15 +261,17 @@ class _Answering(AnswerStream):
                 LOG.warning("a replica was lost in the middle of an answer: %s", type(problem).__name__)
             if self._ended is not None or self.is_stopping:
                 return
-            if not lost:
+            fruitless = fruitless + 1 if len(self._answer.said) == known else 0
+            if fruitless == _MOST_LOSSES:
+                raise MattoniError(
+                    f"{fruitless} replicas on end were lost before they said anything for this answer: ask for less at once."
+                )
+            if _GOES_ON not in self.notices:
                 self.notices.append(_GOES_ON)
             with self._lock:
                 self._response = self._ask(replace(self._job, said=tuple(self._answer.said)))
             if self.is_stopping:
                 self.stop()  # between the two, it stopped the one that was lost
-        raise MattoniError(
-            f"{_MOST_LOSSES} replicas were lost, one after the other, while they wrote this answer: ask less at once."
-        )
 
     def _told_by_one(self) -> Iterator[Piece]:
         for item in self._response:
@@ -302,11 +306,12 @@ class ReplicatedEngine:
         import ray
         from ray import serve
         from ray.exceptions import RayActorError, TaskCancelledError, WorkerCrashedError
-        from ray.serve.exceptions import ReplicaUnavailableError
+        from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
         self._host, self._ray, self._serve = host, ray, serve
         # Whoever cancelled it, it was nobody who reads it: those ask their stream to stop.
         self._lost = (RayActorError, WorkerCrashedError, ReplicaUnavailableError, TaskCancelledError)
+        self._none = DeploymentUnavailableError
         self._name = f"mattoni-{uuid.uuid4().hex[:12]}"
         self._shelf = _Shelf(ray.put, _SHELF_BYTES)
         self._answering: set[_Answering] = set()
@@ -424,8 +429,8 @@ class ReplicatedEngine:
     def _tell_all(self, method: str, *told: str) -> None:
         try:
             self._handle.broadcast(method, *told).results(timeout_s=_STOP_WAIT_S)
-        except (*self._lost, TimeoutError) as problem:
-            # A replica that is gone has forgotten everything.
+        except (*self._lost, self._none, TimeoutError) as problem:
+            # A replica that is gone has forgotten everything, and what it wrote is kept by nobody.
             LOG.warning("%s: %s", method, problem)
 
 
