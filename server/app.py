@@ -127,7 +127,7 @@ class _Server:
         choices = choices_of(in_model, asked.bricks, asked.lora, bricks, key.bricks if key is not None else None)
         fetch = self.settings.fetcher.fetch if self.settings.fetcher is not None else None
         talk = talk_of(asked.messages, fetch, hears=any(brick.accepts("sound") for brick in bricks.usable))
-        conversation = talk.conversation(key.user if key is not None else "")
+        conversation = talk.conversation(key.user if key is not None else "", repr(choices))
         tickets: list[Ticket] = []
         try:
             for number in range(asked.n or 1):

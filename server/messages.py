@@ -27,14 +27,15 @@ class Talk:
     system: str
     messages: tuple[Message, ...]
 
-    def conversation(self, user: str) -> str:
-        """What tells it from others: whose it is and how it begins, as the history is the caller's and has no name.
+    def conversation(self, user: str, choices: str) -> str:
+        """What tells it from others, as the history is the caller's and has no name: whose it is, which bricks are asked
+        for, and how it begins.
 
-        Two that begin alike are taken for one, which costs nothing but that one finds fewer keys and values of its own.
+        Two that are alike in these are taken for one, which costs nothing but that one finds fewer keys and values of its own.
         """
         first = self.messages[0]
         files = [hashlib.sha256(one.content).hexdigest() for one in first.attachments]
-        said = json.dumps([user, self.system, first.text, files])
+        said = json.dumps([user, choices, self.system, first.text, files])
         return f"api-{hashlib.sha256(said.encode()).hexdigest()}"
 
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import psutil
@@ -48,6 +49,9 @@ _REPLICA_BYTES, _RAY_BYTES = 700_000_000, 850_000_000
 # Of one answer; a job that ends every replica that takes it must not end them all.
 _MOST_LOSSES = 5
 _STOP_WAIT_S = 30.0
+# Between what a replica sends, times the answers that it writes: each sending costs some milliseconds here and there, so that
+# token by token two replicas of the builtin host were slower than none.
+_PAUSE_S = 0.05
 _STARTS = 6
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 _ENVIRONMENT = {
@@ -81,6 +85,9 @@ class _Ended:
     problem: str = ""
 
 
+_Told = _Said | _Ended
+
+
 # In a replica
 
 
@@ -104,10 +111,11 @@ class Replica:
             raise MattoniError(f"{source} is another host than when Mattoni was started: start it again.")
         self._engine = LocalEngine(host, _ROWS, weights)
         self._at_hand: OrderedDict[str, Other] = OrderedDict()
+        self._writing = 0
         self._readers = ThreadPoolExecutor(2 * _ROWS, "mattoni-reader")
 
-    async def generate(self, data: bytes, others: Sequence[tuple[str, Sequence[Any]]]) -> AsyncIterator[_Said | _Ended]:
-        """Decode a job.
+    async def generate(self, data: bytes, others: Sequence[tuple[str, Sequence[Any]]]) -> AsyncIterator[list[_Told]]:
+        """Decode a job; the last that is told is how it ended.
 
         data    the job without its injections
         others  those: the key of each, and where it lies
@@ -117,22 +125,31 @@ class Replica:
             injections = [await self._fetched(key, place) for key, (place,) in others]
             stream = await asyncio.to_thread(self._engine.generate, replace(job, injections=tuple(injections)))
         except MattoniError as problem:
-            yield _Ended(problem=str(problem))
+            yield [_Ended(problem=str(problem))]
             return
-        told: asyncio.Queue[_Said | _Ended] = asyncio.Queue()
+        told: asyncio.Queue[_Told] = asyncio.Queue()
+        over = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell(item: _Said | _Ended) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, item)
+        def hear(item: _Told) -> None:
+            told.put_nowait(item)
+            if isinstance(item, _Ended):
+                over.set()
 
-        self._readers.submit(_read, stream, tell)
+        self._readers.submit(_read, stream, lambda item: loop.call_soon_threadsafe(hear, item))
+        self._writing += 1
         try:
             while True:
-                item = await told.get()
-                yield item
-                if isinstance(item, _Ended):
+                items = [await told.get()]
+                while not told.empty():
+                    items.append(told.get_nowait())
+                yield items
+                if isinstance(items[-1], _Ended):
                     return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), _PAUSE_S * self._writing)
         finally:
+            self._writing -= 1
             stream.stop()
 
     def forget(self, conversation: str) -> None:
@@ -155,7 +172,7 @@ class Replica:
         return found
 
 
-def _read(stream: Stream, tell: Callable[[_Said | _Ended], object]) -> None:
+def _read(stream: Stream, tell: Callable[[_Told], object]) -> None:
     """Hand on what comes, on a thread: the local engine's streams block."""
     known, problem = 0, ""
     try:
@@ -274,7 +291,7 @@ class _Answering(AnswerStream):
                 self.stop()  # between the two, it stopped the one that was lost
 
     def _told_by_one(self) -> Iterator[Piece]:
-        for item in self._response:
+        for item in chain.from_iterable(self._response):
             if isinstance(item, _Ended):
                 if item.problem:
                     raise MattoniError(item.problem)
