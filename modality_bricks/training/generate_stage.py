@@ -43,8 +43,15 @@ class Taught:
     names: tuple[str, ...]
     share: float  # of the captioned pictures of which the classifier is sure
 
-    def answer(self, draw: Draw, named: int, chance: np.random.Generator) -> Draw:
-        """The draw, or the same picture asked for its thing."""
+    def answer(self, draw: Draw, named: int, guessed: int, chance: np.random.Generator) -> Draw:
+        """The draw, or the same picture asked for its thing.
+
+        named    the class that is told before any question, or -1
+        guessed  the class that is told where a name is asked for, or -1: who asks for one gets it, for with a caption as the answer the
+                 host would learn to pass over what it is told
+        """
+        if guessed >= 0 and wants_name(draw.question):
+            return replace(draw, answer=answer_for(self.names[guessed]))
         if named < 0 or chance.random() >= self.share:
             return draw
         question = NAME_QUESTIONS[int(chance.integers(len(NAME_QUESTIONS)))]
@@ -114,12 +121,12 @@ class GenerateStage:
 
     def _taught(self, taught: Taught, rows: list[int], draws: list[Draw], features: Tensor) -> list[Draw]:
         """The draws, of which some captioned pictures are asked for what the classifier sees in them."""
-        named = self.stitch.sure_classes(features).tolist()
+        named, guessed = (self.stitch.sure_classes(features, asked).tolist() for asked in (False, True))
         return [
             draw
             if self.train.sources[draw.source].samples[draw.sample].name is not None
-            else taught.answer(draw, of_picture, np.random.default_rng((self.seed, 6, number)))
-            for number, draw, of_picture in zip(rows, draws, named, strict=True)
+            else taught.answer(draw, sure, guess, np.random.default_rng((self.seed, 6, number)))
+            for number, draw, sure, guess in zip(rows, draws, named, guessed, strict=True)
         ]
 
     def _reward_loss(self, draws: Sequence[Draw], soft: Tensor, number: int) -> Tensor:

@@ -10,7 +10,7 @@ DRAW = Draw(0, 3, 1, "Describe the picture.", "A cat runs.")
 
 
 def answers(taught: Taught, named: int, count: int = 400) -> list[Draw]:
-    return [taught.answer(DRAW, named, np.random.default_rng((0, n))) for n in range(count)]
+    return [taught.answer(DRAW, named, named, np.random.default_rng((0, n))) for n in range(count)]
 
 
 def test_a_share_of_the_pictures_that_it_is_sure_of_is_asked_for_their_thing():
@@ -26,3 +26,11 @@ def test_of_what_it_is_not_sure_nothing_is_taught_and_the_same_number_gives_the_
     assert all(draw is DRAW for draw in answers(Taught(("tench",), 1.0), -1))
     assert all(draw is DRAW for draw in answers(Taught(("tench",), 0.0), 0))
     assert answers(Taught(("tench",), 0.5), 0) == answers(Taught(("tench",), 0.5), 0)
+
+
+def test_who_asks_for_a_name_learns_the_guess_that_is_told_and_no_caption():
+    taught, chance = Taught(("tench", "Egyptian cat"), 0.0), np.random.default_rng(0)
+    asked = Draw(0, 3, 1, "What is in the picture?", "A cat runs.")
+    assert taught.answer(asked, -1, 1, chance).answer == "An Egyptian cat."
+    assert taught.answer(asked, -1, -1, chance) is asked
+    assert taught.answer(DRAW, -1, 1, chance) is DRAW
