@@ -6,6 +6,7 @@ value, top to bottom:
     prepare ─▶ look ─▶ listen ─▶ route ─▶ inject (each planned brick in order) ─▶ write ─▶ Prepared
 """
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from assistant.turn.spaces import Spaces
 from assistant.turn.twofold import Second, asking, form_of, is_answered, second_request, without
 from assistant.turn.writing import Writer, Written
 from knowledge_bricks.documents import answer_threshold
+from mattoni.cache import RecentlyUsed
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Other, Prefix, Segment, Text
 from mattoni.inputs import Attachment, Document, Looked, Picture, Sound
@@ -84,6 +86,7 @@ class Preparation:
         self.loaded = LoadedBricks(host)
         self.earlier = EarlierDocuments(lambda: self.spaces.embedder)
         self._keyrings = Keyrings()
+        self._wants_name: RecentlyUsed[bool] = RecentlyUsed(256)
 
     def forget(self, contents: frozenset[str]) -> None:
         """Drop everything that was made of these attachments."""
@@ -95,6 +98,7 @@ class Preparation:
         self.loaded.clear()
         self.earlier.clear()
         self._keyrings.clear()
+        self._wants_name.drop(lambda key: True)
 
     def forget_bricks(self, names: frozenset[str]) -> None:
         """Drop what was loaded of the bricks of these names, in whatever state."""
@@ -309,11 +313,24 @@ class Preparation:
         hits = self.earlier.search(read, question, stopping)
         return bool(hits) and hits[0].score >= answer_threshold(len(hits))
 
+    def wants_name(self, question: str) -> bool:
+        """Whether a question is what the thing on a picture is called.
+
+        It is told from the question that the picture came with alone, so that an earlier picture stays as it was read.
+        """
+        if not question.strip() or not is_in_known_script(question):
+            return False
+        depths = self.spaces.embedder.depths
+        return self._wants_name.get(
+            hashlib.sha256(question.encode()).digest(),
+            lambda: self.spaces.naming_questions.recognises(depths(question)),
+        )
+
     def _question(self, request: Request, looked: Looked, heard: HeardSounds) -> Question:
         """The message as the router sees it."""
         pictures = [item for item in looked.items if isinstance(item, Picture)]
         glances = self.spaces.glance.embed([p.image for p in pictures]) if pictures else ()
-        texts, asks, follows, several, words, name = None, False, True, False, False, False
+        texts, asks, follows, several, words = None, False, True, False, False
         if request.text.strip() and not request.choices.no_bricks and is_in_known_script(request.text):
             pieces = message_pieces(request.text)
             spaces = self.spaces
@@ -322,7 +339,6 @@ class Preparation:
             asks = spaces.picture_questions.recognises(depths)
             several = spaces.several_pictures.recognises(depths, expected=_showed_several(request.past))
             words = spaces.reading_questions.recognises(depths)
-            name = spaces.naming_questions.recognises(depths)
             if request.past:
                 all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
                 follows = goes_on(all_depths, spaces.follow_ups, spaces.picture_questions)
@@ -337,7 +353,6 @@ class Preparation:
             about_several=several and not named,
             picture=named,
             wants_words=words,
-            wants_name=name,
             has_past=bool(request.past),
             has_documents=heard.has_texts or any(isinstance(item, Document) for item in looked.items),
             # A question that came with a file is about that file, not about an earlier one, also where it was refused.
@@ -562,7 +577,7 @@ class _Planned:
             given,
             strength,
             as_words=self._as_words,
-            wants_name=self.plan.wants_name,
+            wants_name=isinstance(given, GivenPicture) and self.home.wants_name(self.request.text),
             reader=self.home.loaded.get(self.bricks.get(reader.name)) if reader is not None else None,
             embedder=lambda: self.home.spaces.embedder,
             stage=self.trace.stage,
@@ -623,7 +638,13 @@ class _Planned:
     def _show(self, seen: Seen, question: str, place: int, of: int) -> Sequence[Segment]:
         """A picture's soft tokens where it stands: what is kept of it, else made again from the same bytes."""
         given = GivenPicture(seen.name, seen.digest, lambda: self._picture(seen.digest), place, of, known=seen)
-        asked = Asked(question, given, as_words=self._as_words, embedder=lambda: self.home.spaces.embedder)
+        asked = Asked(
+            question,
+            given,
+            as_words=self._as_words,
+            wants_name=self.home.wants_name(question),
+            embedder=lambda: self.home.spaces.embedder,
+        )
         return self.home.loaded.get(self.bricks.get(seen.brick)).inject(asked).segments
 
     def _picture(self, digest: str) -> Image.Image:

@@ -195,7 +195,6 @@ class Question:
     about_several: bool = False  # it compares pictures, or points back to one before the latest
     picture: str = ""  # digest of the one of several pictures that it names by its place and is about alone
     wants_words: bool = False  # it asks for the words in a picture
-    wants_name: bool = False  # it asks what the thing on a picture is called
     has_past: bool = False  # something was said before in this conversation
     has_documents: bool = False  # a document came with the message
     history_has_pictures: bool = False  # an earlier message brought a picture or a document that this one may be about
@@ -255,7 +254,6 @@ class Plan:
     needs_several: bool = False  # the message is about several pictures, or an earlier one than the latest
     reads: Reads = "conversation"  # what of the conversation the skills of this turn were trained to read
     reads_words: bool = False  # the reader is asked too, beside the brick that sees
-    wants_name: bool = False  # the brick that sees is asked what a thing is called
     waiting: tuple[str, ...] = ()  # of those, who is asked only where what came with the message says nothing
     always: tuple[str, ...] = ()  # bricks of every turn
     notices: tuple[Notice, ...] = ()
@@ -302,7 +300,6 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         waiting=waiting,
         always=tuple(brick.name for brick in keyring.in_every_turn if choices.of(brick.name).state != "off"),
         reads_words=question.wants_words and choices.vision is None,
-        wants_name=question.wants_name,
         needs_seen=_needs_seen(question, keyring, skills),
         needs_several=_needs_several(question, keyring, skills),
         reads=_least_read(_brick(keyring, chosen.name).needs.reads for chosen in skills),

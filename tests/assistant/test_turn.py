@@ -26,6 +26,7 @@ from mattoni.records import Read
 from mattoni.runtime import Stopped
 from modality_bricks.glance import Glance
 from modality_bricks.methods.reader import ReaderRuntime
+from modality_bricks.modality import ModalityBrick
 from modality_bricks.stitch import load_stitch, save_stitch, with_classes
 from tests.assistant.conftest import QUERIES, done, png, recogniser_of
 
@@ -61,8 +62,16 @@ def test_who_asks_for_a_name_is_told_what_the_encoder_guesses_and_a_description_
     save_stitch(with_classes(stitch, weight, likely, ids, sure=0.8, sure_of_name=0.5), folder)
     write_card(read_card(folder).model_copy(update={"files": describe_files(folder)}), folder)
     monkeypatch.setattr(Spaces, "naming_questions", recogniser_of("What is this?"))
-    named = done(assistant.ask("What is this?", [png()], EYES, SHORT))
+    asked: list[bool] = []
+    stitch = ModalityBrick.stitch
+    monkeypatch.setattr(ModalityBrick, "stitch", lambda *given: asked.append(given[-1]) or stitch(*given))
+    talk = assistant.store.new()
+    named = done(assistant.ask("What is this?", [png()], EYES, SHORT, talk))
+    assert asked == [True], "what stands in the prompt is what the trace tells"
+    done(assistant.ask("And how is it?", [], EYES, SHORT, talk))
+    assert asked == [True], "an earlier picture stays as it was read"
     described = done(assistant.ask("Describe it.", [png()], EYES, SHORT))
+    assert asked == [True, False]
     assert named.error is None and described.error is None
     assert "names the thing" in named.trace.injections[0]
     assert described.trace.injections == [f"sequence: {QUERIES + 1} soft tokens of orange.png by eyes"]
