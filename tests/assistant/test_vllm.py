@@ -134,8 +134,12 @@ def test_text_pictures_skills_and_mixes_get_the_local_engines_tokens(host, engin
 
 def test_many_at_once_get_their_own_answers_and_embeddings_meet_nothing_else(host, engine, local, server):
     jobs = [replace(job, seed=n) for n, job in enumerate(jobs_of_all_kinds(host) * 4)]
-    streams = [engine.generate(job) for job in jobs]
-    assert [ids(stream) for stream in streams] == [ids(local.generate(job)) for job in jobs]
+    alone = [ids(local.generate(job)) for job in jobs]
+    for _ in range(5):  # on a busy machine each may be answered before the next is asked
+        streams = [engine.generate(job) for job in jobs]
+        assert [ids(stream) for stream in streams] == alone
+        if server.most_at_once > 1:
+            break
     assert server.most_at_once > 1 and not server.has_mixed
 
 
