@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import psutil
@@ -45,13 +44,10 @@ _SHELF_BYTES = 256_000_000
 _AT_HAND = 32
 _SHARED_BYTES = 2 * _SHELF_BYTES
 # Measured (docs/experiments.md): a replica without its host's weights, and Ray's own processes together.
-_REPLICA_BYTES, _RAY_BYTES = 700_000_000, 850_000_000
+_REPLICA_BYTES, _RAY_BYTES = 850_000_000, 850_000_000
 # Of one answer; a job that ends every replica that takes it must not end them all.
 _MOST_LOSSES = 5
 _STOP_WAIT_S = 30.0
-# Between what a replica sends, times the answers that it writes: each sending costs some milliseconds here and there, so that
-# token by token two replicas of the builtin host were slower than none.
-_PAUSE_S = 0.05
 _STARTS = 6
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 _ENVIRONMENT = {
@@ -85,9 +81,6 @@ class _Ended:
     problem: str = ""
 
 
-_Told = _Said | _Ended
-
-
 # In a replica
 
 
@@ -111,11 +104,10 @@ class Replica:
             raise MattoniError(f"{source} is another host than when Mattoni was started: start it again.")
         self._engine = LocalEngine(host, _ROWS, weights)
         self._at_hand: OrderedDict[str, Other] = OrderedDict()
-        self._writing = 0
         self._readers = ThreadPoolExecutor(2 * _ROWS, "mattoni-reader")
 
-    async def generate(self, data: bytes, others: Sequence[tuple[str, Sequence[Any]]]) -> AsyncIterator[list[_Told]]:
-        """Decode a job; the last that is told is how it ended.
+    async def generate(self, data: bytes, others: Sequence[tuple[str, Sequence[Any]]]) -> AsyncIterator[_Said | _Ended]:
+        """Decode a job.
 
         data    the job without its injections
         others  those: the key of each, and where it lies
@@ -125,31 +117,22 @@ class Replica:
             injections = [await self._fetched(key, place) for key, (place,) in others]
             stream = await asyncio.to_thread(self._engine.generate, replace(job, injections=tuple(injections)))
         except MattoniError as problem:
-            yield [_Ended(problem=str(problem))]
+            yield _Ended(problem=str(problem))
             return
-        told: asyncio.Queue[_Told] = asyncio.Queue()
-        over = asyncio.Event()
+        told: asyncio.Queue[_Said | _Ended] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def hear(item: _Told) -> None:
-            told.put_nowait(item)
-            if isinstance(item, _Ended):
-                over.set()
+        def tell(item: _Said | _Ended) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, item)
 
-        self._readers.submit(_read, stream, lambda item: loop.call_soon_threadsafe(hear, item))
-        self._writing += 1
+        self._readers.submit(_read, stream, tell)
         try:
             while True:
-                items = [await told.get()]
-                while not told.empty():
-                    items.append(told.get_nowait())
-                yield items
-                if isinstance(items[-1], _Ended):
+                item = await told.get()
+                yield item
+                if isinstance(item, _Ended):
                     return
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), _PAUSE_S * self._writing)
         finally:
-            self._writing -= 1
             stream.stop()
 
     def forget(self, conversation: str) -> None:
@@ -172,7 +155,7 @@ class Replica:
         return found
 
 
-def _read(stream: Stream, tell: Callable[[_Told], object]) -> None:
+def _read(stream: Stream, tell: Callable[[_Said | _Ended], object]) -> None:
     """Hand on what comes, on a thread: the local engine's streams block."""
     known, problem = 0, ""
     try:
@@ -291,7 +274,7 @@ class _Answering(AnswerStream):
                 self.stop()  # between the two, it stopped the one that was lost
 
     def _told_by_one(self) -> Iterator[Piece]:
-        for item in chain.from_iterable(self._response):
+        for item in self._response:
             if isinstance(item, _Ended):
                 if item.problem:
                     raise MattoniError(item.problem)

@@ -143,7 +143,7 @@ def test_more_replicas_than_memory_are_refused_before_one_is_started(host, monke
     check_room(host, 3)
     with pytest.raises(
         MattoniError,
-        match=r"^9 replicas of .* need about 7.2 GB of memory and 3.5 GB are free: .* --replicas 3 would fit\.$",
+        match=r"^9 replicas of .* need about 8.5 GB of memory and 3.5 GB are free: .* --replicas 3 would fit\.$",
     ):
         check_room(host, 9)
     monkeypatch.setattr(replicas, "free_memory", lambda: 1_000_000_000)
