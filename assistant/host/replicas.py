@@ -435,7 +435,7 @@ class ReplicatedEngine:
 
 
 def _start_ray(ray: Any) -> None:
-    """Ray's own processes, on this machine alone; they end with this one, however it ends."""
+    """Ray's own processes, on this machine alone."""
     ours = set(psutil.Process().children(recursive=True))
     for left in reversed(range(_STARTS)):
         try:
