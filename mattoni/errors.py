@@ -19,6 +19,16 @@ class Interrupted(MattoniError):
         self.exit_code = 128 + signal  # as a shell says it
 
 
+def went_wrong_inside() -> MattoniError:
+    """What a person is told about a fault of ours; the log has the rest."""
+    return MattoniError("Something inside went wrong: ask again, or start with --debug to see it.")
+
+
+def shutting_down() -> MattoniError:
+    """What a person is told who asks while the assistant ends."""
+    return MattoniError("The assistant is shutting down: start it again.")
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run the `main` of a command and leave the process: what it returns, or one sentence and that sentence's status."""
     try:

@@ -1,6 +1,7 @@
 """Bricks that turn a picture into soft tokens, whatever their stitch. Knows nothing of prompts, routing or conversations."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -32,12 +33,12 @@ class SeeingRuntime(BrickRuntime):
         """The picture's soft tokens."""
         picture = picture_of(asked)
         with asked.stage("encode"):
-            self.features(picture)
+            named = self._modality.named(self.features(picture), asked.wants_name)
         with asked.stage("stitch"):
-            soft = self._soft(picture, asked)
+            soft = self._soft(picture, asked, named)
         told = f"sequence: {len(soft.vectors)} soft tokens of {picture.name} by {self.brick.name}"
-        if ids := self._modality.named(self.features(picture), asked.wants_name):
-            told += f"; its encoder names the thing: {str(self._host.tokenizer.decode(ids)).strip(' .')}"
+        if named:
+            told += f"; its encoder names the thing: {str(self._host.tokenizer.decode(named)).strip(' .')}"
         label: list[Segment] = [*picture_label(picture.place, picture.of)] if self.labels_pictures else []
         return Injected(
             segments=(*label, soft, AFTER_PICTURE),
@@ -63,10 +64,10 @@ class SeeingRuntime(BrickRuntime):
         """The encoder's features of one picture, (tokens, width)."""
         return self._features.get(picture.digest, lambda: self._modality.encode([picture.open()])[0])
 
-    def _soft(self, picture: GivenPicture, asked: Asked) -> Soft:
+    def _soft(self, picture: GivenPicture, asked: Asked, named: Sequence[int]) -> Soft:
         features = self.features(picture)
         # By what is told and not by whether a name is wanted: where both say the same, what was read of the picture is reused.
-        told = "-".join(map(str, self._modality.named(features, asked.wants_name)))
+        told = "-".join(map(str, named))
         kind = f"{self._question(asked.question)}:{told}" + (":words" if asked.as_words else "")
 
         def make() -> Soft:

@@ -71,7 +71,7 @@ def measure(host: Host, brick: Path, rows: Path, out: Path, limit: int | None = 
     """F1 of the cartridge, of the whole text in the prompt and of the bare host, and the bytes of keys and values of the first two."""
     asked = [row.value for row in json_rows(rows)][:limit]
     text = read_text(rows.with_suffix(".txt")).strip()
-    prefix = Prefix(brick.name, brick_digest(read_card(brick)), read_cartridge(brick, host.key_shape, host.name))
+    prefix = _prefix(host, brick)
 
     def in_context(question: str) -> Prompt:
         return _prompt(host, f"{text}\n\n", f"{ASK_TEXT}{question}")
@@ -111,7 +111,7 @@ def beside_skill(host: Host, brick: Path, rows: Path, skill: str, limit: int | N
     How likely an answer is tells more than whether it is said: the built-in host says few.
     """
     asked = [row.value for row in json_rows(rows)][:limit]
-    prefix = Prefix(brick.name, brick_digest(read_card(brick)), read_cartridge(brick, host.key_shape, host.name))
+    prefix = _prefix(host, brick)
     found: dict[str, list[float]] = {}
     engine = LocalEngine(host)
     try:
@@ -132,6 +132,10 @@ def beside_skill(host: Host, brick: Path, rows: Path, skill: str, limit: int | N
         "gain": [sum(one) / len(one) for one in gains],
         "gain with the skill less without": {"mean": mean, "interval": (low, high)},
     }
+
+
+def _prefix(host: Host, brick: Path) -> Prefix:
+    return Prefix(brick.name, brick_digest(read_card(brick)), read_cartridge(brick, host.key_shape, host.name))
 
 
 def _likelihood(engine: LocalEngine, host: Host, row: dict[str, Any], injections: tuple[Other, ...]) -> float:

@@ -28,7 +28,7 @@ from assistant.host.matrices import Choice, Weights, choose
 from assistant.host.prompt import Prompt
 from assistant.host.sampling import log_probabilities, sampler
 from assistant.host.stream import AnswerStream
-from mattoni.errors import MattoniError
+from mattoni.errors import MattoniError, shutting_down, went_wrong_inside
 from mattoni.trace import Notice
 
 LOG = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class LocalEngine:
         stream = LocalStream(job.conversation, None if schema is None else Grammar(self._host, schema))
         with self._lock:
             if self._closing:
-                raise MattoniError("The assistant is shutting down: start it again.")
+                raise shutting_down()
             self._incoming.append((job, stream))
             self._lock.notify_all()
         return stream
@@ -259,7 +259,7 @@ class LocalEngine:
                     # What is here belongs to no row alone; it must not take the engine down with it.
                     LOG.exception("a decoding step failed")
                     for row in list(self._rows):
-                        self._end(row, _inside())
+                        self._end(row, went_wrong_inside())
 
     def _admit(self) -> bool:
         """Let waiting jobs in; False when there will be no more."""
@@ -364,10 +364,6 @@ def _is_out_of_memory(problem: Exception) -> bool:
     return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
 
 
-def _inside() -> MattoniError:
-    return MattoniError("Something inside went wrong: ask again, or start with --debug to see it.")
-
-
 def _sentence(problem: Exception) -> MattoniError:
     """What the person concerned is told."""
     if isinstance(problem, MattoniError):
@@ -377,4 +373,4 @@ def _sentence(problem: Exception) -> MattoniError:
             "There is not enough memory for this answer: shorten the conversation or close other programs."
         )
     LOG.error("an answer failed", exc_info=problem)
-    return _inside()
+    return went_wrong_inside()

@@ -31,7 +31,7 @@ from assistant.host.prompt import Prompt
 from assistant.host.sampling import Sampling
 from assistant.host.space import free_memory, gigabytes
 from assistant.host.stream import AnswerStream
-from mattoni.errors import MattoniError
+from mattoni.errors import MattoniError, shutting_down, went_wrong_inside
 from mattoni.injections import Other
 from mattoni.trace import Notice
 
@@ -385,7 +385,7 @@ class ReplicatedEngine:
         """Begin an answer and return at once; from any thread. Raises MattoniError after `close`."""
         with self._lock:
             if self._closing:
-                raise MattoniError("The assistant is shutting down: start it again.")
+                raise shutting_down()
             self._answering = {stream for stream in self._answering if not stream.is_stopping}
             stream = _Answering(self._host, job, self._ask, lambda problem: isinstance(problem, self._lost))
             self._answering.add(stream)
@@ -479,4 +479,4 @@ def _as_error(problem: Exception) -> MattoniError:
     if isinstance(problem, MattoniError):
         return problem
     LOG.error("an answer failed", exc_info=problem)
-    return MattoniError("Something inside went wrong: ask again, or start with --debug to see it.")
+    return went_wrong_inside()

@@ -27,7 +27,7 @@ from assistant.host.stream import AnswerStream
 from assistant.host.vllm_adapters import MOST, Adapters
 from assistant.host.vllm_wire import Refused, Said, UnknownModel, completion, has_soft_tokens, problem_of, refusal, said
 from mattoni.card import Injection
-from mattoni.errors import MattoniError
+from mattoni.errors import MattoniError, shutting_down, went_wrong_inside
 from mattoni.injections import LowRank, Text
 from mattoni.paths import cache_folder
 from mattoni.trace import Notice
@@ -193,7 +193,7 @@ class VllmEngine:
         stream = _Answering(self._loop, self._host, job)
         with self._lock:
             if self._closing:
-                raise MattoniError("The assistant is shutting down: start it again.")
+                raise shutting_down()
             self._answering.add(stream)
             self._loop.call_soon_threadsafe(self._start, stream)
         return stream
@@ -434,4 +434,4 @@ def _as_error(problem: BaseException) -> MattoniError:
     if isinstance(problem, Refused):
         return MattoniError(f"{problem}.")
     LOG.error("an answer failed", exc_info=problem)
-    return MattoniError("Something inside went wrong: ask again, or start with --debug to see it.")
+    return went_wrong_inside()

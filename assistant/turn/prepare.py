@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from PIL import Image
+from torch import Tensor
 
 from assistant.host.activation import acts_from
 from assistant.host.host import Host
@@ -86,7 +87,7 @@ class Preparation:
         self.loaded = LoadedBricks(host)
         self.earlier = EarlierDocuments(lambda: self.spaces.embedder)
         self._keyrings = Keyrings()
-        self._wants_name: RecentlyUsed[bool] = RecentlyUsed(256)
+        self._depths: RecentlyUsed[Tensor] = RecentlyUsed(256)  # by text: several recognisers read one message
 
     def forget(self, contents: frozenset[str]) -> None:
         """Drop everything that was made of these attachments."""
@@ -98,7 +99,7 @@ class Preparation:
         self.loaded.clear()
         self.earlier.clear()
         self._keyrings.clear()
-        self._wants_name.drop(lambda key: True)
+        self._depths.drop(lambda key: True)
 
     def forget_bricks(self, names: frozenset[str]) -> None:
         """Drop what was loaded of the bricks of these names, in whatever state."""
@@ -243,7 +244,7 @@ class Preparation:
         """Whether a message goes on with nothing that was said or shown before it."""
         if not text.strip() or not is_in_known_script(text):
             return False
-        depths = [self.spaces.embedder.depths(piece) for piece in message_pieces(text)]
+        depths = [self._depths_of(piece) for piece in message_pieces(text)]
         return not goes_on(depths, self.spaces.follow_ups, self.spaces.picture_questions)
 
     def transcribe(
@@ -320,11 +321,10 @@ class Preparation:
         """
         if not question.strip() or not is_in_known_script(question):
             return False
-        depths = self.spaces.embedder.depths
-        return self._wants_name.get(
-            hashlib.sha256(question.encode()).digest(),
-            lambda: self.spaces.naming_questions.recognises(depths(question)),
-        )
+        return self.spaces.naming_questions.recognises(self._depths_of(question))
+
+    def _depths_of(self, text: str) -> Tensor:
+        return self._depths.get(hashlib.sha256(text.encode()).digest(), lambda: self.spaces.embedder.depths(text))
 
     def _question(self, request: Request, looked: Looked, heard: HeardSounds) -> Question:
         """The message as the router sees it."""
@@ -335,12 +335,12 @@ class Preparation:
             pieces = message_pieces(request.text)
             spaces = self.spaces
             texts = spaces.embedder.embed(pieces)
-            depths = spaces.embedder.depths(request.text)
+            depths = self._depths_of(request.text)
             asks = spaces.picture_questions.recognises(depths)
             several = spaces.several_pictures.recognises(depths, expected=_showed_several(request.past))
             words = spaces.reading_questions.recognises(depths)
             if request.past:
-                all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
+                all_depths = [depths, *map(self._depths_of, pieces[1:])]
                 follows = goes_on(all_depths, spaces.follow_ups, spaces.picture_questions)
         named = ""
         if texts is not None and self.host.focuses:

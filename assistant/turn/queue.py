@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from assistant.turn.ticket import Status, Ticket
-from mattoni.errors import MattoniError
+from mattoni.errors import MattoniError, shutting_down, went_wrong_inside
 
 LOG = logging.getLogger(__name__)
 # Turns that are prepared or decoded at once: as many rows as a batch takes without slowing one another.
@@ -36,7 +36,7 @@ class TurnQueue:
         ticket = Ticket(conversation, self._place)
         with self._changed:
             if self._closing:
-                raise MattoniError("The assistant is shutting down: start it again.")
+                raise shutting_down()
             self._waiting.setdefault(conversation, deque()).append((ticket, run))
             # A thread as it is needed: a command that asks one thing needs one.
             if len(self._running) + len(self._waiting) > len(self._threads) < self._most:
@@ -109,4 +109,4 @@ class TurnQueue:
         except Exception:
             # One broken turn must not take the worker, and with it somebody else's turn, down.
             LOG.exception("a turn failed")
-            return "failed", "Something inside went wrong: ask again, or start with --debug to see it.", True
+            return "failed", str(went_wrong_inside()), True
