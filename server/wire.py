@@ -2,6 +2,7 @@
 and not done are refused by name. Knows nothing of how an answer is made."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -12,6 +13,8 @@ MOST_MESSAGES = 2000
 MOST_ANSWERS = 8
 MOST_TEXTS = 2048
 _MOST_STOPS = 16
+# Half a pair of UTF-16, which JSON can bring, is no character: no tokenizer takes it.
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Wire(BaseModel):
@@ -22,9 +25,16 @@ class Wire(BaseModel):
     @field_validator("*")
     @classmethod
     def _can_be_said(cls, value: Any) -> Any:
-        """Half a pair of UTF-16, which JSON can bring, is no character: no tokenizer takes it."""
-        if isinstance(value, str) and any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
-            raise ValueError("half a pair of UTF-16 is no character: send the whole")
+        """Look at every text of the field, in lists and mappings too."""
+        left = [value]
+        while left:
+            match left.pop():
+                case str() as text if _HALF.search(text):
+                    raise ValueError("half a pair of UTF-16 is no character: send the whole")
+                case list() as items:
+                    left += items
+                case dict() as items:
+                    left += [*items, *items.values()]
         return value
 
 

@@ -63,6 +63,13 @@ BAD = {
     ),
     "half a character": (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, "messages.0.content"),
     "half a name": (b'{"messages": [{"role": "user", "content": "x"}], "bricks": {"\\ud800": 1}}', 400, ""),
+    "half a stop": (b'{"messages": [{"role": "user", "content": "x"}], "stop": ["a", "\\ud800"]}', 400, "stop"),
+    "half a name in a schema": (
+        b'{"messages": [{"role": "user", "content": "x"}], "response_format": '
+        b'{"type": "json_schema", "json_schema": {"schema": {"properties": {"\\ud800": {}}}}}}',
+        400,
+        "half a pair",
+    ),
     "no number": (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400, "temperature"),
     "a long number": (b'{"messages": [{"role": "user", "content": "x"}], "seed": ' + b"9" * 5000 + b"}", 400, ""),
     "a strength without end": (b'{"messages": [{"role": "user", "content": "x"}], "bricks": {"eyes": 1e999}}', 400, ""),
@@ -96,6 +103,7 @@ def test_other_endpoints_and_methods_are_refused_in_the_same_shape(serve):
     assert post(running, b"", "/v1/models/../../etc/passwd", "GET")[0] == 404
     assert post(running, {"messages": TALK}, **{"Content-Type": "text/plain"})[0] == 415
     assert "empty" in sentence(post(running, {"input": ["", "x"]}, "/v1/embeddings")[1])
+    assert "half a pair" in sentence(post(running, {"input": ["a", "\ud800"]}, "/v1/embeddings")[1])
     assert "wide" in sentence(post(running, {"input": "x", "dimensions": 3}, "/v1/embeddings")[1])
     assert post(running, {"input": "x", "model": "other"}, "/v1/embeddings")[0] == 404
     status, told = post(running, b"", "/health", "GET")
