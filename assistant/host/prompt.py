@@ -26,6 +26,8 @@ from mattoni.untrusted import cut, encode_untrusted
 # Between a document's text and a question about it: without it a small host adds up what it reads, or tells it all again
 # (docs/experiments.md, "What is the total?").
 ASK_TEXT = "Answer this question from the text above, in a few words:\n\n"
+# And between passages that were found for it and a question.
+ASK_PASSAGES = "Answer this question from the passages above, in a few words:\n\n"
 
 
 def asks(message: str) -> bool:
