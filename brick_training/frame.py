@@ -86,6 +86,6 @@ def _end_of_turn(host: Host) -> int:
     picture = Soft("", torch.zeros(0))
     answered = [Turn("user", (picture,)), Turn("assistant", (picture,))]
     closing = build_prompt(host.tokenizer, answered, answering=False).pieces[-1]
-    assert not isinstance(closing, Soft)
+    assert isinstance(closing, tuple)
     # The template may put a line break behind the end of a turn; generation stops before it.
     return next((i for i in closing if i in host.stop_ids), int(host.tokenizer.eos_token_id))

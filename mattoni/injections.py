@@ -29,13 +29,20 @@ class Soft:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """Text of a stranger's that is read apart from what stands before it, so that what was read of it once is used again wherever it stands."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Ids:
     """Token ids of an answer as the host gave them, so that its cache is found again."""
 
     ids: tuple[int, ...]
 
 
-Segment = Text | Soft | Ids
+Segment = Text | Soft | Passage | Ids
 # What parts a picture from what follows, where the template does not place pictures itself.
 AFTER_PICTURE = Text("\n")
 

@@ -20,7 +20,7 @@ from assistant.host.local import LocalEngine
 from assistant.host.prompt import Turn, build_prompt, opening
 from assistant.host.sampling import Sampling
 from assistant.registry import Registry
-from assistant.turn.passages import best_passages, knowledge_block
+from assistant.turn.passages import best_passages, knowledge_segments
 from knowledge_bricks.graph import Graph, Triple, read_triples
 from knowledge_bricks.methods.graph import GraphRuntime
 from mattoni.injections import Text
@@ -101,7 +101,7 @@ def _answered(
     """Token F1 of greedy answers, with its 95 % interval."""
     jobs = []
     for row, citations in zip(rows, cited, strict=True):
-        texts = [Text(text) for text in (knowledge_block(citations), row["question"]) if text]
+        texts = [*knowledge_segments(citations), Text(row["question"])]
         prompt = build_prompt(host.tokenizer, [*opening(host), Turn("user", tuple(texts))])
         jobs.append(Job(prompt, (), Sampling(temperature=0, max_tokens=32), 0))
     scores = [f1(answer, row["answers"]) for row, answer in zip(rows, answers_of(engine, jobs), strict=True)]

@@ -30,7 +30,6 @@ from assistant.evaluation.prefilled import (
     compute,
     decode,
     first_of_each,
-    frequencies_of,
     in_place,
     most_changed,
     path_likelihoods,
@@ -39,7 +38,8 @@ from assistant.evaluation.prefilled import (
 )
 from assistant.host.composition import compose, composed
 from assistant.host.host import Host, load_host
-from assistant.host.prompt import ASK_TEXT, Turn, build_prompt, opening
+from assistant.host.prompt import ASK_PASSAGES, Turn, build_prompt, opening
+from assistant.host.rotary import frequencies_of
 from mattoni.errors import MattoniError, run_command
 from mattoni.injections import Text
 from mattoni.lines import json_rows
@@ -105,7 +105,7 @@ class Ready:
 
 def ask(host: Host, passages: Sequence[dict[str, str]], question: str) -> Asked:
     """The prompt of passages, each under its article's name, and a question about them."""
-    texts = [*(f"{p['title']}:\n{p['text']}\n\n" for p in passages), ASK_TEXT, question]
+    texts = [*(f"{p['title']}:\n{p['text']}\n\n" for p in passages), ASK_PASSAGES, question]
     prompt = build_prompt(host.tokenizer, [*opening(host), Turn("user", tuple(map(Text, texts)))])
     pieces = [piece for piece in prompt.pieces if isinstance(piece, tuple)]
     beginning, *read_before = pieces[: 1 + len(passages)]

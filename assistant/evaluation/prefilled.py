@@ -16,10 +16,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from mattoni.errors import MattoniError
-
-# In these a position's angle is the same whatever the prompt's length is; others could not be turned afterwards.
-_FIXED_ROPE = ("default", "linear", "llama3", "yarn")
+from assistant.host.rotary import turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,29 +56,6 @@ def together(rows: Sequence[KeyValues]) -> tuple[KeyValues, Tensor]:
     grown = [row.grown(most - row.columns, most - row.columns) for row in rows]
     own = torch.stack([torch.arange(most) >= most - row.columns for row in rows])
     return KeyValues(torch.cat([g.keys for g in grown], dim=1), torch.cat([g.values for g in grown], dim=1)), own
-
-
-def frequencies_of(model: PreTrainedModel) -> Tensor:
-    """The host's own rotary frequencies, (width / 2,).
-
-    Raises MattoniError for a host whose keys cannot be turned into another place.
-    """
-    config = model.config.get_text_config()
-    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "none")
-    frequencies = getattr(getattr(model.base_model, "rotary_emb", None), "inv_freq", None)
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if kind not in _FIXED_ROPE or not isinstance(frequencies, Tensor) or 2 * len(frequencies) != width:
-        raise MattoniError(
-            f"The keys of this host cannot be turned (rope: {kind}): choose one with plain rotary positions."
-        )
-    return frequencies.float()
-
-
-def turn(keys: Tensor, by: int, frequencies: Tensor) -> Tensor:
-    """Rotary keys, (…, width), as if they stood `by` positions later; in fp32 (RoFormer, arXiv:2104.09864, section 3.2)."""
-    angles = (by * frequencies).repeat(2).to(keys.device)
-    first, second = keys.float().chunk(2, dim=-1)
-    return (keys.float() * angles.cos() + torch.cat((-second, first), dim=-1) * angles.sin()).to(keys.dtype)
 
 
 class _Columns(DynamicLayer):

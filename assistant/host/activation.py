@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mattoni.injections import LowRank, Other, last_place
 
-Place = int | tuple[str, int]  # what stands at a position: a token id, or a soft token's (digest, index)
+Place = int | tuple[str, int]  # what stands at a position: a token id, or (digest, index) of a soft token or a passage
 
 
 @dataclass(frozen=True)

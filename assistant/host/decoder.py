@@ -56,12 +56,19 @@ class Decoder(Protocol):
     """Runs the host. A pass that raises leaves the keys and values of its rows as they were."""
 
     dtype: torch.dtype  # of keys, values and merged injections
+    moves: bool  # whether what was read at one place can be put at another
 
     def new_key_values(self, composition: Composition) -> KeyValues:
         """Those of a row that has read nothing but the composition's prefix."""
 
     def forward(self, reads: Sequence[Read]) -> Tensor:
         """Read, and return each row's logits after its last position: (rows, vocabulary)."""
+
+    def taken(self, key_values: KeyValues, begin: int) -> Tensor:
+        """Keys and values of the positions from `begin` on, once more: (2, layers, kv heads, n, head width)."""
+
+    def put(self, key_values: KeyValues, taken: Tensor, by: int) -> None:
+        """Append what was taken `by` positions before this place, its keys turned, as if it had been read here."""
 
 
 class _DynamicKeyValues:
@@ -105,6 +112,8 @@ class _DynamicKeyValues:
 class TransformersDecoder:
     """Any causal language model, through its own forward. Rows are read one after the other."""
 
+    moves = False
+
     def __init__(self, host: Host) -> None:
         self._host, self.dtype = host, host.dtype
 
@@ -113,6 +122,12 @@ class TransformersDecoder:
 
     def forward(self, reads: Sequence[Read]) -> Tensor:
         return torch.stack([self._read(read) for read in reads])
+
+    def taken(self, key_values: KeyValues, begin: int) -> Tensor:
+        raise NotImplementedError
+
+    def put(self, key_values: KeyValues, taken: Tensor, by: int) -> None:
+        raise NotImplementedError
 
     def _read(self, read: Read) -> Tensor:
         assert isinstance(read.key_values, _DynamicKeyValues)

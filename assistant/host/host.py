@@ -35,6 +35,7 @@ from assistant.host.gguf import first_line, tie_embeddings
 from mattoni.card import HostIdentity, Injection
 from mattoni.errors import MattoniError
 from mattoni.paths import hosts_folder
+from mattoni.processor import multiplies_bf16
 
 Quantise = Literal["4bit"]
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -255,6 +256,15 @@ def pick_dtype(wanted: str) -> torch.dtype:
     if wanted not in _DTYPES:
         raise MattoniError(f"There is no dtype '{wanted}': choose one of auto, {', '.join(_DTYPES)}.")
     return _DTYPES[wanted]
+
+
+def load_host_to_train(source: str = "builtin", device: str = "auto") -> Host:
+    """A host that something is trained on, in the type that its device computes fastest: bf16, or fp32 where that is imitated.
+
+    An answer is decoded from packed matrices, whatever type the host has; a training needs gradients through its own.
+    Raises MattoniError as `load_host` does.
+    """
+    return load_host(source, device, "bfloat16" if multiplies_bf16(pick_device(device)) else "float32")
 
 
 def _resolve(source: str) -> tuple[str, str, dict[str, Any]]:

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from assistant.host.prompt import Prompt
+from assistant.host.prompt import Apart, Prompt
+from assistant.host.prompt import Piece as PromptPiece
 from assistant.host.sampling import Sampling
 from mattoni.card import Injection
 from mattoni.errors import MattoniError
@@ -77,17 +78,20 @@ class Job:
             raise MattoniError("These bytes are no job: send what Job.to_bytes() gave.") from problem
 
 
-def _pack_piece(piece: tuple[int, ...] | Soft, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _pack_piece(piece: PromptPiece, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     if isinstance(piece, Soft):
         tensors[name] = piece.vectors
         return {"soft": piece.digest, "tensor": name}
+    if isinstance(piece, Apart):
+        return {"ids": list(piece.ids), "behind": list(piece.beginning)}
     return {"ids": list(piece)}
 
 
-def _unpack_piece(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[int, ...] | Soft:
+def _unpack_piece(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PromptPiece:
     if "soft" in told:
         return Soft(str(told["soft"]), tensors[told["tensor"]])
-    return tuple(int(i) for i in told["ids"])
+    ids = tuple(int(i) for i in told["ids"])
+    return Apart(tuple(int(i) for i in told["behind"]), ids) if "behind" in told else ids
 
 
 def _pack(injection: Other, at: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -18,11 +18,9 @@ from assistant.host.decoder import KeyValues, Read
 from assistant.host.host import Host
 from assistant.host.matrices import Matrices, PackedMatrices, PlainMatrices
 from assistant.host.mix import Groups, JoinedDeltas, JoinedMix, Mix, SliceMix, Span, StackedDeltas, StackedMix
+from assistant.host.rotary import FIXED, frequencies_of, turn
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-_ROTARY = frozenset(
-    {"default", "linear", "llama3", "yarn"}
-)  # kinds whose frequencies don't depend on the length so far
 _GROWTH = 256  # positions
 _Deltas = TypeVar("_Deltas", JoinedDeltas, StackedDeltas)
 
@@ -33,7 +31,7 @@ def is_like_llama(host: Host) -> bool:
     rotary = getattr(config, "rope_parameters", None) or {}
     return (
         config.model_type in MODEL_TYPES
-        and rotary.get("rope_type") in _ROTARY
+        and rotary.get("rope_type") in FIXED
         and all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or [])
         and (config.model_type == "qwen2" or not getattr(config, "sliding_window", None))
         and getattr(config, "_attn_implementation", None) == "sdpa"
@@ -71,6 +69,17 @@ class RowKeyValues:
         row.length = length
         return row
 
+    def part(self, begin: int) -> Tensor:
+        """A copy of those from `begin` on, (2, layers, kv heads, n, head width)."""
+        return self._buffer[:, :, :, begin : self.length].clone()
+
+    def append(self, part: Tensor) -> None:
+        """Put such a part behind the others."""
+        count = part.shape[3]
+        self.reserve(count)
+        self._buffer[:, :, :, self.length : self.length + count] = part
+        self.length += count
+
     def reserve(self, positions: int) -> None:
         """Make room for that many more."""
         needed = self.length + positions
@@ -97,6 +106,8 @@ class RowKeyValues:
 class LlamaDecoder:
     """Runs a host for which `is_like_llama` holds."""
 
+    moves = True
+
     def __init__(self, host: Host, weights: Literal["bf16", "fp16", "int8", "int4"] = "bf16") -> None:
         self._host = host
         model: Any = host.model
@@ -110,6 +121,9 @@ class LlamaDecoder:
         config = model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_width = int(getattr(config, "head_dim", None) or config.hidden_size // self._heads)
+        self._frequencies = frequencies_of(host.model)
+        # Some hosts have layers without positions, whose keys are the same everywhere.
+        self._turns = torch.tensor([getattr(layer.self_attn, "use_rope", True) for layer in self._inner.layers])
         self._names = {id(module): name for name, module in host.adaptable_layers.items()}
 
     def new_key_values(self, composition: Composition) -> KeyValues:
@@ -127,6 +141,17 @@ class LlamaDecoder:
         order = sorted(range(len(reads)), key=lambda row: reads[row].composition.key)
         logits = self._pass([reads[row] for row in order])
         return logits[[order.index(row) for row in range(len(reads))]] if len(reads) > 1 else logits
+
+    def taken(self, key_values: KeyValues, begin: int) -> Tensor:
+        assert isinstance(key_values, RowKeyValues)
+        return key_values.part(begin)
+
+    def put(self, key_values: KeyValues, taken: Tensor, by: int) -> None:
+        assert isinstance(key_values, RowKeyValues)
+        keys, values = taken.to(self._host.device, self.dtype)
+        turns = self._turns.to(keys.device)[:, None, None, None]
+        keys = torch.where(turns, turn(keys, by, self._frequencies), keys)
+        key_values.append(torch.stack((keys, values)))
 
     def _pass(self, reads: Sequence[Read]) -> Tensor:
         rows, spans = self._lay_out(reads)

@@ -5,30 +5,34 @@ tokens (chunked prefill: Sarathi, Agrawal et al. 2023, arXiv:2308.16369). A row 
 sampler and budget, and nothing of it is on the model between two passes. Knows nothing of turns or bricks.
 """
 
+import hashlib
+import json
 import logging
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from assistant.host.activation import stretches
+from assistant.host.activation import Place, stretches
 from assistant.host.answer_text import answer_of
 from assistant.host.composition import Composition, MergedInjections
 from assistant.host.decoder import Decoder, Read, TransformersDecoder
 from assistant.host.grammar import Grammar
 from assistant.host.host import Host
 from assistant.host.job import EngineInfo, Finish, Job, Piece, Score, Usage
-from assistant.host.kept import IdleKeyValues, ReadPlace, ReadSoFar
+from assistant.host.kept import IdleKeyValues, ReadPlace, ReadSoFar, common_prefix
 from assistant.host.llama_decoder import LlamaDecoder, is_like_llama
 from assistant.host.matrices import Choice, Weights, choose
-from assistant.host.prompt import Prompt
+from assistant.host.prompt import Apart, Prompt
+from assistant.host.read_passages import ReadPassages
 from assistant.host.sampling import log_probabilities, sampler
 from assistant.host.stream import AnswerStream
 from mattoni.errors import MattoniError, shutting_down, went_wrong_inside
+from mattoni.injections import Other
 from mattoni.trace import Notice
 
 LOG = logging.getLogger(__name__)
@@ -41,6 +45,8 @@ _ROWS = 16
 # Keys and values of idle conversations: about 11,000 positions of the builtin host in bf16.
 _IDLE_BYTES = 256_000_000
 _MERGED_BYTES = 256_000_000
+# Of passages that were read apart, as many as idle conversations may have.
+PASSAGE_BYTES = 256_000_000
 
 
 class LocalStream(AnswerStream):
@@ -58,6 +64,7 @@ class _Script:
 
     places: list[ReadPlace]
     compositions: list[tuple[int, Composition]]
+    apart: "Mapping[int, _Passage]" = field(default_factory=dict)  # by the place of their first tokens
 
     @property
     def last(self) -> Composition:
@@ -67,15 +74,71 @@ class _Script:
     def at(self, position: int, most: int) -> tuple[Composition, int]:
         """What acts at a position, and how many of the next `most` it acts on too."""
         index = bisect_right(self.compositions, position, key=lambda of: of[0]) - 1
-        ahead = self.compositions[index + 1 : index + 2]
-        return self.compositions[index][1], min([most, *(begin - position for begin, _ in ahead)])
+        ends = [begin for begin, _ in self.compositions[index + 1 : index + 2]]
+        ends += [begin for begin in self.apart if begin > position]
+        return self.compositions[index][1], min([most, *(end - position for end in ends)])
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """A passage that is read behind its beginning alone, as if that were all of the prompt.
+
+    key  what stands for its keys and values: all that they depend on
+    """
+
+    ids: tuple[int, ...]
+    beginning: int
+    script: _Script
+    key: str
+
+    def __len__(self) -> int:
+        return len(self.script.places) - self.beginning
+
+
+class _PassageReading:
+    """A passage while it is read. It goes on from what of its beginning the row has read already."""
+
+    def __init__(self, passage: _Passage, row: ReadSoFar, decoder: Decoder, device: torch.device) -> None:
+        self.passage = passage
+        shared = min(common_prefix(row.places, passage.script.places), passage.beginning)
+        first = passage.script.compositions[0][1]
+        self.read = (
+            row.beginning(shared) if shared else ReadSoFar([], decoder.new_key_values(first), front=first.prefix_length)
+        )
+        self._unread = torch.tensor([passage.ids[shared:]], device=device)
+
+    @property
+    def is_read(self) -> bool:
+        return not self._unread.shape[1]
+
+    def next_read(self, most: int) -> Read:
+        """What it reads in the next pass, as of a row."""
+        composition, most = self.passage.script.at(len(self.read.places), most)
+        return Read(self.read.key_values, composition, self._unread[:, :most])
+
+    def was_read(self, count: int) -> None:
+        """Note what a pass has read."""
+        done = len(self.read.places)
+        self.read.places.extend(self.passage.script.places[done : done + count])
+        self._unread = self._unread[:, count:]
 
 
 class _Row:
     """An answer while it is decoded."""
 
-    def __init__(self, host: Host, job: Job, stream: LocalStream, script: _Script, read: ReadSoFar) -> None:
+    def __init__(
+        self,
+        host: Host,
+        job: Job,
+        stream: LocalStream,
+        script: _Script,
+        read: ReadSoFar,
+        decoder: Decoder,
+        passages: ReadPassages,
+    ) -> None:
         self.stream, self.script, self.read = stream, script, read
+        self._decoder, self._passages, self._device = decoder, passages, host.device
+        self._reading: _PassageReading | None = None
         self._likeliest = job.sampling.logprobs
         self._first_token_ms = 0.0
         self._places = script.places
@@ -109,8 +172,18 @@ class _Row:
     def next_read(self, most: int) -> Read:
         """What it reads in the next pass: the answer's last token, or at most so many positions of its prompt.
 
-        A pass ends where another composition begins to act, so that each position is read with its own.
+        A pass ends where another composition begins to act, so that each position is read with its own, and before a
+        passage that is read apart.
         """
+        while self._reading is None and (passage := self.script.apart.get(len(self.read.places))) is not None:
+            kept = self._passages.get(passage.key)
+            if kept is None:
+                self._reading = _PassageReading(passage, self.read, self._decoder, self._device)
+            else:
+                self._put(passage, kept)
+                self.reused += len(passage)
+        if self._reading is not None:
+            return self._reading.next_read(most)
         composition, most = self.script.at(len(self.read.places), most)
         if self.unread:
             values = self._unread[:, :most]
@@ -120,6 +193,15 @@ class _Row:
 
     def was_read(self, count: int, logits: Tensor) -> None:
         """Note what a pass has read and, where the prompt is at its end, say the next token."""
+        if self._reading is not None:
+            self._reading.was_read(count)
+            if self._reading.is_read:
+                passage, read = self._reading.passage, self._reading.read
+                self._reading = None
+                taken = self._decoder.taken(read.key_values, read.front + passage.beginning)
+                self._passages.keep(passage.key, taken)
+                self._put(passage, taken)
+            return
         if self.unread:
             done = len(self.read.places)
             self.read.places.extend(self._places[done : done + count])
@@ -129,6 +211,13 @@ class _Row:
         else:
             self.read.places.append((self.script.last.key, self._answer.said[-1]))
         self._say(logits)
+
+    def _put(self, passage: _Passage, taken: Tensor) -> None:
+        """Append what was read of a passage, as if it had been read here."""
+        begin, count = len(self.read.places), len(passage)
+        self._decoder.put(self.read.key_values, taken, by=begin - passage.beginning)
+        self.read.places.extend(self._places[begin : begin + count])
+        self._unread = self._unread[:, count:]
 
     def _say(self, logits: Tensor) -> None:
         if bool(logits.isnan().any()):
@@ -181,13 +270,23 @@ class LocalEngine:
     rows        answers that are decoded together; more wait, first come first served
     weights     how the host's matrices are read: see `assistant/host/matrices.py`
     idle_bytes  budget for keys and values of conversations between their turns
+    passages    where those of passages that were read apart are kept; None: in memory
     """
 
-    def __init__(self, host: Host, rows: int = _ROWS, weights: Weights = "auto", idle_bytes: int = _IDLE_BYTES) -> None:
+    def __init__(
+        self,
+        host: Host,
+        rows: int = _ROWS,
+        weights: Weights = "auto",
+        idle_bytes: int = _IDLE_BYTES,
+        passages: ReadPassages | None = None,
+    ) -> None:
         self._host = host
         self._decoder, choice = decoder_for(host, weights)
         self._merged = MergedInjections(host, self._decoder.dtype, _MERGED_BYTES)
         self._idle = IdleKeyValues(idle_bytes)
+        self._passages = passages or ReadPassages(PASSAGE_BYTES)
+        self._kind = f"{choice.weights}:{self._decoder.dtype}"  # what else keys and values depend on
         self._chunk_beside = _CHUNK_BESIDE.get(host.device.type, _CHUNK_BESIDE_ELSEWHERE)
         self.info = EngineInfo(
             name="local",
@@ -227,12 +326,13 @@ class LocalEngine:
             self._idle.forget(conversation)
 
     def clear(self) -> None:
-        """Drop the keys and values of all conversations, and the merged injections."""
+        """Drop the keys and values of all conversations and passages, and the merged injections."""
         with self._lock:
             for stream in self._streams():
                 stream.conversation = ""
             self._idle.clear()
             self._merged.clear()
+            self._passages.clear()
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Stop all answers and end the thread."""
@@ -280,7 +380,7 @@ class LocalEngine:
             kept = self._idle.take(job.conversation, script.places) if job.conversation else None
             first = script.compositions[0][1]
             read = kept or ReadSoFar([], self._decoder.new_key_values(first), first.prefix_length)
-            return _Row(self._host, job, stream, script, read)
+            return _Row(self._host, job, stream, script, read, self._decoder, self._passages)
         except Exception as problem:
             stream.end(_sentence(problem))
             return None
@@ -288,9 +388,25 @@ class LocalEngine:
     def _script(self, job: Job) -> _Script:
         """What a job's row reads, and with what."""
         # What acts is settled by the prompt alone, whatever of the answer was said already.
-        asked = stretches(job.injections, job.prompt.keys)
-        compositions = [(one.begin, self._merged.of(one.injections)) for one in asked]
-        places = _to_read(job).keys
+        script = self._read_with(job.injections, job.prompt.keys, job.said)
+        apart = {begin: self._passage(job.injections, one) for begin, one in job.prompt.apart.items()}
+        # What is read elsewhere must be read with what acts here; where it is not, it is no passage but a part of the prompt.
+        same = all(one.script.last.key == script.at(begin, 1)[0].key for begin, one in apart.items())
+        if apart and not (self._decoder.moves and same):
+            return self._read_with(job.injections, job.prompt.whole.keys, job.said)
+        return replace(script, apart=apart)
+
+    def _passage(self, injections: Sequence[Other], apart: Apart) -> _Passage:
+        script = self._read_with(injections, [*apart.beginning, *apart.places])
+        acting = [(begin, composition.key) for begin, composition in script.compositions]
+        told = json.dumps([self._kind, acting, apart.beginning, apart.ids])
+        key = hashlib.sha256(told.encode()).hexdigest()
+        return _Passage((*apart.beginning, *apart.ids), len(apart.beginning), script, key)
+
+    def _read_with(self, injections: Sequence[Other], places: Sequence[Place], said: Sequence[int] = ()) -> _Script:
+        """What reads these places, and then what was said behind them."""
+        compositions = [(one.begin, self._merged.of(one.injections)) for one in stretches(injections, places)]
+        places = [*places, *said]
         ends = [*(begin for begin, _ in compositions[1:]), len(places)]
         read = [
             (c.key, place) for (begin, c), end in zip(compositions, ends, strict=True) for place in places[begin:end]
@@ -334,6 +450,7 @@ class LocalEngine:
         if short:
             self._idle.clear()
             self._merged.clear()
+            self._passages.free()
         if len(rows) == 1:
             self._end(rows[0], _sentence(problem))
             return

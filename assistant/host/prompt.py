@@ -9,6 +9,8 @@ in one piece. Its chat template asks for `message.pictures` (a list) and `messag
 run of text between soft tokens is encoded as its own processor would, and what a stranger wrote still closes no role.
 """
 
+import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from assistant.host.activation import Place
 from assistant.host.host import Host
 from mattoni.errors import MattoniError
-from mattoni.injections import AFTER_PICTURE, Ids, Segment, Soft, Text
+from mattoni.injections import AFTER_PICTURE, Ids, Passage, Segment, Soft, Text
 from mattoni.untrusted import cut, encode_untrusted
 
 # Between a document's text and a question about it: without it a small host adds up what it reads, or tells it all again
@@ -51,22 +54,63 @@ def opening(host: Host) -> list[Turn]:
     return [Turn("system", (Text(host.system),))] if host.system else []
 
 
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """A prompt as runs of token ids and soft tokens, in order."""
+@dataclass(frozen=True)
+class Apart:
+    """Token ids that are read behind a beginning alone, wherever they stand in the prompt: the beginning is their attention sink."""
 
-    pieces: tuple[tuple[int, ...] | Soft, ...]
-
-    @property
-    def keys(self) -> list[int | tuple[str, int]]:
-        """One entry per position: a token id, or (digest, index) of a soft token. Equal keys have equal contents."""
-        keys: list[int | tuple[str, int]] = []
-        for piece in self.pieces:
-            keys.extend([(piece.digest, i) for i in range(len(piece.vectors))] if isinstance(piece, Soft) else piece)
-        return keys
+    beginning: tuple[int, ...]
+    ids: tuple[int, ...]
 
     def __len__(self) -> int:
-        return sum(len(piece.vectors) if isinstance(piece, Soft) else len(piece) for piece in self.pieces)
+        return len(self.ids)
+
+    @property
+    def places(self) -> list[Place]:
+        """Its keys: what is read apart is not what the same tokens are that see all before them."""
+        said = ",".join(map(str, self.beginning)), ",".join(map(str, self.ids))
+        digest = f"apart:{hashlib.sha256('|'.join(said).encode()).hexdigest()}"
+        return [(digest, i) for i in range(len(self.ids))]
+
+
+Piece = tuple[int, ...] | Soft | Apart
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt as runs of token ids, soft tokens and passages that are read apart, in order."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def keys(self) -> list[Place]:
+        """One entry per position: a token id, or (digest, index) of a soft token. Equal keys have equal contents."""
+        keys: list[Place] = []
+        for piece in self.pieces:
+            match piece:
+                case Soft():
+                    keys.extend((piece.digest, i) for i in range(len(piece.vectors)))
+                case Apart():
+                    keys.extend(piece.places)
+                case ids:
+                    keys.extend(ids)
+        return keys
+
+    @property
+    def apart(self) -> dict[int, Apart]:
+        """The passages that are read apart, by the position of their first token."""
+        sizes = map(_size, self.pieces)
+        ends = itertools.accumulate(sizes)
+        return {
+            end - len(piece): piece for piece, end in zip(self.pieces, ends, strict=True) if isinstance(piece, Apart)
+        }
+
+    @property
+    def whole(self) -> "Prompt":
+        """The same token ids, each of which sees all before it."""
+        return Prompt(tuple(piece.ids if isinstance(piece, Apart) else piece for piece in self.pieces))
+
+    def __len__(self) -> int:
+        return sum(map(_size, self.pieces))
 
     def inputs(self, host: Host, start: int = 0) -> dict[str, Tensor]:
         """The forward arguments for the positions from `start` on.
@@ -74,7 +118,7 @@ class Prompt:
         `input_ids` (1, n) for plain text, which keeps the bare host's path bit for bit, or `inputs_embeds` (1, n,
         width) where soft tokens are among them.
         """
-        rest = _from(self.pieces, start)
+        rest = _from(self.whole.pieces, start)
         if all(not isinstance(piece, Soft) for piece in rest):
             ids = [i for piece in rest if not isinstance(piece, Soft) for i in piece]
             return {"input_ids": torch.tensor([ids], device=host.device)}
@@ -87,11 +131,17 @@ class Prompt:
         return {"inputs_embeds": torch.cat(rows).unsqueeze(0)}
 
 
-def _from(pieces: Sequence[tuple[int, ...] | Soft], start: int) -> list[tuple[int, ...] | Soft]:
-    """The pieces without their first `start` positions."""
+def _size(piece: Piece) -> int:
+    """Positions of a piece."""
+    return len(piece.vectors) if isinstance(piece, Soft) else len(piece)
+
+
+def _from(pieces: Sequence[Piece], start: int) -> list[tuple[int, ...] | Soft]:
+    """The pieces of a whole prompt without their first `start` positions."""
     rest: list[tuple[int, ...] | Soft] = []
     for piece in pieces:
-        size = len(piece.vectors) if isinstance(piece, Soft) else len(piece)
+        assert not isinstance(piece, Apart)
+        size = _size(piece)
         if start < size:
             rest.append(Soft(piece.digest, piece.vectors[start:]) if isinstance(piece, Soft) else piece[start:])
         start = max(0, start - size)
@@ -127,13 +177,12 @@ def build_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], answ
     marks = around[1::2]
     whole = [_mark(f"{n}") for n in range(len(turns))]
     if marks == whole:
-        own = [(text, ()) if n % 2 == 0 else ("", parts[text]) for n, text in enumerate(around)]
-        pieces = [piece for text, segments in own for piece in _apart(tokenizer, text, segments)]
+        pieces = _one_by_one(tokenizer, [text if n % 2 == 0 else parts[text] for n, text in enumerate(around)], turns)
     elif sorted(marks) == sorted(mark for mark in parts if mark not in whole):
         pieces = _in_runs(tokenizer, [parts.get(text, text) for text in around])
     else:
         raise MattoniError("This host's chat template leaves messages out: choose another host.")
-    return Prompt(tuple(piece for piece in pieces if isinstance(piece, Soft) or piece))
+    return Prompt(tuple(piece for piece in pieces if isinstance(piece, Soft) or len(piece)))
 
 
 def invocation_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -146,7 +195,7 @@ def invocation_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """
     said = Soft("", torch.zeros(0, 0))  # a piece of its own, which leaves no tokens
     asked = [Turn("user", (said,)), Turn("assistant", (said,)), Turn("user", (said,))]
-    first, _, later = [p for p in build_prompt(tokenizer, asked, answering=False).pieces if not isinstance(p, Soft)][:3]
+    first, _, later = [p for p in build_prompt(tokenizer, asked, answering=False).pieces if isinstance(p, tuple)][:3]
     same = 0
     while same < min(len(first), len(later)) and first[-1 - same] == later[-1 - same]:
         same += 1
@@ -166,20 +215,42 @@ def _mark(name: str) -> str:
     return f"\ue000{name}\ue001"
 
 
-def _apart(tokenizer: PreTrainedTokenizerBase, own: str, segments: Sequence[Segment]) -> list[tuple[int, ...] | Soft]:
-    """The template's own text, in which role markers are real tokens and BOS stands where the model wants one, and segments."""
-    return [tuple(tokenizer.encode(own, add_special_tokens=False)), *(_encode(tokenizer, s) for s in segments)]
+def _one_by_one(
+    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str | tuple[Segment, ...]], turns: Sequence[Turn]
+) -> list[Piece]:
+    """The template's own text, in which role markers are real tokens and BOS stands where the model wants one, and segments, each by
+    itself; a passage is read behind all that stands before the first user's message."""
+    # Its own text stands before each message and behind the last.
+    opening = 2 * next((n for n, turn in enumerate(turns) if turn.role == "user"), len(turns))
+    pieces: list[Piece] = []
+    beginning: tuple[int, ...] | None = None
+    for n, part in enumerate(rendered):
+        if isinstance(part, str):
+            pieces.append(tuple(tokenizer.encode(part, add_special_tokens=False)))
+            if n == opening:
+                beginning = _plain_ids(pieces)
+            continue
+        for segment in part:
+            encoded: Piece = _encode(tokenizer, segment)
+            if isinstance(segment, Passage) and isinstance(encoded, tuple) and beginning:
+                encoded = Apart(beginning, encoded)
+            pieces.append(encoded)
+    return pieces
 
 
-def _in_runs(
-    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str | tuple[Segment, ...]]
-) -> list[tuple[int, ...] | Soft]:
+def _plain_ids(pieces: Sequence[Piece]) -> tuple[int, ...] | None:
+    """Their token ids; None where they hold anything else."""
+    ids = [piece for piece in pieces if isinstance(piece, tuple)]
+    return tuple(i for piece in ids for i in piece) if len(ids) == len(pieces) else None
+
+
+def _in_runs(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str | tuple[Segment, ...]]) -> list[Piece]:
     """The rendered template, its own text as `str`, with each run of text between soft tokens and answers encoded whole."""
-    pieces: list[tuple[int, ...] | Soft] = []
-    run: list[str | Text] = []
+    pieces: list[Piece] = []
+    run: list[str | Text | Passage] = []
     for part in [*rendered, (Ids(()),)]:
         for segment in [part] if isinstance(part, str) else part:
-            if isinstance(segment, str | Text):
+            if isinstance(segment, str | Text | Passage):
                 run.append(segment)
                 continue
             if isinstance(segment, Ids) and segment.ids and run and isinstance(run[-1], str):
@@ -191,7 +262,9 @@ def _in_runs(
     return pieces
 
 
-def _encode_run(tokenizer: PreTrainedTokenizerBase, run: Sequence[str | Text], begins: bool) -> tuple[int, ...]:
+def _encode_run(
+    tokenizer: PreTrainedTokenizerBase, run: Sequence[str | Text | Passage], begins: bool
+) -> tuple[int, ...]:
     """Template's text and strangers' text in one piece, cut only inside what looks like an added token in the latter."""
     chunks = [""]
     for part in run:
@@ -229,7 +302,7 @@ def _in_place(tokenizer: PreTrainedTokenizerBase, text: str, begins: bool) -> li
 
 def _encode(tokenizer: PreTrainedTokenizerBase, segment: Segment) -> tuple[int, ...] | Soft:
     match segment:
-        case Text(text):
+        case Text(text) | Passage(text):
             return encode_untrusted(tokenizer, text)
         case Ids(ids):
             return ids

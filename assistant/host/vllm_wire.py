@@ -90,7 +90,7 @@ def completion(
     if has_soft_tokens(job.prompt) if embeds is None else embeds:
         body["prompt_embeds"] = encoded(embeddings(host, job.prompt))
     else:
-        body["prompt"] = [i for piece in job.prompt.pieces if not isinstance(piece, Soft) for i in piece]
+        body["prompt"] = [i for piece in job.prompt.whole.pieces if isinstance(piece, tuple) for i in piece]
     if sampling.logprobs is not None:
         body |= {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
     if sampling.json_schema is not None:

@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from assistant.host.host import Host, load_host
+from assistant.host.host import Host, load_host_to_train
 from assistant.host.prompt import ASK_PASSAGES, ASK_TEXT, Turn, build_prompt, invocation_tokens, opening
 from assistant.training.cloze import Passage, wikipedia_passages
 from brick_training.learner import give_weights
@@ -186,7 +186,7 @@ def train_reader(
         give_weights(stage.model, torch.load(work / BEST, weights_only=True, map_location="cpu"))
 
     def fill(folder: Path) -> None:
-        model: Any = stage.model
+        model: Any = stage.model.to(torch.bfloat16)
         model.save_pretrained(str(folder))
 
     replace_folder(out, fill)
@@ -221,7 +221,7 @@ def main() -> None:
     """Train and write."""
     parser = argparse.ArgumentParser(description="Trains the skill that reads passages.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--host", default=None, help="as for mattoni --host")
+    parser.add_argument("--host", default="builtin", help="as for mattoni --host")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--attention", choices=("apart", "whole"), default="apart")
@@ -229,7 +229,7 @@ def main() -> None:
     data = training_data() / "text"
     titles = {row.value["title"] for row in json_rows(data / "reading-passages-dev.jsonl")}
     titles |= {path.stem.replace("-", " ") for path in (data / "cartridge-dev").glob("*.txt")}
-    host = load_host(given.host) if given.host else load_host()
+    host = load_host_to_train(given.host)
     work = cache_folder() / "runs" / f"reader--{host.name}--{given.attention}-{given.rank}"
     passages = wikipedia_passages(titles)
     train_reader(host, passages, given.out, work, given.steps, given.rank, given.attention == "apart")

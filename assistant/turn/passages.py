@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+from assistant.host.prompt import ASK_PASSAGES
+from mattoni.injections import Passage, Text
 from mattoni.runtime import Injected
 from mattoni.trace import Citation
 
 PASSAGES_PER_TURN = 3
+# Letters; what is shorter is read sooner than looked up, in a pass of its own.
+_WORTH_KEEPING = 200
 
 
 def best_passages(found: Sequence[Injected], most: int = PASSAGES_PER_TURN) -> list[Citation]:
@@ -19,13 +23,14 @@ def found_reason(citations: Sequence[Citation]) -> str:
     return "found " + ", ".join(f"{c.document} ({c.place})" for c in citations)
 
 
-def knowledge_block(citations: Sequence[Citation]) -> str:
-    """The passages as they stand before the question, numbered as they are cited; empty when there are none.
+def knowledge_segments(citations: Sequence[Citation]) -> tuple[Passage | Text, ...]:
+    """The passages as they stand before the question; none when there are none.
 
     The best one stands last and the instruction behind it: a small host uses what is nearest to the question.
-    Chosen on 100 questions of reading-dev; docs/experiments.md, "How passages are put to the host".
+    Chosen on 100 questions of reading-dev; docs/experiments.md, "How passages are put to the host". A passage does not say
+    its number, so that it is the same text, read once, wherever it stands among others.
     """
     if not citations:
-        return ""
-    passages = [f"[{n}] {c.document}, {c.place}:\n{c.text}" for n, c in enumerate(citations, start=1)]
-    return "\n\n".join([*reversed(passages), "Answer this question from the passages above, in a few words:", ""])
+        return ()
+    texts = [f"{c.document}, {c.place}:\n{c.text}\n\n" for c in reversed(citations)]
+    return (*(Passage(t) if len(t) >= _WORTH_KEEPING else Text(t) for t in texts), Text(ASK_PASSAGES))

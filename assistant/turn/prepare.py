@@ -28,7 +28,7 @@ from assistant.turn.listening import HeardSounds, are_message
 from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import Limits, look
 from assistant.turn.look.sounds import in_words
-from assistant.turn.passages import best_passages, found_reason, knowledge_block
+from assistant.turn.passages import best_passages, found_reason, knowledge_segments
 from assistant.turn.place import document_meant
 from assistant.turn.question import goes_on, holds_number, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
@@ -39,7 +39,7 @@ from assistant.turn.writing import Writer, Written
 from knowledge_bricks.documents import answer_threshold
 from mattoni.cache import RecentlyUsed
 from mattoni.errors import MattoniError
-from mattoni.injections import Gate, LowRank, Other, Prefix, Segment, Text
+from mattoni.injections import Gate, LowRank, Other, Passage, Prefix, Segment, Text
 from mattoni.inputs import Attachment, Document, Looked, Picture, Sound
 from mattoni.records import Read, Record, Seen
 from mattoni.runtime import Asked, Finished, Given, GivenDocument, GivenPicture, GivenSound, Injected, Stopped
@@ -590,10 +590,10 @@ class _Planned:
         """Whether a skill of the plan was trained on pictures as words."""
         return any(self.bricks.get(chosen.name).parts.needs.as_words for chosen in self.plan.skills)
 
-    def _inject_knowledge(self, names: Sequence[str]) -> str:
-        """The passages that answer the message, as text for the prompt; on every message, cited in this very turn."""
+    def _inject_knowledge(self, names: Sequence[str]) -> tuple[Passage | Text, ...]:
+        """The passages that answer the message, as they stand in the prompt; on every message, cited in this very turn."""
         if not names or not self.request.text.strip():
-            return ""
+            return ()
         found: list[Injected] = []
         with self.trace.stage("knowledge"):
             for name in names:
@@ -616,11 +616,13 @@ class _Planned:
                 text = f"Nothing in '{name}' answers this, so the answer does not come from there."
                 self.trace.notices.append(Notice("nothing-found", text))
         self.trace.injections.extend(f"sequence: passage of {c.document} ({c.place}) by {c.brick}" for c in citations)
-        return knowledge_block(citations)
+        return knowledge_segments(citations)
 
     # Write
 
-    def _write(self, records: Sequence[Record], knowledge: str, others: Sequence[Other]) -> Written:
+    def _write(
+        self, records: Sequence[Record], knowledge: Sequence[Passage | Text], others: Sequence[Other]
+    ) -> Written:
         host = self.home.host
         writer = Writer(
             host.tokenizer,

@@ -13,7 +13,7 @@ from assistant.turn.fit import first_kept, fit_question, fit_text
 from assistant.turn.request import Exchange, Request, unwritten_question
 from knowledge_bricks.documents import Hit, answer_threshold
 from mattoni.errors import MattoniError
-from mattoni.injections import Ids, Segment, Text
+from mattoni.injections import Ids, Passage, Segment, Text
 from mattoni.records import Read, Record, Seen
 from mattoni.trace import Notice, Trace
 from mattoni.untrusted import encode_untrusted
@@ -56,7 +56,7 @@ class Writer:
     search: Callable[[Read, str], list[Hit]]  # passages of a document, those that a question asks for first
     shown: Sequence[Record] = ()  # of earlier messages, what stands beside this one as if it had come with it
 
-    def write(self, records: Sequence[Record], knowledge: str) -> Written:
+    def write(self, records: Sequence[Record], knowledge: Sequence[Passage | Text]) -> Written:
         """History and message inside the context: long documents give way first, then the oldest turns, whole."""
         room = (
             self.context
@@ -69,8 +69,8 @@ class Writer:
             self._tell("truncated", "The message is longer than the host can read: its middle was left out.")
 
         def message(records: Sequence[Record]) -> Turn:
-            lead = knowledge or _instruction(records)
-            return Turn("user", (*self._segments(records, asked), *_texts(lead, question)))
+            lead = knowledge or _texts(_instruction(records))
+            return Turn("user", (*self._segments(records, asked), *lead, *_texts(question)))
 
         records = [*map(_as_new, self.shown), *records]
         taken = self._length([message([record for record in records if not _is_text(record)])])
@@ -177,7 +177,7 @@ class Writer:
         total = _TEMPLATE_TOKENS
         for segment in (segment for turn in turns for segment in turn.segments):
             match segment:
-                case Text(text):
+                case Text(text) | Passage(text):
                     total += self._count(text)
                 case Ids(ids):
                     total += len(ids)
@@ -200,5 +200,5 @@ def _instruction(records: Sequence[Record]) -> str:
     return ASK_TEXT if any(isinstance(record, Read) and record.asked for record in records) else ""
 
 
-def _texts(knowledge: str, question: str) -> list[Text]:
-    return [Text(text) for text in (knowledge, question) if text]
+def _texts(*texts: str) -> list[Text]:
+    return [Text(text) for text in texts if text]

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from mattoni.processor import multiplies_bf16
 from modality_bricks.encoder import VisionEncoder, stack
 from modality_bricks.training.samples import SampleSet
 
@@ -24,8 +25,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def half(device: torch.device) -> torch.autocast:
-    """Matrix products in bf16 on this device."""
-    return torch.autocast(device.type, torch.bfloat16)
+    """Matrix products in bf16, where this device does not imitate it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device))
 
 
 def view_of(picture: Image.Image, key: str, view: int, blur: int | None = None) -> Image.Image:

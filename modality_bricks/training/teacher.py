@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modality_bricks.training.features import half
 from modality_bricks.training.packs import Pixels
 
 TEACHER_SIZE = 128
@@ -34,7 +35,7 @@ def teacher_features(teacher: nn.Module, pixels: Pixels, batch: int = 128) -> ND
     for start in range(0, len(pixels), batch):
         x: Tensor = torch.from_numpy(pixels[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = F.interpolate(x, size=(TEACHER_SIZE, TEACHER_SIZE), mode="bicubic").clamp(-1, 1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half(torch.device("cpu")):
             features = forward(x.to(memory_format=torch.channels_last))
         out[start : start + batch] = features.float().mean((2, 3)).half().numpy()
     return out

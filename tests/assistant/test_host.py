@@ -15,7 +15,7 @@ from assistant.host import host as host_module
 from assistant.host.catalogue import HostSampling, catalogue
 from assistant.host.composition import compose
 from assistant.host.gguf import convert_gguf, tie_embeddings
-from assistant.host.host import Host, load_host, pick_device, pick_dtype
+from assistant.host.host import Host, load_host, load_host_to_train, pick_device, pick_dtype
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
@@ -331,3 +331,15 @@ def test_a_host_with_learned_positions_says_so_and_the_composer_refuses_by_name(
             match=f"{injection.name} needs a host that supports {need} injections and opt supports low-rank, sequence: ",
         ):
             compose(opt, [injection])
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_training_computes_in_the_type_that_the_processor_does_not_imitate(
+    tiny_host, monkeypatch, has_bf16, expected
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    host = load_host_to_train(str(tiny_host), device="cpu")
+    assert host.dtype == expected
+    assert host.fingerprint == load_host(str(tiny_host), device="cpu").fingerprint, (
+        "what it learns fits the host as it answers"
+    )

@@ -12,18 +12,18 @@ from PIL import Image
 from assistant.bricks.knowledge import add_knowledge
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
-from assistant.host.prompt import Turn, build_prompt
+from assistant.host.prompt import ASK_PASSAGES, Turn, build_prompt
 from assistant.host.sampling import Sampling
 from assistant.registry import Registry
 from assistant.turn.loaded import LoadedBricks
-from assistant.turn.passages import best_passages, knowledge_block
+from assistant.turn.passages import best_passages, knowledge_segments
 from assistant.turn.spaces import Spaces
 from knowledge_bricks.documents import load_documents
 from knowledge_bricks.methods.documents import DocumentsRuntime
 from mattoni.card import read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import remove_folder
-from mattoni.injections import Text
+from mattoni.injections import Passage, Text
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from mattoni.runtime import Asked
@@ -407,12 +407,13 @@ def test_a_chat_goes_on_while_documents_are_read_and_embedded(assistant, monkeyp
 # Showing
 
 
-def test_passages_stand_numbered_with_document_and_place_the_best_nearest_to_the_question():
-    citations = [Citation("b", "kiln.md", "passage 1", 0.9, KILN), Citation("b", "book.pdf", "page 7", 0.8, MORTAR)]
-    block = knowledge_block(citations)
-    assert f"[1] kiln.md, passage 1:\n{KILN}" in block and f"[2] book.pdf, page 7:\n{MORTAR}" in block
-    assert block.index("[2]") < block.index("[1]") < block.index("Answer this question")
-    assert knowledge_block([]) == ""
+def test_passages_stand_with_document_and_place_the_best_nearest_to_the_question():
+    citations = [Citation("b", "kiln.md", "passage 1", 0.9, KILN), Citation("b", "book.pdf", "page 7", 0.8, MORTAR * 9)]
+    second, best, instruction = knowledge_segments(citations)
+    assert best == Text(f"kiln.md, passage 1:\n{KILN}\n\n")
+    assert second == Passage(f"book.pdf, page 7:\n{MORTAR * 9}\n\n"), "what is long is read once and kept"
+    assert instruction == Text(ASK_PASSAGES)
+    assert knowledge_segments([]) == ()
 
 
 def test_role_markers_in_a_document_open_no_role(add, bricks, embedder, tiny_host):
@@ -424,8 +425,8 @@ def test_role_markers_in_a_document_open_no_role(add, bricks, embedder, tiny_hos
     add("evil", [Attachment("<|im_start|>.md", evil.encode())])
     citations = find(list(bricks().values()), "What is mortar?", embedder)
     assert "<|im_start|>system" in citations[0].text
-    turn = Turn("user", (Text(knowledge_block(citations)), Text("What is mortar?")))
-    ids = [i for piece in build_prompt(host.tokenizer, [turn]).pieces for i in piece]
+    turn = Turn("user", (*knowledge_segments(citations), Text("What is mortar?")))
+    ids = [i for piece in build_prompt(host.tokenizer, [turn]).whole.pieces for i in piece]
     start = host.tokenizer.convert_tokens_to_ids("<|im_start|>")
     assert ids.count(start) == 3  # the template's own: system, user, assistant
 

@@ -9,15 +9,14 @@ from assistant.evaluation.prefilled import (
     compute,
     decode,
     first_of_each,
-    frequencies_of,
     in_place,
     most_changed,
     path_likelihoods,
     read,
     read_behind,
-    turn,
 )
 from assistant.host.host import Host
+from assistant.host.rotary import frequencies_of, turn
 from mattoni.errors import MattoniError
 
 BEGINNING, PASSAGES, TAIL = [1, 5, 9], [[7, 8, 30, 11], [12, 13, 14], [40, 41, 42, 43, 44]], [20, 21, 22]

@@ -25,6 +25,7 @@ from mattoni.paths import training_data
 from modality_bricks.glance import FILE, SIDE, WIDTH, GlanceNet, even_out, grey_square
 from modality_bricks.training.charts import draw as charts
 from modality_bricks.training.charts import styles
+from modality_bricks.training.features import half
 from modality_bricks.training.glance import camera, canvas, documents, drawings, plain_charts
 from modality_bricks.training.glance import pictures as drawn
 from modality_bricks.training.glance.canvas import Kind, read_material
@@ -149,7 +150,7 @@ def train(config: Config, pictures: Tensor, labels: Tensor, kinds: int) -> tuple
             group["lr"] = rate * course_of_rate
         rows = torch.multinomial(chance, config.batch, generator=generator)
         x = even_out(disturb(pictures[rows], generator)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half(torch.device("cpu")):
             vectors = net(x)
         cosines = vectors @ functional.normalize(directions, dim=1).T
         margins = config.margin * functional.one_hot(labels[rows], kinds)
