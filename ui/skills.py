@@ -93,6 +93,8 @@ def _facts(brick: "Brick", score: tuple[float, float] | None) -> list[str]:
     if score is not None:
         near, needed = score
         facts.append(f"Last message: {near:.2f}, Auto takes it from {needed:.2f}")
+    elif card.parts.needs.passages:
+        facts.append("Auto takes it where passages were found")
     elif card.routes is None:
         facts.append("Auto never takes it: it has no routing keys")
     if card.metrics:

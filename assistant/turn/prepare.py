@@ -392,7 +392,9 @@ class _Planned:
         elif self._is_about_nothing_opened() or self._says_and_brings_nothing(records):
             return Prepared(self.request, seed, self._all_brought(brought, records))
         with self.trace.stage("compose"):
-            composed = (*self.plan.skills, *self.plan.by_user)
+            # A skill that was asked for reads passages as well; the one for passages alone makes way.
+            reads = self.plan.for_passages[:1] if knowledge and not self.plan.skills else ()
+            composed = (*self.plan.skills, *reads, *self.plan.by_user)
             skills = [self._ask(chosen, None) for chosen in composed]
             # Kept, as a brick may be removed while its turn is answered.
             runtimes = [self.home.loaded.get(self.bricks.get(chosen.name)) for chosen in composed]

@@ -151,6 +151,11 @@ class Keyring:
         return tuple(brick for brick in self.for_message if brick.needs.text)
 
     @cached_property
+    def for_passages(self) -> tuple[KeyedBrick, ...]:
+        """The skills that answer from passages."""
+        return tuple(brick for brick in self.for_message if brick.needs.passages)
+
+    @cached_property
     def needing_number(self) -> tuple[KeyedBrick, ...]:
         """The skills that compute with the numbers of a message."""
         return tuple(brick for brick in self.for_message if brick.needs.number)
@@ -249,6 +254,7 @@ class Plan:
     reader: Chosen | None = None  # who reads documents, and what is written on a picture for a brick that cannot
     skills: tuple[Chosen, ...] = ()  # bricks for the message
     by_user: tuple[Chosen, ...] = ()  # only the user switches them on; they tell nothing of the message
+    for_passages: tuple[Chosen, ...] = ()  # skills that may answer from passages, where some are found; the first is to
     knowledge: tuple[str, ...] = ()  # bricks that are asked whether they have something to say
     needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
     needs_several: bool = False  # the message is about several pictures, or an earlier one than the latest
@@ -296,6 +302,7 @@ def route(question: Question, keyring: Keyring, choices: Choices) -> Plan:
         reader=_reader(keyring, choices),
         skills=skills,
         by_user=_by_user(keyring, choices),
+        for_passages=_for_passages(keyring, choices),
         knowledge=knowledge,
         waiting=waiting,
         always=tuple(brick.name for brick in keyring.in_every_turn if choices.of(brick.name).state != "off"),
@@ -312,6 +319,12 @@ def _by_user(keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
     """The bricks that the user switched on and that nothing else could have."""
     able = (brick.name for brick in keyring.for_user if choices.of(brick.name).state == "on")
     return tuple(_chosen(name, choices, [], "switched on by hand") for name in able)
+
+
+def _for_passages(keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
+    """The skills on Auto that answer from passages; nobody knows yet whether any are found."""
+    able = [brick.name for brick in keyring.for_passages if choices.of(brick.name).state == "auto"]
+    return tuple(Chosen(name, 1.0, None, None, "passages were found for it") for name in able)
 
 
 def listener(keyring: Keyring, choices: Choices) -> Chosen | None:

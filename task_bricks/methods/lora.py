@@ -21,6 +21,8 @@ class LoraParts(Parts):
     reads        `message`: it was trained on single messages, and is shown no other; `last`: that, and where the message brings
                  nothing, the documents that were sent last
     needs_text   it is chosen without the user only where a document, or a picture of text, was read
+    for_passages  it was trained to answer from passages: it is chosen without the user wherever some were found for the message
+                 and no other skill is
     evaluator    what computes or checks what the skill writes: `arithmetic`
     on_answer    the instruction under which it takes an answer as its text, where a message asks for something else and for
                  this: "Translate to German."
@@ -33,6 +35,7 @@ class LoraParts(Parts):
     pictures_as: Literal["words"] | None = None
     reads: Reads = "conversation"
     needs_text: bool = False
+    for_passages: bool = False
     evaluator: EvaluatorName | None = None
     on_answer: str = ""
 
@@ -45,7 +48,15 @@ class LoraParts(Parts):
     def needs(self) -> Needs:
         """Pictures that it compares, what it was trained to read, and the numbers of what is computed."""
         computes = self.evaluator == "arithmetic"
-        return Needs(self.pictures, self.vision, self.pictures_as == "words", self.reads, self.needs_text, computes)
+        return Needs(
+            pictures=self.pictures,
+            vision=self.vision,
+            as_words=self.pictures_as == "words",
+            reads=self.reads,
+            text=self.needs_text,
+            passages=self.for_passages,
+            number=computes,
+        )
 
 
 class LoraRuntime(BrickRuntime):

@@ -7,11 +7,12 @@ import yaml
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.inputs import Attachment
-from mattoni.paths import data_folder
+from mattoni.paths import cache_folder, data_folder
 from mattoni.tensors import stored_tensors
 from tests.assistant.conftest import done, write_adapter
 
 SHORT = Sampling(temperature=0, max_tokens=6)
+MORTAR = "Mortar is made of sand, lime and water, and it hardens slowly in the open air. "
 ON = Choices(bricks={"skill": Choice("on")})
 
 
@@ -66,3 +67,32 @@ def test_a_skill_whose_tokens_the_prompt_lacks_says_that_it_did_nothing(assistan
     assert "strength 1, from its invocation tokens on" in ticket.trace.injections[0]
     bare = done(assistant.ask("Hello", (), Choices(no_bricks=True), SHORT))
     assert ticket.text == bare.text
+
+
+def test_a_skill_for_passages_answers_where_some_were_found_and_no_other_skill_does(assistant, tmp_path):
+    add_skill(assistant, tmp_path, for_passages=True)
+    assistant.add_knowledge("masonry", [Attachment("mortar.md", MORTAR.encode())])
+    ask = lambda text, **said: done(assistant.ask(text, (), Choices(**said), SHORT)).trace  # noqa: E731
+    found = ask("What is mortar made of?")
+    assert found.citations and [used.name for used in found.bricks] == ["masonry", "skill"]
+    assert found.bricks[1].reason == "passages were found for it"
+    without = {"masonry": Choice("off")}
+    assert not ask("What is mortar made of?", bricks=without).bricks, "nothing was found for it"
+    assert "skill" not in {used.name for used in ask("What is mortar made of?", bricks={"skill": Choice("off")}).bricks}
+    assert [used.name for used in ask("Hello", bricks={**without, "skill": Choice("on")}).bricks] == ["skill"]
+    assert not ask("What is mortar made of?", no_bricks=True).bricks
+    assistant.add_skill(write_adapter(tmp_path / "other", assistant.host, seed=1), "other")
+    asked = ask("What is mortar made of?", bricks={"other": Choice("on")})
+    assert {used.name for used in asked.bricks} == {"masonry", "other"}, "who is asked for reads the passages"
+
+
+def test_what_was_read_of_a_passage_is_used_in_another_conversation_and_gone_with_its_brick(assistant):
+    assistant.add_knowledge("masonry", [Attachment("mortar.md", (MORTAR * 4).encode())])
+    asked = lambda: done(assistant.ask("What is mortar made of?", sampling=SHORT))  # noqa: E731
+    first, second = asked(), asked()
+    assert first.trace.citations and first.text == second.text
+    assert first.trace.tokens["reused"] == 0 < second.trace.tokens["reused"]
+    folder = cache_folder() / "passages"
+    assert len(list(folder.iterdir())) == len(first.trace.citations)
+    assistant.remove_brick("masonry")
+    assert not list(folder.iterdir())
