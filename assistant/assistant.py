@@ -42,6 +42,7 @@ from assistant.host.host import Host, load_host
 from assistant.host.job import Engine, EngineInfo
 from assistant.host.ladder import Choice
 from assistant.host.matrices import Weights
+from assistant.host.read_passages import ReadPassages
 from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry, switch, switched_off
 from assistant.turn.admission import needs_verdict
@@ -480,7 +481,7 @@ class Assistant:
         Reading scanned pages takes about a second each. All of it runs on the caller's thread, and turns go on meanwhile.
         """
         with self._change():
-            return add_knowledge(
+            card = add_knowledge(
                 name,
                 files,
                 self._user_bricks,
@@ -491,6 +492,9 @@ class Assistant:
                 passed_over=passed_over,
                 watch=watch,
             )
+        if update:
+            ReadPassages.of_this_machine().clear()  # of the documents that were replaced
+        return card
 
     def passages(self, name: str, document: str) -> list[Passage]:
         """What a knowledge brick holds of a document; nothing where it has none of that name. Raises MattoniError."""
@@ -508,7 +512,7 @@ class Assistant:
     def sync(self, name: str, passed_over: Callable[[str], object] = lambda sentence: None) -> BrickCard | None:
         """Make a knowledge brick what its watched folder holds now; None where nothing changed."""
         with self._change():
-            return follow(
+            card = follow(
                 name,
                 self._user_bricks,
                 self._folder_state,
@@ -517,6 +521,9 @@ class Assistant:
                 publish=self._preparation.loaded.between_loads,
                 passed_over=passed_over,
             )
+        if card is not None:
+            ReadPassages.of_this_machine().clear()  # of the files that changed or are gone
+        return card
 
     def stop_watching(self, name: str) -> BrickCard:
         """Leave a knowledge brick as it is, whatever happens in its folder."""

@@ -6,17 +6,14 @@ from functools import partial
 from assistant.host.engine_choice import EngineChoice
 from assistant.host.host import Host
 from assistant.host.job import Engine
-from assistant.host.local import PASSAGE_BYTES, LocalEngine
+from assistant.host.local import LocalEngine
 from assistant.host.matrices import Weights
 from assistant.host.read_passages import ReadPassages
 from assistant.host.replicas import ReplicatedEngine
 from assistant.host.vllm import VllmEngine
-from mattoni.paths import cache_folder
 
 # vLLM's own name for it: whoever started the server on this machine has it in the environment already.
 KEY = "VLLM_API_KEY"
-# Of passages that were read, in the cache folder: some 40,000 tokens of the built-in host.
-_PASSAGE_BYTES_ON_DISK = 1_000_000_000
 
 
 def make_engine(host: Host, choice: EngineChoice, weights: Weights = "auto") -> Engine:
@@ -28,8 +25,7 @@ def make_engine(host: Host, choice: EngineChoice, weights: Weights = "auto") -> 
     """
     if choice.replicas:
         return ReplicatedEngine(host, *choice.least_and_most, weights)
-    passages = ReadPassages(PASSAGE_BYTES, cache_folder() / "passages", _PASSAGE_BYTES_ON_DISK)
-    local = partial(LocalEngine, host, weights=weights, passages=passages)
+    local = partial(LocalEngine, host, weights=weights, passages=ReadPassages.of_this_machine())
     if choice.name == "local":
         return local()
     return VllmEngine(host, choice.url, local if choice.fallback else None, os.environ.get(KEY, ""))

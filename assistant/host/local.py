@@ -45,8 +45,6 @@ _ROWS = 16
 # Keys and values of idle conversations: about 11,000 positions of the builtin host in bf16.
 _IDLE_BYTES = 256_000_000
 _MERGED_BYTES = 256_000_000
-# Of passages that were read apart, as many as idle conversations may have.
-PASSAGE_BYTES = 256_000_000
 
 
 class LocalStream(AnswerStream):
@@ -285,7 +283,7 @@ class LocalEngine:
         self._decoder, choice = decoder_for(host, weights)
         self._merged = MergedInjections(host, self._decoder.dtype, _MERGED_BYTES)
         self._idle = IdleKeyValues(idle_bytes)
-        self._passages = passages or ReadPassages(PASSAGE_BYTES)
+        self._passages = passages or ReadPassages()
         self._kind = f"{choice.weights}:{self._decoder.dtype}"  # what else keys and values depend on
         self._chunk_beside = _CHUNK_BESIDE.get(host.device.type, _CHUNK_BESIDE_ELSEWHERE)
         self.info = EngineInfo(

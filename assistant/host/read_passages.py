@@ -15,9 +15,12 @@ from torch import Tensor
 
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
+from mattoni.paths import cache_folder
 
 LOG = logging.getLogger(__name__)
 _TENSOR, _ENDING = "key_values", ".safetensors"
+# Some 11,000 tokens of the built-in host in bf16, and 40,000.
+_BYTES, _BYTES_ON_DISK = 256_000_000, 1_000_000_000
 
 
 class ReadPassages:
@@ -26,10 +29,15 @@ class ReadPassages:
     folder  where they are kept beyond this process, which others may share; None: nowhere
     """
 
-    def __init__(self, memory_bytes: int, folder: Path | None = None, disk_bytes: int = 0) -> None:
+    def __init__(self, memory_bytes: int = _BYTES, folder: Path | None = None, disk_bytes: int = 0) -> None:
         self._most, self._folder, self._most_on_disk = memory_bytes, folder, disk_bytes
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
+
+    @classmethod
+    def of_this_machine(cls) -> "ReadPassages":
+        """Those that outlive a process, in the cache folder; several processes share it."""
+        return cls(folder=cache_folder() / "passages", disk_bytes=_BYTES_ON_DISK)
 
     @property
     def memory_bytes(self) -> int:

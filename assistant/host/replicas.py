@@ -28,6 +28,7 @@ from assistant.host.job import EngineInfo, Finish, Job, Piece, Score, Stream, Us
 from assistant.host.local import LocalEngine
 from assistant.host.matrices import Weights
 from assistant.host.prompt import Prompt
+from assistant.host.read_passages import ReadPassages
 from assistant.host.sampling import Sampling
 from assistant.host.space import free_memory, gigabytes
 from assistant.host.stream import AnswerStream
@@ -102,7 +103,7 @@ class Replica:
         host = load_host(source, device, dtype, quantise)
         if host.fingerprint != fingerprint:
             raise MattoniError(f"{source} is another host than when Mattoni was started: start it again.")
-        self._engine = LocalEngine(host, _ROWS, weights)
+        self._engine = LocalEngine(host, _ROWS, weights, passages=ReadPassages.of_this_machine())
         self._at_hand: OrderedDict[str, Other] = OrderedDict()
         self._readers = ThreadPoolExecutor(2 * _ROWS, "mattoni-reader")
 

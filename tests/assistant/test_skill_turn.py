@@ -94,5 +94,10 @@ def test_what_was_read_of_a_passage_is_used_in_another_conversation_and_gone_wit
     assert first.trace.tokens["reused"] == 0 < second.trace.tokens["reused"]
     folder = cache_folder() / "passages"
     assert len(list(folder.iterdir())) == len(first.trace.citations)
+    new = [Attachment("mortar.md", ("Mortar is made of cement. " * 20).encode())]
+    assistant.add_knowledge("masonry", new, update=True)
+    assert not list(folder.iterdir()), "what was replaced is in no file"
+    asked()
+    assert list(folder.iterdir())
     assistant.remove_brick("masonry")
     assert not list(folder.iterdir())
