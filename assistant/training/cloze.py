@@ -1,6 +1,6 @@
 """Questions with short answers from Wikipedia's own sentences, to train a reader of passages with. Knows nothing of hosts.
 
-Method: cloze translation with identity wording (Lewis et al. 2019, arXiv:1906.04980, section 2.3): a name, year or number of a
+Method: cloze translation with identity wording (Lewis et al. 2019, arXiv:1906.04980, section 2.3): a name, thing, year or number of a
 sentence is asked for in its place, "Albedo was introduced by Lambert in which year?". The articles are the hundred or so that
 gensim's tests carry (Wikipedia, CC BY-SA 3.0); those that the caller's own rows are of are left out.
 """
@@ -9,6 +9,7 @@ import bz2
 import io
 import re
 import tempfile
+import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,31 @@ _SPANS = (
     (re.compile(r"(?<=\bin )(?:1\d|20)\d\d\b(?!\w)"), "which year"),
     (re.compile(r"(?<=[a-z,] )[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)*"), "what"),
     (re.compile(r"(?<=[a-z] )\d[\d,.]*\d(?= [a-z])"), "how many"),
+    # A thing in lower case: up to three words between a preposition and a stop.
+    (
+        re.compile(
+            r"(?:(?<=\bof )|(?<=\bby )|(?<=\bas )|(?<=\bfrom )|(?<=\bwith )|(?<=\binto )|(?<=\bfor ))"
+            r"(?:the |a |an )?[a-z][a-z-]{3,}(?: [a-z][a-z-]{3,}){0,2}(?=[.,;])"
+        ),
+        "what",
+    ),
+)
+_NO_THINGS = frozenset(
+    {
+        "example",
+        "instance",
+        "well",
+        "which",
+        "whom",
+        "this",
+        "these",
+        "those",
+        "them",
+        "itself",
+        "themselves",
+        "others",
+        "such",
+    }
 )
 
 
@@ -90,14 +116,22 @@ def passages_of(text: str) -> Iterator[str]:
 
 
 def cloze_questions(text: str) -> Iterator[tuple[str, str]]:
-    """(question, answer) of each sentence: its last name, year or number that can be asked for and stands once in the text."""
+    """(question, answer) of each sentence: a name, thing, year or number that can be asked for and stands once in the text."""
     for sentence in _sentences(text):
         if len(sentence.split()) > _MOST_WORDS or not sentence.endswith("."):
             continue
-        found = [(match, word) for span, word in _SPANS for match in span.finditer(sentence)]
-        alone = [(match, word) for match, word in found if text.count(match[0]) == 1]
+        found: dict[int, tuple[re.Match[str], str]] = {}
+        for span, word in _SPANS:
+            for match in span.finditer(sentence):
+                found.setdefault(match.start(), (match, word))  # a year is a number as well
+        alone = [
+            (match, word)
+            for _, (match, word) in sorted(found.items())
+            if text.count(match[0]) == 1 and match[0].split()[-1] not in _NO_THINGS
+        ]
         if alone:
-            match, word = max(alone, key=lambda one: one[0].start())
+            # Any of them, and always the same: the last would mostly be of one kind.
+            match, word = alone[zlib.crc32(sentence.encode()) % len(alone)]
             yield f"{sentence[: match.start()]}{word}{sentence[match.end() : -1]}?", match[0]
 
 

@@ -1,4 +1,4 @@
-"""Trains the skill that reads passages: `python -m assistant.training.train_reader OUT [--steps 100]`.
+"""Trains the skill that reads passages: `python -m assistant.training.train_reader OUT [--steps 120]`.
 
 Method: TurboRAG (arXiv:2410.07590, section 3.2) and Block-Attention (arXiv:2409.15355, section 2.3), but the host stays frozen and an
 activated LoRA learns (aLoRA, arXiv:2504.12397). In one forward pass each passage sees the prompt's beginning and itself, and several
@@ -38,7 +38,7 @@ from mattoni.lines import json_rows
 from mattoni.paths import cache_folder, training_data
 
 _MOST_PASSAGES, _QUESTIONS, _LESSONS = 3, 6, 2
-_RATE, _WARMUP = 6e-4, 6
+_RATE, _WARMUP = 1e-3, 6
 _HELD_OUT = 24  # lessons, on articles of their own
 _IGNORED = -100
 _HEADS = ("{title}", "{title}.txt, passage {n}", "{title}.pdf, page {n}")
@@ -169,8 +169,9 @@ def train_reader(
     rank: int = 8,
     apart: bool = True,
     activated: bool = True,
+    base_model: str = "",
 ) -> None:
-    """Train the LoRA and write its folder."""
+    """Train the LoRA and write its folder, in bf16 and with this name of the host."""
     with locked(work):
         stage = ReaderStage(host, passages, steps, rank, apart, activated)
         settings = LoopSettings(
@@ -187,7 +188,9 @@ def train_reader(
 
     def fill(folder: Path) -> None:
         model: Any = stage.model.to(torch.bfloat16)
-        model.save_pretrained(str(folder))
+        model.peft_config["default"].base_model_name_or_path = base_model or host.name
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's own, a form that nobody filled in
 
     replace_folder(out, fill)
 
@@ -222,7 +225,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Trains the skill that reads passages.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--host", default="builtin", help="as for mattoni --host")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument(
+        "--base-model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="the host's name in the adapter"
+    )
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--attention", choices=("apart", "whole"), default="apart")
     given = parser.parse_args()
@@ -232,7 +238,16 @@ def main() -> None:
     host = load_host_to_train(given.host)
     work = cache_folder() / "runs" / f"reader--{host.name}--{given.attention}-{given.rank}"
     passages = wikipedia_passages(titles)
-    train_reader(host, passages, given.out, work, given.steps, given.rank, given.attention == "apart")
+    train_reader(
+        host,
+        passages,
+        given.out,
+        work,
+        given.steps,
+        given.rank,
+        given.attention == "apart",
+        base_model=given.base_model,
+    )
     print(f"wrote {given.out}: {len(passages)} passages")
 
 

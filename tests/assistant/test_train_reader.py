@@ -75,3 +75,8 @@ def test_markup_becomes_passages_with_questions() -> None:
     (passage,) = passages_of(plain_text(markup))
     assert passage.startswith("Tin was found in 1853 near the spa. It is grey.")
     assert list(cloze_questions(passage)) == [("Tin was found in which year near the spa?", "1853")]
+
+
+def test_things_in_lower_case_are_asked_for_too() -> None:
+    assert list(cloze_questions("He was cured of leprosy.")) == [("He was cured of what?", "leprosy")]
+    assert list(cloze_questions("It was used for example, and well.")) == []
