@@ -1,8 +1,8 @@
 """Measures passages as the engine reads them: `python -m assistant.evaluation.measure_passages OUT.jsonl [--limit 100] [--skill NAME|FOLDER]`.
 
 Rows of reading-dev (below MATTONI_DATA), three passages of the row's article, the right one last, as a turn puts them; greedy, 32
-tokens. Each is answered from the whole prompt read afresh, and from passages that were read apart and kept; with the bare host, and
-with a skill that answers from passages, where one is named. Then the time to the first token behind some 2,000 tokens of passages
+tokens. Each is answered from the whole prompt read afresh, from passages that were read apart and kept, and from the right passage alone
+as an attached text; with the bare host, and with a skill that answers from passages, where one is named. Then the time to the first token behind some 2,000 tokens of passages
 that were read before, beside a fresh reading, in turn, medians of three. Answers are kept in OUT, so that what was answered once is
 not asked again; one JSON object is printed.
 """
@@ -24,7 +24,7 @@ from assistant.evaluation.measure_prefilled import three_passages
 from assistant.host.host import Host, load_host
 from assistant.host.job import Job, answers_of
 from assistant.host.local import LocalEngine
-from assistant.host.prompt import Turn, build_prompt, opening
+from assistant.host.prompt import ASK_TEXT, Turn, build_prompt, opening
 from assistant.host.sampling import Sampling
 from assistant.turn.passages import knowledge_segments
 from mattoni.errors import MattoniError, run_command
@@ -35,7 +35,7 @@ from mattoni.paths import training_data
 from mattoni.trace import Citation
 from task_bricks.lora import read_lora
 
-WHOLE, APART = "whole", "apart"
+WHOLE, APART, ATTACHED = "whole", "apart", "attached"
 _TOGETHER, _MOST = 8, 32
 _TIMED_TOKENS, _TIMES = 2000, 3
 
@@ -65,7 +65,7 @@ def main() -> int:
         scores = {
             f"{name}, {way}": answered(engine, host, rows, articles, bricks, way, given.out, f"{name}, {way}")
             for name, bricks in with_bricks.items()
-            for way in (WHOLE, APART)
+            for way in (WHOLE, APART, ATTACHED)
         }
         seconds = first_token(engine, host, rows[0]["question"], articles, list(with_bricks.values())[-1])
         print(json.dumps(figures(scores) | {"weights": engine.info.weights, "first token": seconds}, indent=2))
@@ -73,9 +73,11 @@ def main() -> int:
 
 
 def job_of(host: Host, passages: Sequence[dict[str, str]], question: str, bricks: Sequence[Other], way: str) -> Job:
-    """The turn of passages, the best last, and a question about them."""
+    """The turn of passages, the best last, and a question about them, or of the best alone as an attached text."""
     citations = [Citation("reading", p["title"], "passage 1", 1.0, p["text"]) for p in reversed(passages)]
-    turn = Turn("user", (*knowledge_segments(citations), Text(question)))
+    attached = (Text(f"{passages[-1]['text']}\n\n"), Text(ASK_TEXT))
+    read = attached if way == ATTACHED else knowledge_segments(citations)
+    turn = Turn("user", (*read, Text(question)))
     prompt = build_prompt(host.tokenizer, [*opening(host), turn])
     sampling = Sampling(temperature=0, max_tokens=_MOST)
     return Job(prompt if way == APART else prompt.whole, tuple(bricks), sampling, seed=0)
@@ -107,12 +109,14 @@ def answered(
 
 
 def figures(scores: dict[str, list[float]]) -> dict[str, Any]:
-    """F1 of each way, in pairs beside the whole prompt's with the same bricks, and beside the first."""
+    """F1 of each way, in pairs beside the whole prompt's with the same bricks, and beside the same way's without them."""
     first, told = next(iter(scores)), {}
     for name, some in scores.items():
         told[name] = {"F1": sum(some) / len(some), "interval": bootstrap(some)}
-        whole = f"{name.rpartition(',')[0]}, {WHOLE}"
-        for label, other in {"by whole": whole, f"by {first}": first}.items():
+        bricks, _, way = name.partition(", ")
+        beside = {f"by {WHOLE}": f"{bricks}, {WHOLE}"} if way == APART else {}
+        beside |= {f"by {first.partition(', ')[0]}": f"{first.partition(', ')[0]}, {way}"}
+        for label, other in beside.items():
             if other != name:
                 told[name][label] = paired_ratio(some, scores[other])
                 told[name][f"less{label.removeprefix('by')}"] = paired_difference(some, scores[other])
