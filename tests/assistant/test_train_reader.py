@@ -80,3 +80,10 @@ def test_markup_becomes_passages_with_questions() -> None:
 def test_things_in_lower_case_are_asked_for_too() -> None:
     assert list(cloze_questions("He was cured of leprosy.")) == [("He was cured of what?", "leprosy")]
     assert list(cloze_questions("It was used for example, and well.")) == []
+
+
+def test_what_is_listed_is_asked_for_as_a_whole() -> None:
+    (asked,) = cloze_questions("Major faculties of medicine are found in Tunis, Sfax, Sousse and Monastir.")
+    assert asked == ("Major faculties of medicine are found in what?", "Tunis, Sfax, Sousse and Monastir")
+    (asked,) = cloze_questions("Mortar is a mix of sand, lime and clean water.")
+    assert asked == ("Mortar is a mix of what?", "sand, lime and clean water")
