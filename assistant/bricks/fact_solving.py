@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from assistant.host.host import Host
+from assistant.host.host import Host, plain_host
 from assistant.host.llama_decoder import is_like_llama
 from mattoni.errors import MattoniError
 
@@ -112,6 +112,7 @@ def solve(
     Raises MattoniError for a host that is not built like Llama.
     """
     check_host(host)
+    host = plain_host(host)
     rows = [row for n, statement in enumerate(statements) for row in _rows(host, n, statement, settings.prefixes)]
     with torch.no_grad():
         tails = _Tails.read(host, rows, settings.layer)

@@ -29,7 +29,7 @@ def cartridge_train(
     from assistant.bricks.lifecycle import check_free
     from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
     from assistant.host.embedder import Embedder
-    from assistant.host.host import load_host_to_train
+    from assistant.host.host import load_plain_host
     from knowledge_bricks.training.train import train_cartridge
     from mattoni.paths import data_folder
 
@@ -39,7 +39,7 @@ def cartridge_train(
         name,
         path,
         bricks,
-        load_host_to_train(host, device),
+        load_plain_host(host, device),
         Embedder(fetch(BUILTIN_EMBEDDER)).embed,
         positions=positions,
         steps=steps,

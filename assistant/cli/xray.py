@@ -74,9 +74,9 @@ def _look_inside(
     # What is wrong with the texts is said before a host is loaded.
     split = split_samples(read_samples(texts), seed, sizes.find, sizes.held_out)
     with Console(stderr=True).status("Loading the host …") as status:
-        from assistant.host.host import load_host
+        from assistant.host.host import load_plain_host
 
-        loaded = load_host(host, device, dtype)
+        loaded = load_plain_host(host, device, dtype)
         folder = out / "recorded"
         found = look_inside(loaded, split, folder, seed, sizes, lambda what, d, n: status.update(_said(what, d, n)))
         if bricks is not None:
@@ -112,9 +112,9 @@ def _make_brick(name: str, texts: Path, against: Path, seed: int, host: str, dev
     check_name(name)
     split = check_texts(name, texts, against, seed)
     with Console(stderr=True).status("Loading the host …") as status:
-        from assistant.host.host import load_host
+        from assistant.host.host import load_plain_host
 
-        loaded = load_host(host, device, dtype)
+        loaded = load_plain_host(host, device, dtype)
         command = f"mattoni xray brick {name} --texts {texts.name} --against {against.name} --seed {seed}"
         card = make_brick(
             name,

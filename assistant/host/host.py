@@ -1,9 +1,10 @@
 """The frozen language model: loading, freezing, fingerprint, and what it supports. Knows nothing of bricks or turns."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from assistant.host.catalogue import (
     imported_hosts,
 )
 from assistant.host.gguf import first_line, tie_embeddings
+from assistant.host.space import free_memory
 from mattoni.card import HostIdentity, Injection
 from mattoni.errors import MattoniError
 from mattoni.paths import hosts_folder
@@ -258,13 +260,22 @@ def pick_dtype(wanted: str) -> torch.dtype:
     return _DTYPES[wanted]
 
 
-def load_host_to_train(source: str = "builtin", device: str = "auto") -> Host:
-    """A host that something is trained on, in the type that its device computes fastest: bf16, or fp32 where that is imitated.
+def load_plain_host(source: str = "builtin", device: str = "auto", dtype: str = "auto") -> Host:
+    """A host whose own modules will be run, to train on it or to look inside it, in the type that its device computes fastest.
 
-    An answer is decoded from packed matrices, whatever type the host has; a training needs gradients through its own.
-    Raises MattoniError as `load_host` does.
+    That is bf16, or fp32 on a CPU that imitates bf16. Answers are decoded from packed matrices, whatever type the host has; a gradient
+    needs the modules themselves. Raises MattoniError as `load_host` does.
     """
-    return load_host(source, device, "bfloat16" if multiplies_bf16(pick_device(device)) else "float32")
+    fastest = "bfloat16" if multiplies_bf16(pick_device(device)) else "float32"
+    return load_host(source, device, fastest if dtype == "auto" else dtype)
+
+
+def plain_host(host: Host) -> Host:
+    """A host that is there, as `load_plain_host` would give it: itself, or a copy in fp32, where there is memory for one."""
+    imitates = host.dtype in (torch.bfloat16, torch.float16) and not multiplies_bf16(host.device)
+    if not imitates or host.quantise or 4 * host.parameters > free_memory() // 2:
+        return host
+    return replace(host, model=copy.deepcopy(host.model).float())
 
 
 def _resolve(source: str) -> tuple[str, str, dict[str, Any]]:

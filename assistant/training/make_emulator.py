@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from assistant.host.host import Host, load_host_to_train
+from assistant.host.host import Host, load_plain_host
 from brick_training.emulator import EMULATOR, Emulates
 from brick_training.frame import prompt_frame
 from brick_training.learner import give_weights
@@ -214,7 +214,7 @@ def main() -> None:
     given = parser.parse_args()
     path = Path(given.texts) if Path(given.texts).is_file() else training_data() / given.texts
     texts = [str(row["text"]) for _, _, row in json_rows(path) if isinstance(row, dict) and row.get("text")]
-    host = load_host_to_train(given.host)
+    host = load_plain_host(given.host)
     of_recipe = ids_of_recipe(host, given.recipe) if given.recipe else []
     name = "-".join([*map(str, given.layers), *([given.recipe.stem] if given.recipe else [])])
     work = cache_folder() / "runs" / f"emulator--{host.name}--{name}"

@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from assistant.host.host import Host, load_host_to_train
+from assistant.host.host import Host, load_plain_host
 from assistant.host.prompt import ASK_PASSAGES, ASK_TEXT, Turn, build_prompt, invocation_tokens, opening
 from assistant.training.cloze import Passage, wikipedia_passages
 from brick_training.learner import give_weights
@@ -235,7 +235,7 @@ def main() -> None:
     data = training_data() / "text"
     titles = {row.value["title"] for row in json_rows(data / "reading-passages-dev.jsonl")}
     titles |= {path.stem.replace("-", " ") for path in (data / "cartridge-dev").glob("*.txt")}
-    host = load_host_to_train(given.host)
+    host = load_plain_host(given.host)
     work = cache_folder() / "runs" / f"reader--{host.name}--{given.attention}-{given.rank}"
     passages = wikipedia_passages(titles)
     train_reader(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from assistant.host.catalogue import BUILTIN_EMBEDDER, fetch
 from assistant.host.embedder import Embedder
-from assistant.host.host import Host, load_host
+from assistant.host.host import Host, load_plain_host
 from emergent_bricks.analysis.make_brick import readme
 from emergent_bricks.analysis.neurons import Change, changed, gated_ffns, neuron_shape, turned
 from emergent_bricks.analysis.perplexity import increase, perplexities
@@ -305,7 +305,7 @@ def main() -> None:
     chat = [sample for sample in read_samples(given.chat) if sample.function == "chat"]
     if len(chat) < 2 * given.texts:
         raise MattoniError(f"{given.chat.name} holds {len(chat)} texts of 'chat', and {2 * given.texts} are needed.")
-    host = load_host(given.host)
+    host = load_plain_host(given.host)
     neuron_shape(host)
     neurons, tried = find(host, words, chat[: given.texts])
     report = measure(

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assistant.host.host import Host, load_host
+from assistant.host.host import Host, load_plain_host
 from emergent_bricks.analysis.kept import Kept
 from emergent_bricks.analysis.neurons import Change, changed, neuron_shape, turned
 from emergent_bricks.analysis.scores import matched
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     facts = read_facts(given.facts)
-    host = load_host(given.host, dtype=given.dtype)
+    host = load_plain_host(given.host, dtype=given.dtype)
     neuron_shape(host)
     kept = Kept(given.out.with_suffix(".kept.json"), f"{host.fingerprint} {host.dtype}")
     found = measure(host, facts, given.most, given.seed, kept)

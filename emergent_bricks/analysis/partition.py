@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assistant.host.host import Host, load_host
+from assistant.host.host import Host, load_plain_host
 from emergent_bricks.analysis.groups import balanced_groups, holding_half, of_groups, random_groups
 from emergent_bricks.analysis.kept import Kept
 from emergent_bricks.analysis.masking import smallest
@@ -360,7 +360,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     split = split_samples(read_samples(given.texts), given.seed, given.find, given.held_out)
-    host = load_host(given.host)
+    host = load_plain_host(given.host)
     found = measure(host, split, given.groups, given.seed, given.out.with_suffix(".recorded"))
     write_text(given.out, json.dumps(found, indent=1))
     print(json.dumps(found))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assistant.host.host import Host, load_host
+from assistant.host.host import Host, load_plain_host
 from emergent_bricks.analysis.neurons import changed, neuron_shape
 from mattoni.errors import MattoniError, run_command
 from mattoni.files import write_text
@@ -156,7 +156,7 @@ def main() -> None:
     train, dev = read_labelled(given.train, given.train_rows), read_labelled(given.dev, given.dev_rows)
     if train.labels != dev.labels:
         raise MattoniError(f"{given.dev.name} has other labels than {given.train.name}: give two files of one task.")
-    host = load_host(given.host)
+    host = load_plain_host(given.host)
     found = measure(host, train, dev, Embedder(fetch(BUILTIN_EMBEDDER)).embed, given.seed)
     write_text(given.out, json.dumps(found, indent=1))
     print(json.dumps(found))

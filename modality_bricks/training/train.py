@@ -113,11 +113,11 @@ def hardware(accelerator: Accelerator) -> str:
 
 def load_host_of(recipe: StageRecipe, device: str) -> "Host | None":
     """The host that a stage needs. Raises MattoniError where it takes no soft tokens, or an earlier stage had another."""
-    from assistant.host.host import load_host_to_train
+    from assistant.host.host import load_plain_host
 
     if isinstance(recipe, EncoderRecipe | ColumnsRecipe | TuneRecipe):
         return None
-    host = load_host_to_train(recipe.host, device)
+    host = load_plain_host(recipe.host, device)
     check_takes_soft_tokens(host.model, host.name)
     check_same_words(recipe, host)
     return host

@@ -68,7 +68,7 @@ def train_skill(
 
     Raises MattoniError where such a skill stays.
     """
-    from assistant.host.host import load_host_to_train
+    from assistant.host.host import load_plain_host
 
     recipe = read_recipe(recipe_path)
     if start_from is not None:
@@ -77,7 +77,7 @@ def train_skill(
     task = read_task(recipe, data)
     # Before the long part: a missing list or embedder is found at once.
     keys = make_skill_keys(recipe, recipe_path.parent, data, _embedder()) if recipe.routing else None
-    host, emulates = load_host_to_train(host_source), read_emulates(host_source)
+    host, emulates = load_plain_host(host_source), read_emulates(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
     if emulates is not None:

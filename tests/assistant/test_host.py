@@ -15,7 +15,7 @@ from assistant.host import host as host_module
 from assistant.host.catalogue import HostSampling, catalogue
 from assistant.host.composition import compose
 from assistant.host.gguf import convert_gguf, tie_embeddings
-from assistant.host.host import Host, load_host, load_host_to_train, pick_device, pick_dtype
+from assistant.host.host import Host, load_host, load_plain_host, pick_device, pick_dtype, plain_host
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
@@ -338,8 +338,20 @@ def test_a_training_computes_in_the_type_that_the_processor_does_not_imitate(
     tiny_host, monkeypatch, has_bf16, expected
 ):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
-    host = load_host_to_train(str(tiny_host), device="cpu")
+    host = load_plain_host(str(tiny_host), device="cpu")
     assert host.dtype == expected
     assert host.fingerprint == load_host(str(tiny_host), device="cpu").fingerprint, (
         "what it learns fits the host as it answers"
     )
+
+
+def test_a_host_that_is_there_is_copied_in_fp32_where_its_processor_imitates_bf16(tiny_host, monkeypatch):
+    host = load_host(str(tiny_host), device="cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    plain = plain_host(host)
+    assert (plain.dtype, host.dtype) == (torch.float32, torch.bfloat16) and plain.fingerprint == host.fingerprint
+    assert plain_host(plain) is plain
+    monkeypatch.setattr("assistant.host.host.free_memory", lambda: 0)
+    assert plain_host(host) is host, "there is no memory for a copy"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert plain_host(host) is host
