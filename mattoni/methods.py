@@ -37,7 +37,7 @@ class Needs:
     as_words: bool = False  # shown as mixtures of the host's words alone
     reads: Reads = "conversation"
     text: bool = False  # something of the conversation must have been read: a document, or a picture of text
-    passages: bool = False  # some must have been found for the message; then it is chosen, whatever the message is like
+    passages: bool = False  # some must have been found for the message, or a text come with it; then it is chosen
     number: bool = False  # the message must hold one, in digits or in words, or bring a text that may
 
 

@@ -94,7 +94,7 @@ def _facts(brick: "Brick", score: tuple[float, float] | None) -> list[str]:
         near, needed = score
         facts.append(f"Last message: {near:.2f}, Auto takes it from {needed:.2f}")
     elif card.parts.needs.passages:
-        facts.append("Auto takes it where passages were found")
+        facts.append("Auto takes it where passages were found or a text is asked about")
     elif card.routes is None:
         facts.append("Auto never takes it: it has no routing keys")
     if card.metrics:

@@ -392,8 +392,7 @@ class _Planned:
         elif self._is_about_nothing_opened() or self._says_and_brings_nothing(records):
             return Prepared(self.request, seed, self._all_brought(brought, records))
         with self.trace.stage("compose"):
-            # A skill that was asked for reads passages as well; the one for passages alone makes way.
-            reads = self.plan.for_passages[:1] if knowledge and not self.plan.skills else ()
+            reads = self._who_reads(bool(knowledge), records)
             composed = (*self.plan.skills, *reads, *self.plan.by_user)
             skills = [self._ask(chosen, None) for chosen in composed]
             # Kept, as a brick may be removed while its turn is answered.
@@ -403,7 +402,8 @@ class _Planned:
         if (notice := much_is_off([o for o in others if isinstance(o, Gate)])) is not None:
             self.trace.notices.append(notice)
         with self.trace.stage("prompt"):
-            written = self._write(records, knowledge, others)
+            is_trained = any(isinstance(injection, LowRank) for injection in others) and not reads
+            written = self._write(records, knowledge, others, is_trained)
         self._name_earlier(written)
         self.trace.notices.extend(_never_invoked(others, written))
         return Prepared(
@@ -419,6 +419,22 @@ class _Planned:
     def records(self) -> tuple[Record, ...]:
         """What the attachments become, without the rest of the turn."""
         return tuple(found.record for found in self._inject_given() if found.record is not None)
+
+    def _who_reads(self, has_passages: bool, records: Sequence[Record]) -> tuple[Chosen, ...]:
+        """The skill that answers from passages, where some were found or the message asks of a text that it brought.
+
+        A skill that was asked for reads them as well; the one for passages alone makes way.
+        """
+        if self.plan.skills or not self.plan.for_passages:
+            return ()
+        first = self.plan.for_passages[0]
+        if has_passages:
+            return (replace(first, reason="passages were found for it"),)
+        standing = [*records, *self.focus.shown]
+        texts = [r.name for r in standing if isinstance(r, Read) and r.is_text]
+        if not texts or not asks(self.request.text) or any(isinstance(r, Seen) for r in standing):
+            return ()
+        return (replace(first, reason=f"the message asks of {', '.join(texts)}"),)
 
     def _stays_out(self, thing: Picture | Document | Sound | Record | None) -> bool:
         """Whether it is a picture of this message that stays out of the prompt: the message is about another one alone."""
@@ -623,14 +639,18 @@ class _Planned:
     # Write
 
     def _write(
-        self, records: Sequence[Record], knowledge: Sequence[Passage | Text], others: Sequence[Other]
+        self,
+        records: Sequence[Record],
+        knowledge: Sequence[Passage | Text],
+        others: Sequence[Other],
+        is_trained: bool,
     ) -> Written:
         host = self.home.host
         writer = Writer(
             host.tokenizer,
             [Turn("system", (Text(self.request.system),))] if self.request.system else opening(host),
             host.context - sum(p.length for p in others if isinstance(p, Prefix)),
-            any(isinstance(injection, LowRank) for injection in others),
+            is_trained,
             replace(self.request, past=self.focus.past),
             self.trace,
             show=self._show,

@@ -21,8 +21,8 @@ class LoraParts(Parts):
     reads        `message`: it was trained on single messages, and is shown no other; `last`: that, and where the message brings
                  nothing, the documents that were sent last
     needs_text   it is chosen without the user only where a document, or a picture of text, was read
-    for_passages  it was trained to answer from passages: it is chosen without the user wherever some were found for the message
-                 and no other skill is
+    for_passages  it was trained to answer from passages: it is chosen without the user wherever some were found for the message, or
+                 the message asks of a text that came with it, and no other skill is
     evaluator    what computes or checks what the skill writes: `arithmetic`
     on_answer    the instruction under which it takes an answer as its text, where a message asks for something else and for
                  this: "Translate to German."

@@ -4,6 +4,7 @@ import json
 
 import yaml
 
+from assistant.host.prompt import ASK_TEXT
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.inputs import Attachment
@@ -101,3 +102,18 @@ def test_what_was_read_of_a_passage_is_used_in_another_conversation_and_gone_wit
     assert list(folder.iterdir())
     assistant.remove_brick("masonry")
     assert not list(folder.iterdir())
+
+
+def test_a_skill_for_passages_answers_what_is_asked_of_a_text_that_came_with_the_message(assistant, prompts, tmp_path):
+    slip = [Attachment("slip.txt", b"sum 9.00")]
+    bare = done(assistant.ask("What is the sum?", slip, sampling=SHORT)).trace
+    expected = prompts[-1]
+    add_skill(assistant, tmp_path, for_passages=True)
+    (used,) = [
+        u for u in done(assistant.ask("What is the sum?", slip, sampling=SHORT)).trace.bricks if u.name == "skill"
+    ]
+    assert used.reason == "the message asks of slip.txt"
+    assert prompts[-1] == expected and ASK_TEXT.strip() in expected, "the instruction that it was trained with stays"
+    assert "skill" not in {
+        u.name for u in [*bare.bricks, *done(assistant.ask("Make it shorter.", slip, sampling=SHORT)).trace.bricks]
+    }
