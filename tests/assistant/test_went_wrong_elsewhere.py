@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from assistant.host.prompt import ASK_PASSAGES
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
@@ -119,10 +120,11 @@ def test_citations_name_the_passages_of_their_own_turn(assistant, prompts):
         assert trace.citations[0].document == file.name
         # What is cited is what stood before this very question, word for word, and the store keeps it with the answer.
         last = prompts[-1].rsplit("<|im_start|>user", 1)[1]
-        assert f"[1] {file.name}, " in last and trace.citations[0].text in last
+        first = trace.citations[0]
+        assert f"{file.name}, {first.place}:\n{first.text}\n\n{ASK_PASSAGES}" in last, "the best stands last"
         assert assistant.store.messages(talk)[-1].trace["citations"][0]["document"] == file.name
     done(assistant.ask("What is mortar made of?", choices=Choices(bricks={"masonry": Choice("off")}), sampling=SHORT))
-    assert "[1]" not in prompts[-1]
+    assert "passage 1" not in prompts[-1]
 
 
 def test_documents_and_knowledge_are_there_on_every_message(assistant, prompts):
