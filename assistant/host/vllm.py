@@ -102,32 +102,51 @@ class _Answering(AnswerStream):
 
 
 class _Apart:
-    """Lets a prompt of embeddings be answered alone, all others together, first come first served. Used on one event loop.
+    """Lets answers of one company be written together, a prompt of embeddings alone; whoever waits longest is next, with all
+    of that company. Used on one event loop.
 
-    vLLM 0.32 with LoRAs ends, and with it everybody's answer, when token ids and embeddings meet in one pass: its word
-    embeddings are then given fewer positions than its LoRAs count.
+    What vLLM 0.32 cannot have in one pass: with LoRAs it ends, and with it everybody's answer, when token ids and embeddings
+    meet, as its word embeddings are then given fewer positions than its LoRAs count; and on CPUs it adds the LoRA in its last
+    place to answers that have none, where others have one (index -1, vLLM #48421).
     """
 
     def __init__(self) -> None:
-        self._turnstile = asyncio.Lock()
-        self._free = asyncio.Event()
-        self._running, self._is_alone = 0, False
+        self._running, self._company = 0, ""
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 
     @asynccontextmanager
-    async def let_in(self, alone: bool) -> AsyncIterator[None]:
-        """Wait until it may run, and keep out what must not run beside it."""
-        async with self._turnstile:
-            while self._running and (alone or self._is_alone):
-                self._free.clear()
-                await self._free.wait()
-            self._running += 1
-            self._is_alone = alone
+    async def let_in(self, company: str) -> AsyncIterator[None]:
+        """Wait until it may run, and keep out what must not run beside it. "": nothing may."""
+        if not self._running or (company and company == self._company and not self._waiting):
+            self._running, self._company = self._running + 1, company
+        else:
+            await self._turn(company)
         try:
             yield
         finally:
-            self._running -= 1
-            if not self._running:
-                self._free.set()
+            self._leave()
+
+    async def _turn(self, company: str) -> None:
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((company, told))
+        try:
+            await told
+        except asyncio.CancelledError:
+            if not told.cancelled():
+                self._leave()  # it was let in and stopped in the same moment
+            raise
+
+    def _leave(self) -> None:
+        self._running -= 1
+        self._waiting = [one for one in self._waiting if not one[1].cancelled()]
+        if self._running or not self._waiting:
+            return
+        self._company = self._waiting[0][0]
+        let_in = [one for one in self._waiting if one[0] == self._company] if self._company else self._waiting[:1]
+        self._waiting = [one for one in self._waiting if one not in let_in]
+        self._running = len(let_in)
+        for _, told in let_in:
+            told.set_result(None)
 
 
 class VllmEngine:
@@ -321,7 +340,7 @@ class VllmEngine:
         job, answer = stream.job, stream.answer
         body = await asyncio.to_thread(completion, self._host, job, model, room, self._salt(job.conversation))
         async with (
-            self._apart.let_in(has_soft_tokens(job.prompt)),
+            self._apart.let_in("" if has_soft_tokens(job.prompt) else "bare" if model == self._model else "skilled"),
             aclosing(self._events(body, job.sampling.logprobs)) as events,
         ):
             async for event in events:

@@ -132,7 +132,7 @@ def test_text_pictures_skills_and_mixes_get_the_local_engines_tokens(host, engin
     assert [asked.prompt_embeds is not None for asked in server.asked[1:]] == [False, True] * 3
 
 
-def test_many_at_once_get_their_own_answers_and_embeddings_meet_nothing_else(host, engine, local, server):
+def test_many_at_once_get_their_own_answers_and_what_must_not_meet_does_not(host, engine, local, server):
     jobs = [replace(job, seed=n) for n, job in enumerate(jobs_of_all_kinds(host) * 4)]
     alone = [ids(local.generate(job)) for job in jobs]
     for _ in range(5):  # on a busy machine each may be answered before the next is asked

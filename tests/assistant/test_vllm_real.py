@@ -78,7 +78,8 @@ def running() -> float:
 
 
 def test_a_skill_is_composed_there_from_text_and_from_embeddings_alike(host, engine, german):
-    bare, skilled = a_job(host, text=ASKED), a_job(host, german, text=ASKED)
+    # The answer has twelve tokens, so that there must be room for the end behind them.
+    bare, skilled = (a_job(host, *loras, text=ASKED, sampling=Sampling(max_tokens=24)) for loras in ((), (german,)))
     (words,) = skilled.prompt.inputs(host).values()
     as_soft = replace(skilled, prompt=Prompt((Soft("words", host.embed(words)[0].detach()),)))
     answers = [engine.generate(job) for job in (bare, skilled, as_soft)]
@@ -86,6 +87,17 @@ def test_a_skill_is_composed_there_from_text_and_from_embeddings_alike(host, eng
     assert spoken[1] == spoken[2] != spoken[0]
     assert answers[1].text.startswith("Die Katze sitzt") and [a.engine for a in answers] == ["vllm"] * 3
     assert [a.finished for a in answers[1:]] == ["end", "end"]
+
+
+def test_a_skill_does_not_reach_an_answer_that_is_written_beside_it(host, engine, german):
+    """On CPUs vLLM itself adds the LoRA in its last place to whatever has none, once all places were taken."""
+    # One adapter after the other takes its place, up to the last.
+    for weight in (1.0, 0.9, 0.8, 0.7):
+        ids(engine.generate(a_job(host, replace(german, weight=weight), text=ASKED, sampling=Sampling(max_tokens=1))))
+    bare, skilled = a_job(host, text=ASKED), a_job(host, german, text=ASKED)
+    alone = ids(engine.generate(bare))
+    together = [engine.generate(job) for job in (skilled, bare, skilled)]
+    assert [ids(stream) for stream in together][1] == alone
 
 
 def test_strengths_are_exact(host, engine, german):

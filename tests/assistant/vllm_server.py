@@ -111,8 +111,9 @@ class VllmServer:
         self.unloads: list[str] = []
         self.adapters: dict[str, tuple[str, LowRank]] = {}
         self.dropped, self.at_once, self.most_at_once = 0, 0, 0
-        # vLLM 0.32 with LoRAs ends when embeddings meet anything else in a pass.
-        self.embeds_at_once, self.has_mixed = 0, False
+        # In one pass vLLM 0.32 with LoRAs ends of embeddings beside anything else, and on CPUs gives an answer without a LoRA another's.
+        self.writing: list[tuple[bool, bool]] = []  # whether of embeddings, whether with a LoRA
+        self.has_mixed = False
         self.url = ""
 
     def app(self) -> FastAPI:
@@ -204,8 +205,9 @@ class VllmServer:
 
     async def _events(self, job: Job, body: Completion) -> AsyncIterator[str]:
         self.at_once += 1
-        self.embeds_at_once += body.prompt_embeds is not None
-        self.has_mixed |= self.at_once > 1 and self.embeds_at_once > 0
+        kind = (body.prompt_embeds is not None, body.model in self.adapters)
+        self.writing.append(kind)
+        self.has_mixed |= len(self.writing) > 1 and (len(set(self.writing)) > 1 or kind[0])
         self.most_at_once = max(self.most_at_once, self.at_once)
         stream = self.engine.generate(job)
         pieces, count, is_whole = iter(stream), 0, False
@@ -238,7 +240,7 @@ class VllmServer:
             stream.stop()
             self.dropped += not is_whole
             self.at_once -= 1
-            self.embeds_at_once -= body.prompt_embeds is not None
+            self.writing.remove(kind)
 
     def _event(self, ids: list[int], scores: tuple[Score, ...], finish: str | None) -> str:
         logprobs = None
