@@ -426,9 +426,10 @@ class LocalEngine:
 
     def _pass(self, rows: Sequence[_Row], most: int) -> None:
         """One pass over these rows; where it fails, over halves of them, until the row is alone that is at fault."""
-        if not rows:
+        reading = [(row, read) for row in rows if (read := self._next_read(row, most)) is not None]
+        if not reading:
             return
-        reads = [row.next_read(most) for row in rows]
+        rows, reads = zip(*reading, strict=True)
         try:
             logits = self._decoder.forward(reads)
         except Exception as problem:
@@ -442,6 +443,15 @@ class LocalEngine:
             else:
                 if row.ended:
                     self._end(row)
+
+    def _next_read(self, row: _Row, most: int) -> Read | None:
+        """What a row reads next; None where that went wrong, and it has ended."""
+        try:
+            return row.next_read(most)
+        except Exception as problem:
+            # What was kept of a passage may not fit into memory once more.
+            self._end(row, _sentence(problem))
+            return None
 
     def _split(self, rows: Sequence[_Row], most: int, problem: Exception) -> None:
         short = _is_out_of_memory(problem)

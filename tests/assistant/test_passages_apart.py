@@ -17,6 +17,7 @@ from assistant.host.read_passages import ReadPassages
 from assistant.host.rotary import frequencies_of
 from assistant.host.sampling import Sampling
 from assistant.host.vllm_wire import completion
+from mattoni.errors import MattoniError
 from mattoni.injections import Ids, LowRank, Other, Passage, Prefix, Segment, Soft, Text
 from tests.assistant.test_local_engine import skill
 
@@ -166,6 +167,18 @@ def test_rows_with_passages_say_together_what_each_says_alone(host):
         for stream, expected in zip(streams, [*alone, *alone], strict=True):
             assert list(stream)
             torch.testing.assert_close(torch.tensor(stream.log_probabilities), expected, **CLOSE)
+
+
+def test_a_passage_that_cannot_be_put_in_its_place_harms_nobody_else(host, engine, monkeypatch):
+    asked, other = job(host, ONE, QUESTION), job(host, QUESTION)
+    expected = likely(engine, other)
+    likely(engine, asked)
+    monkeypatch.setattr(engine._decoder, "put", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    streams = [engine.generate(one) for one in (asked, other)]
+    with pytest.raises(MattoniError, match="not enough memory"):
+        list(streams[0])
+    assert list(streams[1])
+    torch.testing.assert_close(torch.tensor(streams[1].log_probabilities), expected, **CLOSE)
 
 
 def test_a_conversation_goes_on_behind_its_passages(host, engine):
