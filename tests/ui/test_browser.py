@@ -176,7 +176,7 @@ def ask_at_length(page: "playwright.Page", text: str) -> None:
 def stop(page: "playwright.Page") -> None:
     """Stop the answer that is being written, once some of it is there."""
     page.get_by_text("answering", exact=False).wait_for()
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(3500)  # a slow machine reads the prompt first
     page.locator(".st-key-stop button").click()
     page.get_by_text("Stopped. What had been said is kept.").wait_for()
 
