@@ -20,18 +20,17 @@ from typing import Any
 import mattoni.torchvision_ops  # noqa: F401  (before transformers)
 
 from assistant.bricks.skills_on import skills_on
-from assistant.evaluation.measure_prefilled import three_passages
+from assistant.evaluation.measure_prefilled import reading_rows, three_passages
 from assistant.host.host import Host, load_host
 from assistant.host.job import Job, answers_of
 from assistant.host.local import LocalEngine
 from assistant.host.prompt import ASK_TEXT, Turn, build_prompt, opening
 from assistant.host.sampling import Sampling
 from assistant.turn.passages import knowledge_segments
-from mattoni.errors import MattoniError, run_command
+from mattoni.errors import run_command
 from mattoni.injections import Other, Text
 from mattoni.lines import json_rows
 from mattoni.metrics import bootstrap, f1, paired_difference, paired_ratio
-from mattoni.paths import training_data
 from mattoni.trace import Citation
 from task_bricks.lora import read_lora
 
@@ -49,13 +48,7 @@ def main() -> int:
     parser.add_argument("--skill", default="", help="a skill that is here, or a PEFT folder")
     parser.add_argument("--skill-alone", action="store_true", help="not the bare host as well")
     given = parser.parse_args()
-    data = training_data() / "text"
-    articles: dict[str, list[dict[str, str]]] = {}
-    for row in json_rows(data / "reading-passages-dev.jsonl"):
-        articles.setdefault(row.value["title"], []).append(row.value)
-    rows = [row.value for row in json_rows(data / "reading-dev.jsonl")][given.skip :][: given.limit]
-    if not rows:
-        raise MattoniError("There is nothing to ask: give --limit a number above 0.")
+    rows, articles = reading_rows(given.skip, given.limit)
     host = load_host()
     with_bricks: dict[str, tuple[Other, ...]] = {} if given.skill_alone else {"bare": ()}
     if given.skill:

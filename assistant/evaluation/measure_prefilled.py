@@ -62,13 +62,7 @@ def main() -> int:
     parser.add_argument("--lora", type=Path)
     parser.add_argument("--dtype", default="auto")
     given = parser.parse_args()
-    data = training_data() / "text"
-    articles: dict[str, list[dict[str, str]]] = {}
-    for row in json_rows(data / "reading-passages-dev.jsonl"):
-        articles.setdefault(row.value["title"], []).append(row.value)
-    rows = [row.value for row in json_rows(data / "reading-dev.jsonl")][given.skip :][: given.limit]
-    if not rows:
-        raise MattoniError("There is nothing to ask: give --limit a number above 0.")
+    rows, articles = reading_rows(given.skip, given.limit)
     host = load_host(dtype=given.dtype)
     composition = compose(host, [read_lora(given.lora)] if given.lora else [])
     with torch.inference_mode(), composed(host, composition):
@@ -76,6 +70,18 @@ def main() -> int:
         report = figures(scores) | {"first token": first_token(host, rows[0]["question"], articles, given.ways)}
     print(json.dumps(report, indent=2))
     return 0
+
+
+def reading_rows(skip: int, limit: int) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, str]]]]:
+    """So many rows of reading-dev behind the first `skip`, and the passages of all articles by title. Raises MattoniError for none."""
+    data = training_data() / "text"
+    articles: dict[str, list[dict[str, str]]] = {}
+    for row in json_rows(data / "reading-passages-dev.jsonl"):
+        articles.setdefault(row.value["title"], []).append(row.value)
+    rows = [row.value for row in json_rows(data / "reading-dev.jsonl")][skip:][:limit]
+    if not rows:
+        raise MattoniError("There is nothing to ask: give --limit a number above 0.")
+    return rows, articles
 
 
 @dataclass(frozen=True)

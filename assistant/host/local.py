@@ -100,9 +100,7 @@ class _PassageReading:
         self.passage = passage
         shared = min(common_prefix(row.places, passage.script.places), passage.beginning)
         first = passage.script.compositions[0][1]
-        self.read = (
-            row.beginning(shared) if shared else ReadSoFar([], decoder.new_key_values(first), front=first.prefix_length)
-        )
+        self.read = row.beginning(shared) if shared else _nothing_read(decoder, first)
         self._unread = torch.tensor([passage.ids[shared:]], device=device)
 
     @property
@@ -377,7 +375,7 @@ class LocalEngine:
             script = self._script(job)
             kept = self._idle.take(job.conversation, script.places) if job.conversation else None
             first = script.compositions[0][1]
-            read = kept or ReadSoFar([], self._decoder.new_key_values(first), first.prefix_length)
+            read = kept or _nothing_read(self._decoder, first)
             return _Row(self._host, job, stream, script, read, self._decoder, self._passages)
         except Exception as problem:
             stream.end(_sentence(problem))
@@ -478,6 +476,11 @@ class LocalEngine:
             if row.stream.conversation and problem is None:
                 self._idle.keep(row.stream.conversation, row.script.last.key, row.read)
         row.finish(problem)
+
+
+def _nothing_read(decoder: Decoder, composition: Composition) -> ReadSoFar:
+    """What a row begins with: the composition's prefix alone."""
+    return ReadSoFar([], decoder.new_key_values(composition), composition.prefix_length)
 
 
 def _to_read(job: Job) -> Prompt:

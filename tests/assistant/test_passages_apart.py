@@ -1,6 +1,6 @@
 """Passages that are read apart in the engine: what is kept of them, where it is used again, and that it says what it should."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,8 @@ from assistant.host.sampling import Sampling
 from assistant.host.vllm_wire import completion
 from mattoni.errors import MattoniError
 from mattoni.injections import Ids, LowRank, Other, Passage, Prefix, Segment, Soft, Text
+from tests.assistant.test_local_engine import engine as engine  # two fixtures
+from tests.assistant.test_local_engine import host as host
 from tests.assistant.test_local_engine import skill
 
 ONE = Passage("Kiln: the picture of the dog on the grass was in the kiln.\n\n")
@@ -28,18 +30,6 @@ PAST = (Turn("user", (Text("What is a dog?"),)), Turn("assistant", (Ids((31, 32,
 SAID = (40, 41, 42, 43)  # forced, so that the stream tells how likely each is
 # Two ways through the same sums in fp32.
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-
-
-@pytest.fixture
-def host(tiny_host) -> Host:
-    return load_host(str(tiny_host), device="cpu", dtype="float32")
-
-
-@pytest.fixture
-def engine(host) -> Iterator[LocalEngine]:
-    engine = LocalEngine(host)
-    yield engine
-    engine.close()
 
 
 def job(host: Host, *segments: Segment, past: Sequence[Turn] = (), injections: Sequence[Other] = ()) -> Job:
