@@ -425,16 +425,16 @@ class _Planned:
 
         A skill that was asked for reads them as well; the one for passages alone makes way.
         """
-        if self.plan.skills or not self.plan.for_passages:
+        chosen = self.plan.for_passages
+        if self.plan.skills or chosen is None:
             return ()
-        first = self.plan.for_passages[0]
         if has_passages:
-            return (replace(first, reason="passages were found for it"),)
+            return (replace(chosen, reason="passages were found for it"),)
         standing = [*records, *self.focus.shown]
         texts = [r.name for r in standing if isinstance(r, Read) and r.is_text]
         if not texts or not asks(self.request.text) or any(isinstance(r, Seen) for r in standing):
             return ()
-        return (replace(first, reason=f"the message asks of {', '.join(texts)}"),)
+        return (replace(chosen, reason=f"the message asks of {', '.join(texts)}"),)
 
     def _stays_out(self, thing: Picture | Document | Sound | Record | None) -> bool:
         """Whether it is a picture of this message that stays out of the prompt: the message is about another one alone."""

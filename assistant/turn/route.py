@@ -254,9 +254,9 @@ class Plan:
     reader: Chosen | None = None  # who reads documents, and what is written on a picture for a brick that cannot
     skills: tuple[Chosen, ...] = ()  # bricks for the message
     by_user: tuple[Chosen, ...] = ()  # only the user switches them on; they tell nothing of the message
-    for_passages: tuple[
-        Chosen, ...
-    ] = ()  # skills that answer from passages and texts, where there are any; the first is to
+    for_passages: Chosen | None = (
+        None  # who answers from passages and texts, where there are any and no other skill does
+    )
     knowledge: tuple[str, ...] = ()  # bricks that are asked whether they have something to say
     needs_seen: bool = True  # False: the message stands alone, and earlier exchanges about pictures stay out
     needs_several: bool = False  # the message is about several pictures, or an earlier one than the latest
@@ -323,10 +323,10 @@ def _by_user(keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
     return tuple(_chosen(name, choices, [], "switched on by hand") for name in able)
 
 
-def _for_passages(keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
-    """The skills on Auto that answer from passages; whether there are any is known when the turn is prepared."""
-    able = [brick.name for brick in keyring.for_passages if choices.of(brick.name).state == "auto"]
-    return tuple(Chosen(name, 1.0, None, None, "") for name in able)
+def _for_passages(keyring: Keyring, choices: Choices) -> Chosen | None:
+    """The first skill on Auto that answers from passages; whether there are any is known when the turn is prepared."""
+    able = (brick.name for brick in keyring.for_passages if choices.of(brick.name).state == "auto")
+    return next((Chosen(name, 1.0, None, None, "answers from passages") for name in able), None)
 
 
 def listener(keyring: Keyring, choices: Choices) -> Chosen | None:
