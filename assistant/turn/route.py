@@ -46,6 +46,8 @@ class KeyedBrick:
 
 # Skills beside those that are near or on that a route looks at and puts on the trace, the best first.
 _WEIGHED = 50
+# Skills that make way for another are looked at once more, so many of the nearest: each costs as much as a message.
+_UNLOCKED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +104,34 @@ class KeyIndex:
 
     def worth(self, vectors: Tensor, names: Collection[str]) -> dict[str, float]:
         """{brick: score} of those that a route has to look at: near ones, the best, and those of these names."""
-        scores = self.scores(vectors)
+        scores = self._unlocked(vectors.to(self.keys), self.scores(vectors))
         is_worth = (scores >= self.thresholds) | self.is_always
         is_worth[scores.topk(min(_WEIGHED, len(scores))).indices] = True
         near = {self.bricks[i].name: float(scores[i]) for i in is_worth.nonzero().flatten().tolist()}
         if not names:
             return near
         return near | {brick.name: float(scores[i]) for i, brick in enumerate(self.bricks) if brick.name in names}
+
+    def _unlocked(self, vectors: Tensor, scores: Tensor) -> Tensor:
+        """The scores, where several skills each make way for another of them: then none of these does.
+
+        Counter-keys stand for the messages of others and are finer than keys, so what lies between two skills may be nearer to the
+        counter-keys of both, and nobody answered it. A counter-key stands for a skill where that one takes it.
+        """
+        if not len(self.counter) or (scores >= self.thresholds).any():
+            return scores
+        own = self._largest((self.keys @ vectors.T).T, self.of_key)
+        near = own >= self.thresholds
+        free = scores.clone()
+        nearest_first = sorted(near.nonzero().tolist(), key=lambda at: -float(own[at[0], at[1]]))
+        for piece, brick in nearest_first[:_UNLOCKED]:
+            counter = self.counter[self.of_counter == brick]
+            nearest = counter[(counter @ vectors[piece]).argmax()].unsqueeze(0)
+            takers = self.scores(nearest) >= self.thresholds
+            takers[brick] = False
+            if (takers & near[piece]).any():
+                free[brick] = max(free[brick], own[piece, brick])
+        return free
 
 
 def _owners(parts: Sequence[Tensor]) -> Tensor:

@@ -332,3 +332,19 @@ def test_of_ten_thousand_skills_a_route_looks_at_the_near_ones_alone_and_scores_
     assert plan.skills[0].name == "s7" and plan.skills[0].score == pytest.approx(skills[7].score(texts), abs=1e-6)
     assert len(plan.candidates) < 200, "the trace holds what was near, not all"
     assert ("s7", best.name) == tuple(chosen.name for chosen in plan.skills) or best.score(texts) < 0.9
+
+
+def test_skills_that_make_way_for_one_another_do_not_leave_a_message_to_nobody():
+    """Tom has 12 apples and buys 7 more: it lay nearer to the counter-keys of both skills that compute, each for the other's messages."""
+    message = torch.nn.functional.normalize(E[:1] + E[1:2], dim=1)
+    towards = lambda row: torch.nn.functional.normalize(message + row, dim=1)  # noqa: E731
+    sums = keyed("sums", "task", "text", E[:1], 0.5, counter=towards(E[1:2]))
+    maths = keyed("maths", "task", "text", E[1:2], 0.5, counter=towards(E[:1]))
+    names = lambda *bricks: [s.name for s in route(Question(texts=message), Keyring(bricks), Choices()).skills]  # noqa: E731
+    assert max(sums.score(message), maths.score(message)) < 0, "a counter-key is nearer than every key"
+    assert names(sums, maths) in (["sums"], ["maths"])
+    assert names(sums) == names(maths) == [], "nobody else is there for it"
+    # What is for neither stays with the host: its counter-key is taken by no other skill.
+    chat = towards(E[2:3] / 2)
+    both = [keyed(name, "task", "text", E[n : n + 1], 0.5, counter=chat) for n, name in enumerate(("sums", "maths"))]
+    assert names(*both) == []
