@@ -3,7 +3,8 @@
 An answer is taken as words: what numbers the items of a list and where lines end does not count, so that "61. India",
 "62. India" is the same word again and again. It goes round in circles when its end is one block of words several times over,
 when in a long stretch nearly every run of words was said before, when a list names again and again what it has named, when
-line after line only counts on, or when a word does not end. Figures and signs alone may repeat for longer: tables and rows of
+section after section has the heading and the list of an earlier one, when line after line only counts on, or when a word does
+not end. Figures and signs alone may repeat for longer: tables and rows of
 zeros do.
 """
 
@@ -26,6 +27,7 @@ _LEAST_WORDS = 12  # of three rounds together, where an answer ends in them
 # Of so many runs of _RUN words on end, this share was said so often before: code and forms say much twice.
 _RUN, _STRETCH, _SHARE, _OFTEN = 5, 60, 0.7, 2
 _ITEM = re.compile(r"[ \t]*(?:\d+[.)]|[-*+•]+)[ \t]+(.*\S)")
+_OLD_SECTIONS = 3  # one after the other, with the heading and the list that an earlier one had
 _OLD_ITEMS = 6  # of one list, one after the other, that it had named before
 # Lines that are alike but for numbers which grow by the same step, or stay: a times table has twenty, a plan a dozen.
 _COUNTED_LINES, _COUNTED_TABLE, _SAME_STEP, _KEPT_LINES = 16, 21, 0.8, 2
@@ -56,6 +58,28 @@ class _Counted:
         return self._begins[_KEPT_LINES] if all(map(_grows_evenly, zip(*self._numbers, strict=True))) else None
 
 
+class _Sections:
+    """Headings with the lists below them, which say again, word for word, what was said below them."""
+
+    def __init__(self) -> None:
+        self._begin = 0
+        self._section: list[str] = []  # a heading and the items below it
+        self._said: set[tuple[str, ...]] = set()
+        self._old_since: list[int] = []  # where each of the latest sections that had been said before began
+
+    def push(self, line: str, begin: int, is_item: bool) -> int | None:
+        """Take a whole line that begins at a place. Returns where the first of too many old sections began, else None."""
+        if is_item:
+            self._section.append(line.strip().casefold())
+            return None
+        if len(self._section) > 1:
+            section = tuple(self._section)
+            self._old_since = [*self._old_since, self._begin] if section in self._said else []
+            self._said.add(section)
+        self._begin, self._section = begin, [line.strip().casefold()]
+        return self._old_since[0] if len(self._old_since) >= _OLD_SECTIONS else None
+
+
 class Repetition:
     """Watches an answer as it grows; `push` says where to cut it once it goes round in circles."""
 
@@ -72,7 +96,7 @@ class Repetition:
         self._lines = 0  # characters of the lines that are whole
         self._items: list[str] = []  # of the list that the last of them belongs to
         self._old_since: list[int] = []  # where each of the latest items that had been named before began
-        self._counted = _Counted()
+        self._counted, self._sections = _Counted(), _Sections()
 
     def push(self, text: str) -> int | None:
         """Add to the answer. Returns how many of its characters to keep when it goes round in circles, else None."""
@@ -107,6 +131,8 @@ class Repetition:
             if (third := self._counted.push(line, begin)) is not None:
                 return len(self._text[:third].rstrip("\n"))
             item = _ITEM.match(line)
+            if (first := self._sections.push(line, begin, item is not None)) is not None:
+                return len(self._text[:first].rstrip("\n"))
             if item is None:
                 self._items, self._old_since = [], []
                 continue
@@ -167,7 +193,8 @@ class Repetition:
         if len(self._old) < _STRETCH or sum(self._old) < _SHARE * _STRETCH or not self._has_letters(_STRETCH):
             return None
         begin = self._ends[max(0, self._first_old() - _RUN)]
-        ends = [match.end() for match in _SENTENCE_ENDS.finditer(self._text, 0, begin)]
+        # Looked for in all of the text: at the end of a part of it, the point of "2.75" would end a sentence.
+        ends = [match.end() for match in _SENTENCE_ENDS.finditer(self._text) if match.end() <= begin]
         return ends[-1] if ends else begin
 
     def _first_old(self) -> int:

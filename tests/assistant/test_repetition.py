@@ -99,6 +99,13 @@ LEGITIMATE = {
     "people by year": "".join(f"{1990 + n}: {50 + (n * n * 7) % 13} million people\n" for n in range(30)),
     "a plan of twelve weeks": "".join(f"Week {n}: run {3 + n} kilometres, rest {n} days\n" for n in range(1, 13)),
     "a million": "A googol is 1" + "0" * 100 + ".",
+    "figures of a month, many alike": "".join(f"- {n} May: in 8.00, out 16.30, break 0.30\n" for n in range(1, 15)),
+    "a price list with equal prices": "".join(
+        f"**{cake}**\n- small 2.50\n- large 3.50\n\n"
+        for cake in ("Apple", "Plum", "Lemon", "Nut", "Carrot", "Poppy", "Pear")
+    ),
+    "a table with many equal cells": "| city | Jan | Feb | Mar | Apr | May | Jun |\n|---|---|---|---|---|---|---|\n"
+    + "".join(f"| {city} | 0 | 0 | 0 | 0 | 0 | 0 |\n" for city in "Rome Oslo Bern Riga Lima Bonn Cork Nice".split()),
     "ha ha": "Ha ha ha ha ha! That is a good one.",
 }
 
@@ -174,6 +181,12 @@ def test_a_list_that_names_only_what_it_has_named_ends_and_two_lists_may_be_alik
     assert keep is not None and answer[:keep].endswith("5. Turkey")
     week = "".join(f"- {what}\n" for what in ("run", "rest", "swim", "stretch"))
     assert Repetition().push("".join(f"Week {n}:\n{week}" for n in range(1, 3))) is None
+
+
+def test_the_same_figures_below_the_same_headings_again_and_again_are_cut_behind_the_first_round():
+    bread, cake = "**Bread:**\n- 2.30\n- 3.60\n- 2.75\n\n", "**Cake:**\n- 4.10\n- 2.75\n\n"
+    once = f"The bakery sells:\n\n{bread}{cake}{bread}**Total:**\n- 12.75\n\n"
+    assert cut(once + (bread + "**Total:**\n- 12.75\n\n" + cake) * 4) == once.rstrip()
 
 
 def test_a_sentence_that_a_round_begins_in_is_kept_whole():

@@ -135,6 +135,11 @@ def box(page: "playwright.Page") -> "playwright.Locator":
     return page.get_by_test_id("stChatInputTextArea")
 
 
+def switch_of(page: "playwright.Page", skill: str, state: str) -> "playwright.Locator":
+    """By its name: which skill stands first changes while the page is drawn, and with what the tests before it taught."""
+    return page.locator(f".st-key-skill-{skill}").get_by_role("radio", name=state, exact=True)
+
+
 def ask(page: "playwright.Page", text: str, *files: Path) -> None:
     if files:
         page.get_by_test_id("stChatInput").locator("input[type=file]").set_input_files(files)
@@ -231,7 +236,7 @@ def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_relo
 
     answers = len(said) // 2
     wait_for_answers(page, answers)
-    page.get_by_test_id("stSidebar").get_by_role("radio", name="On", exact=True).first.click()
+    switch_of(page, "english-german", "On").click()
     page.wait_for_timeout(1000)
     ask(page, "The man is reading a book.")
     wait_for_answers(page, answers + 1)
@@ -250,7 +255,7 @@ def test_a_photo_is_answered_a_second_answer_stopped_a_skill_switched_and_a_relo
 def test_a_question_sent_while_the_page_is_still_drawn_can_be_stopped(open_page):
     page = open_page(NO_END)
     box(page).fill(LONG)
-    page.get_by_test_id("stSidebar").get_by_role("radio", name="On", exact=True).first.click()
+    switch_of(page, "arithmetic", "On").click()
     box(page).press("Enter")
     stop(page)
 
@@ -303,22 +308,22 @@ def test_a_reload_and_a_click_in_the_middle_leave_the_answer_running_and_a_secon
 def test_what_the_sidebar_is_set_to_stays_with_its_conversation(open_page):
     page = open_page("?max-tokens=4")
 
-    def first(state: str) -> "playwright.Locator":
-        return page.get_by_test_id("stSidebar").get_by_role("radio", name=state, exact=True).first
+    def german(state: str) -> "playwright.Locator":
+        return switch_of(page, "english-german", state)
 
-    first("On").click()
+    german("On").click()
     ask(page, "Name a colour.")
     wait_for_answers(page, 1)
     talk = conversation_of(page)
     page.reload()
     wait_for_answers(page, 1)
-    playwright.expect(first("On")).to_be_checked()
+    playwright.expect(german("On")).to_be_checked()
     page.locator(".st-key-new button").click()
-    playwright.expect(first("Auto")).to_be_checked()
+    playwright.expect(german("Auto")).to_be_checked()
     # In a browser that has never seen it, too.
     page = open_page(f"?c={talk}")
     wait_for_answers(page, 1)
-    playwright.expect(first("On")).to_be_checked()
+    playwright.expect(german("On")).to_be_checked()
 
 
 def test_scripts_in_a_question_and_a_file_name_are_only_text(open_page, tmp_path):
@@ -412,7 +417,7 @@ def test_a_skill_is_taught_from_two_hundred_rows_and_used_without_a_restart(open
     page.get_by_role("button", name="Back to the conversation").click()
     playwright.expect(box(page)).to_be_enabled()
     # Whether Auto may choose it is the gate's to say, by its keys; a person may always.
-    page.locator(".st-key-skill-order-slips").get_by_role("radio", name="On", exact=True).click()
+    switch_of(page, "order-slips", "On").click()
     page.wait_for_timeout(1000)
     ask(page, "Order: 7 boxes of candles")
     page.get_by_text("QTY=7").wait_for()
