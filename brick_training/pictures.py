@@ -1,4 +1,4 @@
-"""Picture files of training data: which files are pictures, where a row's picture lies, and opening one as the assistant does."""
+"""Files of pictures and recordings in training data: which are, where a row's file lies, and opening one as the assistant does."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -8,9 +8,10 @@ from PIL import Image
 
 from assistant.turn.look import look
 from mattoni.errors import MattoniError
-from mattoni.inputs import Attachment, Document, Picture
+from mattoni.inputs import Attachment, Document, Picture, Sound
 
 # By name, because a folder may hold a hundred thousand files; what each really is, the assistant's own reader tells.
+SOUND_ENDINGS = frozenset(".wav .mp3 .flac .ogg .oga .opus .m4a .aac .aiff .caf".split())
 PICTURE_ENDINGS = frozenset(".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .avif .jp2 .ico .heic .heif".split())
 _SYSTEM_NAMES = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin"}
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:/")
@@ -41,6 +42,18 @@ def open_picture(source: Path | bytes, name: str = "") -> Image.Image:
         if shown is not None:
             return shown
     raise MattoniError(looked.notices[0].text if looked.notices else f"{called} is no picture.")
+
+
+def open_sound(path: Path) -> Sound:
+    """A recording as the assistant hears it. Raises MattoniError with the reason where the assistant could not open it."""
+    try:
+        looked = look((Attachment(path.name, path.read_bytes()),))
+    except OSError as problem:
+        raise MattoniError(f"{path.name} cannot be read ({problem.strerror}).") from problem
+    for item in looked.items:
+        if isinstance(item, Sound):
+            return item
+    raise MattoniError(looked.notices[0].text if looked.notices else f"{path.name} is no recording.")
 
 
 class PictureFolder:

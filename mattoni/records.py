@@ -18,6 +18,7 @@ class Seen:
     digest: str  # sha256 of its bytes
     brick: str
     findings: Mapping[str, Any] = field(default_factory=dict)  # what else the brick found and wants back; plain values
+    source: Literal["picture", "sound"] = "picture"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def spoken_words(records: Iterable[Record]) -> str:
 def to_json(record: Record) -> dict[str, Any]:
     """Plain values for the store; what is as usual is left out."""
     if isinstance(record, Seen):
-        return {"name": record.name, "picture": record.digest, "brick": record.brick, **record.findings}
+        return {"name": record.name, record.source: record.digest, "brick": record.brick, **record.findings}
     values: dict[str, Any] = {
         "name": record.name,
         record.source: record.digest,
@@ -84,7 +85,8 @@ def from_json(values: Mapping[str, Any]) -> Record:
     try:
         name, brick = str(rest.pop("name")), str(rest.pop("brick", ""))
         if "text" not in rest:
-            return Seen(name, str(rest.pop("picture")), brick, rest)
+            kind: Literal["picture", "sound"] = "sound" if "sound" in rest else "picture"
+            return Seen(name, str(rest.pop(kind)), brick, rest, kind)
         source = next(s for s in ("picture", "document", "sound") if s in rest)
     except (KeyError, StopIteration) as problem:
         raise MattoniError(

@@ -131,7 +131,7 @@ def load_modality(
         if not inside.is_relative_to(folder.resolve()):
             raise MattoniError(f"{where}: parts.encoder leads out of the brick's folder; put the encoder inside it.")
         source = f"{scheme}:{inside}"
-    if kind != "qformer":
+    if kind not in ("qformer", "listening"):
         dtype = host_embedding.dtype
         encoder = load_encoder(source, device, dtype)
         return ModalityBrick(encoder, load_imported_stitch(str(kind), own, host_embedding.shape[1], device, dtype))

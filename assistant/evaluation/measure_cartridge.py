@@ -2,8 +2,8 @@
 
 BRICK is a cartridge's folder; the text lies beside the rows, under their name and `.txt`, as in cartridge-dev. Beside the cartridge stand
 the whole text in the prompt and the bare host, on the same questions, greedy, at most 32 tokens; and how many of the questions and of
-chat-dev's messages (below MATTONI_DATA) Auto would choose it for. With a SKILL, also what it costs the cartridge: the same questions while it
-is on, and how much less likely the right answers become. Answers are kept in OUT, so that what was answered once is not asked again; one JSON object is printed.
+chat-dev's messages (below MATTONI_DATA) Auto would choose it for. Answers are kept in OUT, so that what was answered once is not asked again;
+one JSON object is printed. With a SKILL it tells instead what that costs the cartridge: how much less likely the right answers become while it is on.
 """
 
 import json
@@ -41,13 +41,13 @@ def main() -> int:
         )
     brick, rows, out = map(Path, sys.argv[1:4])
     limit = int(sys.argv[4]) if len(sys.argv) > 4 else None
+    if len(sys.argv) > 5:
+        print(json.dumps({"beside a skill": beside_skill(load_host(), brick, rows, sys.argv[5], limit)}, indent=2))
+        return 0
     embedder = Embedder(fetch(BUILTIN_EMBEDDER))
     chat = [row.value["text"] for row in json_rows(training_data() / "text" / "chat-dev.jsonl")]
     report = {"reach the threshold": routed(brick, rows, chat, embedder.embed)}
-    host = load_host()
-    if len(sys.argv) > 5:
-        report["beside a skill"] = beside_skill(host, brick, rows, sys.argv[5], limit)
-    print(json.dumps(report | measure(host, brick, rows, out, limit), indent=2))
+    print(json.dumps(report | measure(load_host(), brick, rows, out, limit), indent=2))
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from assistant.turn.place import picture_meant
 from assistant.turn.request import Exchange
 from mattoni.inputs import Document, Picture, Sound
-from mattoni.records import Read, Record, Seen
+from mattoni.records import Read, Record
 
 _MATERIAL = 300  # characters from which on a message is itself what is asked about, pasted in
 
@@ -106,7 +106,7 @@ def named_picture(
 
 def is_picture(record: Record) -> bool:
     """Whether it was a picture, seen or read."""
-    return isinstance(record, Seen) or record.source == "picture"
+    return record.source == "picture"
 
 
 def _answering(showing: Sequence[Exchange], holds_answer: Callable[[Read], bool]) -> tuple[Record, ...]:

@@ -63,6 +63,7 @@ def keyed(brick: Brick, has_keys: bool = True) -> KeyedBrick:
         chosen_by=method.chosen_by,
         needs=card.parts.needs,
         on_answer=card.parts.on_answer_text,
+        is_stitched=card.host is not None,
         is_in_front="prefix" in card.injects,
     )
     # One that finds out itself whether it fits a message searches its own keys.

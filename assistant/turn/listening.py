@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mattoni.inputs import Sound
-from mattoni.records import Read, spoken_words
+from mattoni.records import Seen, spoken_words
 from mattoni.runtime import Injected
 
 # Longer than that nobody talks to an assistant: it is a lecture, a meeting, a call, and what it says is read like a text.
@@ -30,6 +30,8 @@ class HeardSounds:
         return spoken_words(injected.record for injected in self.found.values() if injected.record is not None)
 
     @property
-    def has_texts(self) -> bool:
-        """Whether there is something that the message is about."""
-        return any(isinstance(i.record, Read) and i.record.is_text for i in self.found.values())
+    def are_asked_about(self) -> bool:
+        """Whether there is something that the message is about: a text, or a sound that somebody heard."""
+        return any(
+            isinstance(i.record, Seen) or (i.record is not None and i.record.is_text) for i in self.found.values()
+        )

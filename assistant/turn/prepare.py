@@ -32,7 +32,7 @@ from assistant.turn.passages import best_passages, found_reason, knowledge_segme
 from assistant.turn.place import document_meant
 from assistant.turn.question import goes_on, holds_number, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
-from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listener, route
+from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listeners, route
 from assistant.turn.spaces import Spaces
 from assistant.turn.twofold import Second, asking, form_of, is_answered, second_request, without
 from assistant.turn.writing import Writer, Written
@@ -40,13 +40,14 @@ from knowledge_bricks.documents import answer_threshold
 from mattoni.cache import RecentlyUsed
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Other, Passage, Prefix, Segment, Text
-from mattoni.inputs import Attachment, Document, Looked, Picture, Sound
+from mattoni.inputs import Attachment, Document, Looked, Picture, Samples, Sound
 from mattoni.records import Read, Record, Seen
 from mattoni.runtime import Asked, Finished, Given, GivenDocument, GivenPicture, GivenSound, Injected, Stopped
 from mattoni.trace import Attention, Notice, Trace, UsedBrick
 
 # Notices that stand for an answer.
 _UNANSWERED = frozenset({"no-picture", "no-document"})
+_CLOSED = "it can no longer be opened; attach it again."
 
 
 @dataclass(frozen=True)
@@ -187,36 +188,40 @@ class Preparation:
         return prepare
 
     def _listen(self, request: Request, looked: Looked, bricks: Bricks, trace: Trace, watcher: Watcher) -> HeardSounds:
-        """What the brick that listens makes of each recording; what it cannot be asked is a notice."""
+        """What the bricks that listen make of each recording; what none can be asked is a notice.
+
+        Where the first finds no words in it, one that hears sounds is asked.
+        """
         sounds = [item for item in looked.items if isinstance(item, Sound)]
-        chosen = listener(self._keyrings.of(bricks), request.choices) if sounds else None
+        able = listeners(self._keyrings.of(bricks), request.choices) if sounds else ()
         spoken = are_message(sounds, request.text)
         found: dict[str, Injected] = {}
         for sound in sounds:
-            if watcher.stopping():
-                raise Stopped
-            if chosen is None:
+            if not able:
                 trace.notices.append(_not_heard(sound.name, request.choices.no_bricks))
-                continue
-            brick = bricks.get(chosen.name)
-            watcher.progress(f"listening to {sound.name}")
-            asked = Asked(
-                request.text,
-                GivenSound(sound, spoken),
-                embedder=lambda: self.spaces.embedder,
-                stage=trace.stage,
-                progress=watcher.progress,
-                stopping=watcher.stopping,
-            )
-            try:
-                injected = self.loaded.get(brick).inject(asked)
-            except MattoniError as problem:
-                # No model is fetched yet, say: the rest of the message goes on.
-                trace.notices.append(Notice("refused", str(problem)))
-                continue
-            found[sound.digest] = injected
-            _put_down(trace, bricks, chosen, injected)
-            trace.citations.extend(injected.citations)
+            for chosen in able:
+                if watcher.stopping():
+                    raise Stopped
+                watcher.progress(f"listening to {sound.name}")
+                asked = Asked(
+                    request.text,
+                    GivenSound(sound, spoken),
+                    embedder=lambda: self.spaces.embedder,
+                    stage=trace.stage,
+                    progress=watcher.progress,
+                    stopping=watcher.stopping,
+                )
+                try:
+                    injected = self.loaded.get(bricks.get(chosen.name)).inject(asked)
+                except MattoniError as problem:
+                    # No model is fetched yet, say: the rest of the message goes on.
+                    trace.notices.append(Notice("refused", str(problem)))
+                    continue
+                found[sound.digest] = injected
+                _put_down(trace, bricks, chosen, injected)
+                trace.citations.extend(injected.citations)
+                if not injected.is_empty:
+                    break
         return HeardSounds(found)
 
     def _focus(self, request: Request, question: Question, plan: Plan, watcher: Watcher) -> Focus:
@@ -254,9 +259,9 @@ class Preparation:
 
         Raises MattoniError where no brick listens or the file is no recording, and Stopped.
         """
-        chosen = listener(self._keyrings.of(bricks), choices)
+        chosen = next((c for c in listeners(self._keyrings.of(bricks), choices) if _hears_words(bricks, c)), None)
         if chosen is None:
-            raise MattoniError("No brick that listens to recordings is installed and switched on: add one.")
+            raise MattoniError("No brick that recognises speech is installed and switched on: add one.")
         limits = Limits()
         looked = look([file], limits)
         sounds = [item for item in looked.items if isinstance(item, Sound)]
@@ -354,7 +359,7 @@ class Preparation:
             picture=named,
             wants_words=words,
             has_past=bool(request.past),
-            has_documents=heard.has_texts or any(isinstance(item, Document) for item in looked.items),
+            has_documents=heard.are_asked_about or any(isinstance(item, Document) for item in looked.items),
             # A question that came with a file is about that file, not about an earlier one, also where it was refused.
             history_has_pictures=any(exchange.brought for exchange in request.past) and not _was_refused(looked),
             earlier_pictures=tuple(record.brick for e in request.past for record in e.records if is_picture(record)),
@@ -538,7 +543,7 @@ class _Planned:
         if not self.plan.reads_words or self.looked.items or _was_refused(self.looked):
             return []
         records = [record for exchange in self.request.past for record in exchange.records]
-        if not records or not isinstance(records[-1], Seen):
+        if not records or not isinstance(records[-1], Seen) or not is_picture(records[-1]):
             return []
         seen = records[-1]
         given = GivenPicture(seen.name, seen.digest, partial(self._picture, seen.digest))
@@ -660,8 +665,12 @@ class _Planned:
         return writer.write(records, knowledge)
 
     def _show(self, seen: Seen, question: str, place: int, of: int) -> Sequence[Segment]:
-        """A picture's soft tokens where it stands: what is kept of it, else made again from the same bytes."""
-        given = GivenPicture(seen.name, seen.digest, lambda: self._picture(seen.digest), place, of, known=seen)
+        """A thing's soft tokens where it stands: what is kept of it, else made again from the same bytes."""
+        given: Given
+        if is_picture(seen):
+            given = GivenPicture(seen.name, seen.digest, lambda: self._picture(seen.digest), place, of, known=seen)
+        else:
+            given = GivenSound(Sound(seen.digest, seen.name, 0.0, blocks=lambda: self._sound(seen.digest)))
         asked = Asked(
             question,
             given,
@@ -673,13 +682,22 @@ class _Planned:
 
     def _picture(self, digest: str) -> Image.Image:
         """A picture of this message, or one of an earlier message, decoded again."""
-        found = [i for i in self.looked.items if isinstance(i, Picture) and i.digest == digest]
-        if not found:
-            again = look([Attachment("earlier picture", self.request.content(digest))])
-            found = [item for item in again.items if isinstance(item, Picture)]
-        if not found:
-            raise MattoniError("it can no longer be opened; attach it again.")
-        return found[0].image
+        opened = self._opened(digest, "earlier picture")
+        if not isinstance(opened, Picture):
+            raise MattoniError(_CLOSED)
+        return opened.image
+
+    def _sound(self, digest: str) -> Iterator[Samples]:
+        """A recording of this message, or one of an earlier message, decoded again."""
+        opened = self._opened(digest, "earlier recording")
+        if not isinstance(opened, Sound):
+            raise MattoniError(_CLOSED)
+        return opened.blocks()
+
+    def _opened(self, digest: str, name: str) -> Picture | Document | Sound | None:
+        """What has these bytes: of this message, or of an earlier one, looked at again; None where it cannot be opened."""
+        own = next((item for item in self.looked.items if item.digest == digest), None)
+        return own or next(iter(look([Attachment(name, self.request.content(digest))]).items), None)
 
     def _name_earlier(self, written: Written) -> None:
         """A brick whose soft tokens of an earlier picture stand in the prompt took part in this turn too."""
@@ -696,7 +714,7 @@ class _Planned:
     def _explain(self, records: Sequence[Record]) -> Iterator[Attention]:
         """Where bricks looked on the pictures of this message."""
         for seen in records:
-            if isinstance(seen, Seen):
+            if isinstance(seen, Seen) and is_picture(seen):
                 given = GivenPicture(seen.name, seen.digest, partial(self._picture, seen.digest), known=seen)
                 brick = self.bricks.get(seen.brick)
                 yield from self.home.loaded.get(brick).explain(Asked(self.request.text, given))
@@ -737,6 +755,11 @@ def _showed_several(past: Sequence[Exchange]) -> bool:
     """Whether the latest pictures of the conversation came together, in one message."""
     shown = [sum(map(is_picture, exchange.records)) for exchange in past]
     return next((count for count in reversed(shown) if count), 0) > 1
+
+
+def _hears_words(bricks: Bricks, chosen: Chosen) -> bool:
+    """Whether a brick that listens gives words: those that are stitched to a host give soft tokens."""
+    return bricks.get(chosen.name).card.host is None
 
 
 def _not_heard(name: str, no_bricks: bool) -> Notice:

@@ -52,8 +52,10 @@ def unwritten_question(records: Sequence[Record]) -> str:
     """The question of a message without text: what its recordings say, else what somebody who sends something wants to know."""
     if words := spoken_words(records):
         return words
-    if any(isinstance(record, Seen) for record in records):
+    if any(isinstance(record, Seen) and record.source == "picture" for record in records):
         return "Describe the picture."
+    if any(isinstance(record, Seen) for record in records):
+        return "What is to be heard?"
     return "What is this text about? Answer in one sentence." if records else ""
 
 

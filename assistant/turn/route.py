@@ -36,6 +36,7 @@ class KeyedBrick:
     chosen_by: ChosenBy = "keys"
     needs: Needs = Needs()  # of the conversation's pictures, for a skill to be chosen by its keys
     on_answer: str = ""  # how a skill is asked to go on from an answer; empty: it cannot
+    is_stitched: bool = False  # it belongs to one host, and gives soft tokens where others give words
     is_in_front: bool = False  # it puts keys and values in front of the prompt, where there is room for one brick
 
     def score(self, vectors: Tensor) -> float:
@@ -352,13 +353,14 @@ def _for_passages(keyring: Keyring, choices: Choices) -> Chosen | None:
     return next((Chosen(name, 1.0, None, None, "answers from passages") for name in able), None)
 
 
-def listener(keyring: Keyring, choices: Choices) -> Chosen | None:
-    """Who listens to recordings: the brick that is On, else the first that is not Off. Asked before `route`, since what is
-    said may be the message."""
-    able = [b.name for b in keyring.for_input("sound") if not choices.no_bricks and choices.of(b.name).state != "off"]
-    on = [name for name in able if choices.of(name).state == "on"]
+def listeners(keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
+    """Who listens to recordings, in this order: the bricks that are On, else those that are not Off, of which those that go with
+    any host stand first, as they give words. Asked before `route`, since what is said may be the message."""
+    able = [b for b in keyring.for_input("sound") if not choices.no_bricks and choices.of(b.name).state != "off"]
+    on = [brick for brick in able if choices.of(brick.name).state == "on"]
     reason = "switched on by hand" if on else "listens to recordings"
-    return next((Chosen(name, 1.0, None, None, reason) for name in (*on, *able)), None)
+    ordered = sorted(on or able, key=lambda brick: brick.is_stitched)
+    return tuple(Chosen(brick.name, 1.0, None, None, reason) for brick in ordered)
 
 
 def _reader(keyring: Keyring, choices: Choices) -> Chosen | None:

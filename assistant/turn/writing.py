@@ -158,18 +158,19 @@ class Writer:
     def _segments(self, records: Sequence[Record], question: str) -> list[Segment]:
         """Soft tokens and texts of a message's attachments, each followed by what parts it from the next."""
         segments: list[Segment] = []
-        pictures = sum(isinstance(record, Seen) for record in records)
+        pictures = sum(isinstance(record, Seen) and record.source == "picture" for record in records)
         places = itertools.count()
         for record in records:
             if isinstance(record, Read):
                 segments += [Text(f"{record.in_prompt}\n\n")] if record.in_prompt else []
                 continue
             try:
-                segments += self.show(record, question, next(places), pictures)
+                place = next(places) if record.source == "picture" else 0
+                segments += self.show(record, question, place, pictures)
             except MattoniError as problem:
                 # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.
                 self._tell("gone", f"{record.name} from earlier was left out: {problem}")
-                segments.append(Text(f"(picture {record.name})\n"))
+                segments.append(Text(f"({record.source} {record.name})\n"))
         return segments
 
     def _length(self, turns: Sequence[Turn]) -> int:

@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
 from mattoni.injections import Segment, Soft, Text
-from mattoni.methods import Method, Parts
+from mattoni.methods import Method
 from mattoni.records import Seen
 from mattoni.runtime import Asked, BrickFiles, GivenPicture, Helper, HostView, Injected
 from mattoni.trace import Notice
@@ -24,24 +23,18 @@ from modality_bricks.chart_labels import ChartTexts, chart_texts, named, placed,
 from modality_bricks.modality import load_modality
 from modality_bricks.ocr import ReadsLines
 from modality_bricks.seeing import SeeingRuntime, picture_of
+from modality_bricks.stitched import StitchedParts
 
 
-class QFormerParts(Parts):
+class QFormerParts(StitchedParts):
     """What a card says of such a brick."""
 
     method: Literal["qformer"]
-    encoder: str  # a source that `modality_bricks.encoder` knows; folders lie inside the brick
-    queries: PositiveInt | None = None
     reads: Literal["labels"] | None = None
 
     @property
     def brings_words(self) -> bool:
         return self.reads is not None
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The encoder, where it is the catalogue's."""
-        return (self.encoder,)
 
 
 class QFormerRuntime(SeeingRuntime):

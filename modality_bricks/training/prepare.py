@@ -30,7 +30,7 @@ from modality_bricks.training.encoder_stage import EncoderData, EncoderStage, Ph
 from modality_bricks.training.features import FeatureCache
 from modality_bricks.training.generate_stage import GenerateStage, Taught
 from modality_bricks.training.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
-from modality_bricks.training.readers import Report, passing, read_folder
+from modality_bricks.training.readers import Report, is_sound, passing, read_folder
 from modality_bricks.training.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, TuneRecipe, WordsRecipe
 from modality_bricks.training.reward import CaptionMetric, RewardedCaptions
 from modality_bricks.training.samples import SampleSet, read_source
@@ -286,12 +286,26 @@ def read_splits(recipe: WordsRecipe | GenerateRecipe, reading: Reading, device: 
             digests[-1] |= seen
     train, dev = sets
     bad.settle(reading.skip_bad_rows, reading.say)
+    check_what_is_given(recipe, [*train, *dev])
     refuse_without_choice(train)
     for warning in warnings_of(train, dev, digests[0] & digests[1]):
         reading.say(warning)
     for line in mixture(recipe, train):
         reading.say(line)
     return tuple(Split(found, [FeatureCache(folder, s, encoder) for s in found]) for found in (train, dev))  # type: ignore[return-value]
+
+
+def check_what_is_given(recipe: WordsRecipe | GenerateRecipe, sets: Sequence[SampleSet]) -> None:
+    """Raise MattoniError where recordings and pictures are mixed, or are not what the brick is to be given."""
+    kinds = {is_sound(Path(sample.key)) for found in sets for sample in found.samples}
+    if len(kinds) > 1:
+        raise MattoniError("data: there are pictures and recordings: train a brick for each.")
+    listens = kinds == {True}
+    if isinstance(recipe, GenerateRecipe) and recipe.brick is not None and recipe.brick.listens != listens:
+        what = "recordings" if listens else "pictures"
+        raise MattoniError(
+            f"brick.listens is {str(not listens).lower()}, and the data are {what}: correct one of them."
+        )
 
 
 def mixture(recipe: WordsRecipe | GenerateRecipe, sets: Sequence[SampleSet]) -> list[str]:

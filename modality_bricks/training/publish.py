@@ -11,9 +11,9 @@ from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
 from mattoni.paths import data_folder
 from modality_bricks.encoder import FOLDERS, load_encoder, split_source
-from modality_bricks.methods.qformer import QFormerParts
 from modality_bricks.stitch import FILE as STITCH
 from modality_bricks.stitch import load_stitch
+from modality_bricks.stitched import StitchedParts
 from modality_bricks.training.compare import compare, measure
 from modality_bricks.training.data_checks import Say
 from modality_bricks.training.generate_stage import GenerateStage
@@ -85,13 +85,13 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
         return
     stays = f"{target} stays as it is, and the new stitch in {run}; --replace-anyway replaces it all the same"
     card = read_card(target)
-    if card.host is None or not isinstance(card.parts, QFormerParts):
-        raise MattoniError(f"'{card.name}' is no image brick of this kind, so the two cannot be compared: {stays}.")
+    if card.host is None or not isinstance(card.parts, StitchedParts):
+        raise MattoniError(f"'{card.name}' is no brick of this kind, so the two cannot be compared: {stays}.")
     own = card_for(card, host.identity)
     if own is None:
         say(f"{card.name}: its first stitch for {host.name}, a variant beside the others")
         return
-    assert isinstance(own.parts, QFormerParts)
+    assert isinstance(own.parts, StitchedParts)
     device, folder = stage.speaker.host.device, Path(recipe.cache)
     new = measure(stage, load_encoder(recipe.encoder, device), load_stitch(run, host.embedding, device), folder)
     source = own.parts.encoder
@@ -133,7 +133,7 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
             value=round(best[kind], 4),
             n=int(best[f"{kind} n"]),
             beside={
-                "shuffled pictures": round(best[f"{kind} shuffled"], 4),
+                "shuffled recordings" if brick.listens else "shuffled pictures": round(best[f"{kind} shuffled"], 4),
                 "distinct answers": round(best[f"{kind} distinct"], 4),
             },
             command=result["command"],
@@ -159,7 +159,7 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
         ],
     }
     parts = {
-        "method": "qformer",
+        "method": "listening" if brick.listens else "qformer",
         "encoder": f"{scheme}:encoder" if scheme in FOLDERS else recipe.encoder,
         "queries": load_stitch(Path(recipe.run), host.embedding).shape.queries,
     } | ({"reads": brick.reads} if brick.reads else {})

@@ -1,8 +1,8 @@
-"""Reads samples from folders, LLaVA JSON, JSON lines, parquet and WebDataset shards. A bad row is named in one sentence.
+"""Reads samples, pictures or recordings, from folders, LLaVA JSON, JSON lines, parquet and WebDataset shards. A bad row is named in one sentence.
 
 Training only. A row is a mapping with `conversations` (LLaVA) or `messages` (Qwen), `question` with `answer` or `answers`,
-`caption` or `captions`, or `name` (of the thing on the picture); in files of rows also `image` or `images`, and if it likes an
-`id`, and `spells` beside turns. A talk without a picture is passed over.
+`caption` or `captions`, or `name` (of the thing on the picture); in files of rows also `image` or `images`, or `audio` (a recording,
+which is learned from as the picture of its sound), and if it likes an `id`, and `spells` beside turns. A talk without a picture is passed over.
 """
 
 import json
@@ -17,12 +17,21 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from brick_training.pictures import PICTURE_ENDINGS, PictureFolder, is_systems, open_picture
+from brick_training.pictures import (
+    PICTURE_ENDINGS,
+    SOUND_ENDINGS,
+    PictureFolder,
+    is_systems,
+    open_picture,
+    open_sound,
+)
 from brick_training.talks import exchanges, has_talk, talk_of
 from mattoni.errors import MattoniError
 from mattoni.lines import decode, json_rows
+from modality_bricks.spectrogram import sound_picture
 
 CAPTION_ENDINGS = (".txt", ".caption")
+_ENDINGS = PICTURE_ENDINGS | SOUND_ENDINGS
 # The first of each are the wordings that a user is likeliest to write, so they come up more often. Those that
 # assistant/other_wordings.json measures with are held out.
 NAME_QUESTIONS = (
@@ -64,6 +73,16 @@ CAPTION_QUESTIONS = (
     "Who or what is in the picture, and what are they doing?",
     "what happens in this photo",
     "Say what is in the image.",
+)
+SOUND_QUESTIONS = (
+    *["What is this sound?", "What do you hear?"] * 3,
+    *["What is to be heard?", "What is in the recording?", "What makes this sound?"] * 2,
+    "Which sound is this?",
+    "Name the sound.",
+    "What can be heard in this recording?",
+    "what is that noise",
+    "Do you recognise this sound?",
+    "Tell me what it sounds like.",
 )
 Row = dict[str, Any]
 Turns = tuple[tuple[str, str], ...]
@@ -134,10 +153,15 @@ def answer_for(name: str) -> str:
 
 
 def named_sample(
-    key: str, opening: Callable[[], Image.Image], name: str, synonyms: Sequence[str] = (), where: str = ""
+    key: str,
+    opening: Callable[[], Image.Image],
+    name: str,
+    synonyms: Sequence[str] = (),
+    where: str = "",
+    questions: Sequence[str] = NAME_QUESTIONS,
 ) -> Sample:
-    """A picture of one thing."""
-    turns = tuple((question, answer_for(name)) for question in NAME_QUESTIONS)
+    """A picture of one thing, or a recording of it."""
+    turns = tuple((question, answer_for(name)) for question in questions)
     return Sample(key, opening, turns, name, tuple(synonyms) or (name,), where=where or key)
 
 
@@ -157,15 +181,23 @@ def tidy_caption(caption: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _captions(captions: Iterable[str], where: str) -> Turns:
+def _captions(captions: Iterable[str], where: str, questions: Sequence[str] = CAPTION_QUESTIONS) -> Turns:
     tidy = [tidy_caption(caption) for caption in captions if caption.strip()]
     if not tidy:
         raise BadRow("no answer", where, " has no caption, so there is nothing to learn from it: add one or remove it.")
-    return tuple((question, caption) for question in CAPTION_QUESTIONS for caption in tidy)
+    return tuple((question, caption) for question in questions for caption in tidy)
 
 
-def turns_of(row: Row, where: str) -> Turns:
-    """Question and answer pairs of a row without a name. Raises MattoniError where there are none."""
+def is_sound(source: Path | bytes) -> bool:
+    """Whether a file is a recording, by its name; what has no name is a picture."""
+    return isinstance(source, Path) and source.suffix.lower() in SOUND_ENDINGS
+
+
+def turns_of(row: Row, where: str, questions: Sequence[str] = CAPTION_QUESTIONS) -> Turns:
+    """Question and answer pairs of a row without a name. Raises MattoniError where there are none.
+
+    questions  what a caption is the answer to
+    """
     if has_talk(row):
         try:
             turns = exchanges(talk_of(row))
@@ -178,7 +210,7 @@ def turns_of(row: Row, where: str) -> Turns:
         given = _listed(row.get("answers")) or _listed(row.get("answer"))
         turns = [(str(row["question"]), str(answer).strip()) for answer in given]
     elif row.get("captions") is not None or "caption" in row:
-        return _captions(map(str, _listed(row.get("captions")) or _listed(row.get("caption"))), where)
+        return _captions(map(str, _listed(row.get("captions")) or _listed(row.get("caption"))), where, questions)
     else:
         raise BadRow("form", where, " has no conversations, question, captions or name: add one of them.")
     if not turns or not all(answer for _, answer in turns):
@@ -193,14 +225,17 @@ def _listed(value: Any) -> list[Any]:
 
 
 def picture_of(source: Path | bytes, where: str) -> Callable[[], Image.Image]:
-    """Opens a picture as the assistant does."""
+    """Opens a picture as the assistant does; a recording's file as the picture of its sound."""
 
     def opened() -> Image.Image:
+        what = "recording" if is_sound(source) else "picture"
         try:
+            if isinstance(source, Path) and is_sound(source):
+                return sound_picture(open_sound(source).blocks())
             return open_picture(source, where)
         except MattoniError as problem:
             reason = str(problem).rstrip(".")
-            advice = f": its picture cannot be opened: replace it or remove the row ({reason})."
+            advice = f": its {what} cannot be opened: replace it or remove the row ({reason})."
             raise BadRow("not opened", where, advice) from problem
 
     return opened
@@ -209,22 +244,28 @@ def picture_of(source: Path | bytes, where: str) -> Callable[[], Image.Image]:
 def _samples(key: str, picture: Path | bytes, rows: Sequence[tuple[str, Row]], report: Report) -> list[Sample]:
     """One picture with all rows about it, each with the words for where it stands; none if all of them are bad."""
     opening, where = picture_of(picture, rows[0][0]), rows[0][0]
+    names, captions = _questions_on(picture)
     named = next((row["name"] for _, row in rows if row.get("name")), None)
     if named is not None:
-        return [named_sample(key, opening, str(named).strip(), where=where)]
+        return [named_sample(key, opening, str(named).strip(), where=where, questions=names)]
     turns: list[tuple[str, str]] = []
     for place, row in rows:
         with passing(report):
-            turns += turns_of(row, place)
+            turns += turns_of(row, place, captions)
     spells = next((str(row["spells"]) for _, row in rows if row.get("spells")), "")
     return [Sample(key, opening, tuple(turns), spells=spells, where=where)] if turns else []
+
+
+def _questions_on(source: Path | bytes) -> tuple[Sequence[str], Sequence[str]]:
+    """What its name and what a caption of it is the answer to."""
+    return (SOUND_QUESTIONS, SOUND_QUESTIONS) if is_sound(source) else (NAME_QUESTIONS, CAPTION_QUESTIONS)
 
 
 # Folders
 
 
 def read_folder(path: Path, report: Report = refuse) -> list[Sample]:
-    """Pictures in sub-folders named after what they show, or beside their captions, one a line.
+    """Pictures, or recordings, in sub-folders named after what they show, or beside their captions, one a line.
 
     The captions of `a.jpg` are in `a.txt`, `a.jpg.txt`, `a.caption` or `a.jpg.caption`.
     """
@@ -234,7 +275,7 @@ def read_folder(path: Path, report: Report = refuse) -> list[Sample]:
             report(BadRow("system file", relative.as_posix(), " belongs to an operating system."))
         else:
             own.append(file)
-    pictures = [file for file in own if file.suffix.lower() in PICTURE_ENDINGS]
+    pictures = [file for file in own if file.suffix.lower() in _ENDINGS]
     texts = {str(file).casefold(): file for file in own if file.suffix.lower() in CAPTION_ENDINGS}
     read: set[Path] = set()
     samples = []
@@ -249,11 +290,11 @@ def read_folder(path: Path, report: Report = refuse) -> list[Sample]:
                 advice = f" has no name: put it in a folder named after what it shows, or add {file.stem}.txt."
                 raise BadRow("no answer", key, advice)
             else:
-                samples.append(named_sample(key, picture_of(file, key), thing))
+                samples.append(named_sample(key, picture_of(file, key), thing, questions=_questions_on(file)[0]))
     for file in own:
-        if file not in read and file.suffix.lower() not in PICTURE_ENDINGS:
+        if file not in read and file.suffix.lower() not in _ENDINGS:
             where = file.relative_to(path).as_posix()
-            report(BadRow("other file", where, " is neither a picture nor the captions of one."))
+            report(BadRow("other file", where, " is neither a picture or recording nor the captions of one."))
     return samples
 
 
@@ -266,7 +307,7 @@ def _caption_names(picture: Path) -> list[str]:
 def _captioned_file(path: Path, picture: Path, captions: Path, report: Report) -> Sample:
     """A picture of a folder with the lines of a file beside it."""
     key, where = picture.relative_to(path).as_posix(), captions.relative_to(path).as_posix()
-    turns = _captions(caption_lines(captions.read_bytes(), where, report), where)
+    turns = _captions(caption_lines(captions.read_bytes(), where, report), where, _questions_on(picture)[1])
     return Sample(key, picture_of(picture, key), turns, where=key)
 
 
@@ -367,8 +408,8 @@ def picture_file(where: str, row: object, folder: PictureFolder) -> Path:
 
 
 def pictures_named(row: Row) -> list[str]:
-    """What a row calls its pictures, under `image`, `images` or among the words of its talk."""
-    given = [str(name) for key in ("image", "images") for name in _listed(row.get(key)) if str(name).strip()]
+    """What a row calls its pictures, under `image`, `images` (a recording: `audio`) or among the words of its talk."""
+    given = [str(name) for key in ("image", "images", "audio") for name in _listed(row.get(key)) if str(name).strip()]
     if given or not has_talk(row):
         return given
     try:

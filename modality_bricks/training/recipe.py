@@ -177,6 +177,7 @@ class BrickRecipe(_Part):
     data: tuple[str, ...]
     parents: tuple[str, ...] = ()  # runs whose results belong into the card
     reads: Literal["labels"] | None = None  # what a reading brick is to read on the same picture
+    listens: bool = False  # the data are recordings: it is given sounds, not pictures
 
 
 class GenerateRecipe(_StitchStage):

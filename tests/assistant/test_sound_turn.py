@@ -3,16 +3,18 @@
 import json
 
 import pytest
+import yaml
 
 from assistant.evaluation.asking import asking, read_rows, replies, report
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from mattoni.errors import MattoniError
 from mattoni.inputs import Attachment
-from mattoni.paths import model_folder
+from mattoni.paths import data_folder, model_folder
 from mattoni.records import Read, from_json, to_json
+from mattoni.records import Seen as Heard
 from modality_bricks.methods import whisper
-from tests.assistant.conftest import add_bare_brick, done, png
+from tests.assistant.conftest import QUERIES, add_bare_brick, done, png, write_eyes
 from tests.sounds import FakeWhisper, encoded, joined, loud_parts, silence, tone, wav
 
 SHORT = Sampling(temperature=0, max_tokens=4)
@@ -207,3 +209,61 @@ def test_word_errors_without_a_recording_are_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"id": "1", "question": "a", "answers": ["b"], "metric": "wer"}')
     with pytest.raises(MattoniError, match="'wer' compares what was heard with the answers: give 'audio'"):
         read_rows(tmp_path / "rows.jsonl")
+
+
+HISS = Attachment("hiss.wav", wav(tone(3) / 4))
+
+
+@pytest.fixture
+def hearing(assistant):
+    """A brick that hears sounds, beside the one that recognises speech."""
+    folder = data_folder() / "bricks" / "birds"
+    write_eyes(folder, assistant.host)
+    card = yaml.safe_load((folder / "brick.yaml").read_text())
+    card["parts"] = {"method": "listening", "encoder": "local-dir:encoder", "queries": QUERIES}
+    (folder / "brick.yaml").write_text(yaml.safe_dump(card))
+    return "birds"
+
+
+@pytest.mark.parametrize("question", ["", "What is this?"])
+def test_a_recording_in_which_nobody_speaks_goes_to_a_brick_that_hears_sounds(
+    ears, hearing, assistant, prompts, question
+):
+    ticket = said(assistant, question, HISS)
+    assert ticket.error is None and prompts[0].count("■") == QUERIES
+    assert (question or "What is to be heard?") in prompts[0]
+    assert [b.name for b in ticket.trace.bricks] == ["speech", hearing]
+    assert ticket.trace.bricks[1].reason == "hiss.wav as soft tokens"
+    assert notices(ticket)[0] == "Nobody speaks in hiss.wav: there is only noise or music in it." and ticket.text
+
+
+def test_what_is_said_stays_with_the_brick_that_recognises_speech(ears, hearing, assistant, prompts):
+    ticket = said(assistant, "", QUESTION)
+    assert [b.name for b in ticket.trace.bricks] == ["speech"] and "■" not in prompts[0]
+
+
+def test_a_brick_that_hears_is_switched_on_by_hand_and_off(ears, hearing, assistant, prompts):
+    ticket = said(assistant, "What is this?", QUESTION, choices=Choices(bricks={hearing: Choice("on")}))
+    assert [b.name for b in ticket.trace.bricks] == [hearing] and prompts[0].count("■") == QUERIES
+    ticket = said(assistant, "What is this?", HISS, choices=Choices(bricks={hearing: Choice("off")}))
+    assert [b.name for b in ticket.trace.bricks] == ["speech"] and len(prompts) == 1
+
+
+def test_a_sound_stands_in_later_prompts_and_is_no_picture(ears, hearing, assistant, prompts):
+    talk = assistant.store.new()
+    said(assistant, "What is this?", HISS, conversation=talk)
+    said(assistant, "Is it loud?", conversation=talk)
+    assert prompts[1].startswith(prompts[0]) and prompts[1].count("■") == QUERIES
+    assistant._preparation.forget_everything()
+    said(assistant, "Once more?", conversation=talk)
+    assert prompts[2].startswith(prompts[1]), "made again from the same bytes"
+    said(assistant, "And this?", png(), choices=Choices(vision="eyes"), conversation=talk)
+    assert "picture:" not in prompts[3], "one picture is not the first of two"
+    record = Heard("hiss.wav", "d", hearing, source="sound")
+    assert from_json(to_json(record)) == record and to_json(record)["sound"] == "d"
+
+
+def test_the_text_of_a_recording_is_not_asked_of_a_brick_that_hears_sounds(ears, hearing, assistant):
+    assistant.switch_brick("speech", False)
+    with pytest.raises(MattoniError, match="No brick that recognises speech is installed and switched on: add one"):
+        assistant.transcribe(QUESTION)

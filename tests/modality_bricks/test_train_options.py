@@ -227,7 +227,7 @@ def test_a_brick_of_another_kind_is_not_replaced(make_configs):
     card |= {"injects": ["sequence"], "parts": {"method": "reader", "models": "rapidocr"}}
     (folder / "brick.yaml").write_text(yaml.safe_dump(card))
     with pytest.raises(
-        MattoniError, match=r"'shapes' is no image brick of this kind, so the two cannot be compared: .* stays"
+        MattoniError, match=r"'shapes' is no brick of this kind, so the two cannot be compared: .* stays"
     ):
         entry.main(configs[2:])
 
