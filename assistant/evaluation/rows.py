@@ -35,7 +35,14 @@ from modality_bricks.training.pairs import PairQuestion, captioned_pairs, named_
 from modality_bricks.training.readers import Sample
 from modality_bricks.training.samples import Source, read_source
 from task_bricks.training.equations import arithmetic_rows, maths_rows
-from task_bricks.training.receipts import DEFAULT, WORDINGS, receipt_message, shortened
+from task_bricks.training.receipts import (
+    DEFAULT,
+    WORDINGS,
+    receipt_message,
+    receipt_questions,
+    shortened,
+    written_receipt,
+)
 from task_bricks.training.receipts import receipt_json as written_as_json
 
 RowValues = Mapping[str, Any]
@@ -325,6 +332,62 @@ def receipt_json(data: Path, split: str, out: Path) -> Iterator[RowValues]:
             yield _training_row(f"{row['id']}-true-{copy}", lines, row["fields"], rng.choice(WORDINGS))
 
 
+# Receipts that are made up, beside those that were printed: of them also goods and payment are known.
+_WRITTEN = 250
+
+
+def receipt_asked(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Questions on receipts as text, several on each: what the skill is trained on that answers them.
+
+    Of the split `train` the true lines of all receipts, what OCR reads on all scans, and receipts that are made up; of others
+    the true lines.
+    """
+    (path,) = _packs(data / "vision", f"receipts-{split}.tar")
+    files, rng = pack_files(path), random.Random(0)
+    if split != "train":
+        for name in sorted(n for n in files if n.endswith(".json")):
+            receipt = _receipt(files, name)
+            pairs = receipt_questions(receipt["lines"], receipt["fields"], rng)
+            yield from _asked_of(Path(name).stem, receipt["lines"], pairs)
+        return
+    reader = Reader()
+    for name in sorted(n for n in files if n.endswith(".webp")):
+        with Image.open(io.BytesIO(files[name])) as picture:
+            read = text_in_reading_order(reader.read(picture.convert("RGB"))).strip().split("\n")
+        lines = shortened(read, rng)
+        pairs = receipt_questions(lines, _receipt(files, name)["fields"], rng)
+        yield from _asked_of(f"{Path(name).stem}-read", lines, pairs)
+    for row in _lines(data / "vision" / "receipts-text-train.jsonl"):
+        lines = shortened(row["lines"], rng)
+        yield from _asked_of(f"{row['id']}-true", lines, receipt_questions(lines, row["fields"], rng))
+    for number in range(_WRITTEN):
+        lines, pairs = written_receipt(rng)
+        yield from _asked_of(f"written-{number}", lines, pairs)
+
+
+def _asked_of(key: str, lines: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Iterator[RowValues]:
+    text = "\n".join(lines)
+    for number, (question, answer) in enumerate(pairs):
+        yield {"id": f"{key}-{number}", "text": text, "question": question, "answers": [answer], "metric": "contains"}
+
+
+# How a receipt's fields are asked for, beside its total.
+_FIELD_QUESTIONS = {
+    "date": "What is the date?",
+    "company": "Which shop is it from?",
+    "address": "What is the address of the shop?",
+}
+
+
+def receipt_questions_pictures(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Date, shop and address of each receipt, asked of its scan one at a time."""
+    for row in receipts(data, split, out):
+        fields = receipt_fields(data, split)[row["id"]]
+        for name, question in _FIELD_QUESTIONS.items():
+            if answer := fields[name].strip(" .,"):
+                yield {**row, "id": f"{row['id']}-{name}", "question": question, "answers": [answer]}
+
+
 def _receipt(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     """Lines and fields of the receipt whose picture or text has this name."""
     receipt: dict[str, Any] = json.loads(files[f"{Path(name).stem}.json"])
@@ -409,6 +472,8 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "receipts": receipts,
     "receipts-lines": receipts_lines,
     "receipt-followups": receipt_followups,
+    "receipt-questions": receipt_asked,
+    "receipt-questions-pictures": receipt_questions_pictures,
     "receipt-json": receipt_json,
     "receipt-json-lines": receipt_json_lines,
     "receipt-json-pictures": receipt_json_pictures,

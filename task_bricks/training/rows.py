@@ -22,18 +22,20 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One example of a task: an instruction and what it is to be carried out on, or a question about pictures."""
+    """One example of a task: an instruction and what it is to be carried out on, a question about pictures or about a text."""
 
     id: str
     instruction: str  # empty where the input is the whole message
     input: str
     answers: tuple[str, ...]
     images: tuple[Path, ...] = ()
+    text: str = ""  # what several rows ask about; a turn shows it before the message
 
     @property
     def message(self) -> str:
         """What the user says, in the row's own words."""
-        return f"{self.instruction}\n\n{self.input}" if self.instruction else self.input
+        message = f"{self.instruction}\n\n{self.input}" if self.instruction else self.input
+        return f"{self.text.strip()}\n\n{message}" if self.text else message
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def read_rows(path: Path, say: Say | None = None) -> list[Row]:
 
     A row has `answers`, and `instruction` with `input`, or `question`; `instruction`, `input` and `output` as Alpaca's;
     `prompt` and `completion`; or a talk, ShareGPT's `conversations` or OpenAI's `messages`, of which the first exchange is
-    taken. `id` may be anything, or missing; `images` are paths from the file's folder.
+    taken. `id` may be anything, or missing; `images` are paths from the file's folder. `text` stands before a `question` that is
+    asked of it.
 
     say  hears what was left out
     """
@@ -90,7 +93,9 @@ def _parse_row(value: object, pictures: PictureFolder, number: int, where: str, 
         images.append(found)
     # Beside numbers that other rows have as their id, that of a row without one must not be one of them.
     name = _text(value, "id") or f"row {number}"
-    return Row(name, instruction, said, tuple(answers), tuple(images))
+    return Row(
+        name, instruction, said, tuple(answers), tuple(images), _text(value, "text") if "question" in value else ""
+    )
 
 
 def _talked(value: dict[str, Any], where: str, left_out: Counter[str]) -> tuple[str, str, list[str]]:
@@ -173,11 +178,15 @@ def epoch_batches(
     """Cut one epoch into batches of like length, in an order that depends on `seed` and `epoch` alone.
 
     Rows are shuffled, worded, and sorted within pools of 50 batches: default wordings together (their batches share a
-    longer prompt prefix, which is computed once), then by length (little padding). A pool's batches are shuffled.
+    longer prompt prefix, which is computed once), then by length (little padding). A pool's batches are shuffled. Rows that ask
+    about one text have batches of their own, for the same reason.
     """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(rows)
     rng.shuffle(order)
+    if any(row.text for row in order):
+        yield from _batches_of_texts(order, batch_size, rng)
+        return
     pool_size = 50 * batch_size
     for start in range(0, len(order), pool_size):
         pool = [word_message(row, wordings, default_share, rng) for row in order[start : start + pool_size]]
@@ -187,15 +196,24 @@ def epoch_batches(
         yield from batches
 
 
+def _batches_of_texts(rows: Sequence[Row], batch_size: int, rng: random.Random) -> Iterator[list[Example]]:
+    by_text: dict[str, list[Example]] = {}
+    for row in rows:
+        by_text.setdefault(row.text or row.id, []).append(Example(row.message, row.answers[0], True, row.images))
+    batches = [about[i : i + batch_size] for about in by_text.values() for i in range(0, len(about), batch_size)]
+    rng.shuffle(batches)
+    yield from batches
+
+
 class Batches:
     """Batches by number, epoch after epoch without end: what a run that was stopped needs to go on where it was."""
 
     def __init__(
         self, rows: Sequence[Row], wordings: Sequence[str], default_share: float, batch_size: int, seed: int
     ) -> None:
-        self._per_epoch = -(-len(rows) // batch_size)
         self._epoch, self._batches = -1, list[list[Example]]()
         self._cut = partial(epoch_batches, rows, wordings, default_share, batch_size, seed)
+        self._per_epoch = sum(1 for _ in self._cut(0))  # as many in every epoch
 
     def __getitem__(self, number: int) -> list[Example]:
         epoch, place = divmod(number, self._per_epoch)

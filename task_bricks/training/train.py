@@ -179,9 +179,9 @@ def read_task(recipe: Recipe, data: Path) -> Task:
 
     rows, dev = (read_rows(_found(name, data), _say) for name in (recipe.data, recipe.dev))
     _check_pictures(recipe, [*rows, *dev])
-    trained_on = {(row.input.casefold(), row.images) for row in rows}
+    trained_on = {_given(row) for row in rows}
     for number, row in enumerate(dev, 1):
-        if (row.input.casefold(), row.images) in trained_on:
+        if _given(row) in trained_on:
             raise MattoniError(
                 f"{recipe.dev}, row {number}: this input is in {recipe.data} too; remove it from one of them."
             )
@@ -194,6 +194,11 @@ def _found(name: str, data: Path) -> Path:
     """A file below the working folder if it is there, else below that of the data."""
     places = [folder / written for written in (name, tidy_path(name)) for folder in (Path(), data)]
     return next((place for place in places if place.is_file()), data / name)
+
+
+def _given(row: Row) -> tuple[str, str, tuple[Path, ...]]:
+    """What a row asks about: held out is what differs in it."""
+    return row.text.casefold(), row.input.casefold(), row.images
 
 
 def _check_pictures(recipe: Recipe, rows: Sequence[Row]) -> None:

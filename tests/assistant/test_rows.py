@@ -9,6 +9,7 @@ from assistant.evaluation import rows
 from assistant.evaluation.asking import read_rows
 from assistant.evaluation.rows import amounts, write_rows
 from mattoni.errors import MattoniError
+from task_bricks.training.rows import read_rows as training_rows
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,16 @@ def test_receipts_are_asked_for_as_json_from_their_scan_and_from_their_lines(tmp
     assert scans[0].message == lines[0].message and scans[0].image and lines[0].file
     assert asked[0].message.endswith(f"\n\n{scans[0].message}") and asked[0].answers == scans[0].answers
     assert set(json.loads(scans[0].answers[0])) == {"company", "date", "address", "total"}
+
+
+def test_receipts_are_asked_for_what_they_say_as_text_and_from_the_scan(tmp_path, training_data):
+    path = write_rows("receipt-questions", tmp_path / "asked", training_data)
+    asked = training_rows(path)
+    assert len({row.text for row in asked}) == 60 and len(asked) > 300
+    assert all(row.message == f"{row.text}\n\n{row.input}" for row in asked)
+    rows = read_rows(write_rows("receipt-questions-pictures", tmp_path / "scans", training_data))
+    assert len(rows) > 170 and Counter(row.question for row in rows)["What is the date?"] == 60
+    assert all(row.image and row.metric == "contains" for row in rows)
 
 
 def test_a_receipt_is_a_picture_and_a_question(tmp_path, training_data):

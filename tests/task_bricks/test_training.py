@@ -340,6 +340,21 @@ def test_the_rate_rises_stays_and_falls():
     assert rates == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
 
 
+def test_rows_that_ask_about_one_text_are_a_batch_whose_prompt_begins_with_it(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    values = [
+        {"id": f"{t}{q}", "text": f"TEXT {t}", "question": f"Which {q}?", "answers": [t]} for q in "xyz" for t in "ab"
+    ]
+    path.write_text("\n".join(map(json.dumps, values)))
+    batches = Batches(read_rows(path), [], 1.0, 2, seed=0)
+    for epoch in (0, 1):
+        found = [batches[4 * epoch + n] for n in range(4)]
+        assert sorted(len(batch) for batch in found) == [1, 1, 2, 2]
+        assert all(len({example.answer for example in batch}) == 1 for batch in found)
+        messages = {example.message for batch in found for example in batch}
+        assert messages == {f"TEXT {t}\n\nWhich {q}?" for q in "xyz" for t in "ab"}
+
+
 def test_every_row_is_seen_once_an_epoch_and_batches_resume_anywhere(make_recipe, tmp_path):
     make_recipe()
     rows = read_rows(tmp_path / "data" / "train.jsonl")
