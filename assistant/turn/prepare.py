@@ -363,7 +363,8 @@ class Preparation:
             # A question that came with a file is about that file, not about an earlier one, also where it was refused.
             history_has_pictures=any(exchange.brought for exchange in request.past) and not _was_refused(looked),
             earlier_pictures=tuple(record.brick for e in request.past for record in e.records if is_picture(record)),
-            earlier_text=any(isinstance(r, Read) and r.is_text for e in request.past for r in e.records),
+            earlier_text=not _was_refused(looked)
+            and any(isinstance(r, Read) and r.is_text for e in request.past for r in e.records),
             holds_number=bool(looked.items) or holds_number(request.text),
         )
 
@@ -486,7 +487,9 @@ class _Planned:
         return not asked or (only_sounds and not self.request.answer_anyway and not self.plan.skills)
 
     def _goes_on_with_text(self) -> bool:
-        """Whether the message goes on with a text of the conversation that holds what it asks for."""
+        """Whether the message goes on with a text of the conversation that holds what it asks for, or that a skill was chosen for."""
+        if self.plan.skills and any(isinstance(record, Read) and record.is_text for record in self.focus.shown):
+            return True
         texts = [
             r for e in self.request.past for r in e.records if isinstance(r, Read) and r.is_text and not r.recalled
         ]

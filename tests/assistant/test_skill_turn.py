@@ -6,8 +6,12 @@ import yaml
 
 from assistant.host.prompt import ASK_TEXT
 from assistant.host.sampling import Sampling
+from assistant.turn.admission import Verdict, keep
 from assistant.turn.route import Choice, Choices
+from assistant.turn.spaces import Spaces
+from mattoni.card import Routes, describe_files, read_card, write_card
 from mattoni.inputs import Attachment
+from mattoni.keys import save_keys
 from mattoni.paths import cache_folder, data_folder
 from mattoni.tensors import stored_tensors
 from tests.assistant.conftest import done, write_adapter
@@ -37,6 +41,39 @@ def test_a_skill_that_reads_what_was_sent_last_is_shown_it_beside_the_message_an
     assert said.trace.left_out == ["2 earlier exchanges, as skill reads the message and slip.txt, sent earlier, alone"]
     done(assistant.ask("As JSON", [Attachment("other.txt", b"sum 7.00")], ON, SHORT, talk))
     assert "sum 7.00" in prompts[-1] and "sum 9.00" not in prompts[-1]
+
+
+def test_where_a_skill_reads_what_was_sent_last_a_library_is_not_asked_too(assistant, prompts, tmp_path):
+    add_skill(assistant, tmp_path, reads="last")
+    assistant.add_knowledge("masonry", [Attachment("mortar.md", MORTAR.encode())])
+    talk = assistant.store.new()
+    done(assistant.ask("What is it?", [Attachment("slip.txt", b"sum 9.00")], None, SHORT, talk))
+    asked = done(assistant.ask("What is mortar made of?", (), ON, SHORT, talk)).trace
+    assert [used.name for used in asked.bricks] == ["skill"] and not asked.citations and "sum 9.00" in prompts[-1]
+    alone = done(assistant.ask("What is mortar made of?", (), ON, SHORT)).trace
+    assert {used.name for used in alone.bricks} == {"masonry", "skill"}, "nothing was sent that it could read"
+
+
+def test_what_is_asked_of_a_file_that_cannot_be_opened_is_not_answered_from_an_earlier_one(
+    assistant, prompts, tmp_path
+):
+    add_skill(assistant, tmp_path, reads="last", needs_text=True)
+    folder = data_folder() / "bricks" / "skill"
+    save_keys(Spaces.embedder.embed(["What is the sum?"]), folder / "keys.safetensors")
+    routes = Routes(space="text", keys="keys.safetensors", threshold=0.9)
+    write_card(read_card(folder).model_copy(update={"routes": routes, "files": describe_files(folder)}), folder)
+    keep(assistant.bricks().get("skill"), Verdict("skill", True, 0.0))
+    talk = assistant.store.new()
+    slip, broken = Attachment("slip.txt", b"sum 9.00"), Attachment("slip.docx", b"PK\x03\x04 broken")
+    said = done(assistant.ask("What is the sum?", [slip], None, SHORT, talk))
+    assert "skill" in {used.name for used in said.trace.bricks}
+    count = len(prompts)
+    refused = done(assistant.ask("What is the sum?", [broken], None, SHORT, talk))
+    assert refused.text == "" and len(prompts) == count
+    assert [notice.code for notice in refused.trace.notices] == ["refused", "no-document"]
+    assert "skill" in {
+        used.name for used in done(assistant.ask("What is the sum?", (), None, SHORT, talk)).trace.bricks
+    }
 
 
 def test_an_evaluator_of_the_card_finishes_the_answer_and_what_it_cannot_compute_is_one_notice(assistant, tmp_path):
