@@ -8,7 +8,7 @@ from PIL import Image
 
 from assistant.turn.look import look
 from mattoni.errors import MattoniError
-from mattoni.inputs import Attachment, Document, Picture, Sound
+from mattoni.inputs import Attachment, Document, Looked, Picture, Sound
 
 # By name, because a folder may hold a hundred thousand files; what each really is, the assistant's own reader tells.
 SOUND_ENDINGS = frozenset(".wav .mp3 .flac .ogg .oga .opus .m4a .aac .aiff .caf".split())
@@ -30,11 +30,7 @@ def open_picture(source: Path | bytes, name: str = "") -> Image.Image:
     Raises MattoniError with the reason where the assistant could not open it.
     """
     called = source.name if isinstance(source, Path) else name or "picture"
-    try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as problem:
-        raise MattoniError(f"{called} cannot be read ({problem.strerror}).") from problem
-    looked = look((Attachment(called, content),))
+    looked = _looked(source, called)
     for item in looked.items:
         # A file of several pictures may be opened as a document; what it shows first is learned from.
         pages = item.pages if isinstance(item, Document) else ()
@@ -46,14 +42,19 @@ def open_picture(source: Path | bytes, name: str = "") -> Image.Image:
 
 def open_sound(path: Path) -> Sound:
     """A recording as the assistant hears it. Raises MattoniError with the reason where the assistant could not open it."""
-    try:
-        looked = look((Attachment(path.name, path.read_bytes()),))
-    except OSError as problem:
-        raise MattoniError(f"{path.name} cannot be read ({problem.strerror}).") from problem
+    looked = _looked(path, path.name)
     for item in looked.items:
         if isinstance(item, Sound):
             return item
     raise MattoniError(looked.notices[0].text if looked.notices else f"{path.name} is no recording.")
+
+
+def _looked(source: Path | bytes, called: str) -> Looked:
+    try:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as problem:
+        raise MattoniError(f"{called} cannot be read ({problem.strerror}).") from problem
+    return look((Attachment(called, content),))
 
 
 class PictureFolder:

@@ -55,6 +55,11 @@ class Read:
 Record = Seen | Read
 
 
+def is_picture(record: Record) -> bool:
+    """Whether it was a picture, seen or read."""
+    return record.source == "picture"
+
+
 def spoken_words(records: Iterable[Record]) -> str:
     """The message that these recordings are; empty where none of them is one."""
     return "\n".join(record.text for record in records if isinstance(record, Read) and record.spoken)

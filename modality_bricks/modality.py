@@ -19,6 +19,7 @@ from modality_bricks.imported_stitch import (
     load_imported_stitch,
 )
 from modality_bricks.stitch import QFormerStitch, load_stitch
+from modality_bricks.stitched import StitchedParts
 
 FINEST = 8  # rows and columns of what is told of a stitch's attention: a trace is no picture
 
@@ -131,7 +132,7 @@ def load_modality(
         if not inside.is_relative_to(folder.resolve()):
             raise MattoniError(f"{where}: parts.encoder leads out of the brick's folder; put the encoder inside it.")
         source = f"{scheme}:{inside}"
-    if kind not in ("qformer", "listening"):
+    if not isinstance(parts, StitchedParts):
         dtype = host_embedding.dtype
         encoder = load_encoder(source, device, dtype)
         return ModalityBrick(encoder, load_imported_stitch(str(kind), own, host_embedding.shape[1], device, dtype))

@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Self
 
+import torch
 from torch import Tensor
 
 from mattoni.cache import RecentlyUsed
@@ -12,7 +14,7 @@ from mattoni.injections import AFTER_PICTURE, Segment, Soft, picture_label
 from mattoni.records import Seen
 from mattoni.runtime import Asked, BrickFiles, BrickRuntime, GivenPicture, HostView, Injected
 from mattoni.trace import Attention
-from modality_bricks.modality import ModalityBrick
+from modality_bricks.modality import ModalityBrick, load_modality
 
 
 class SeeingRuntime(BrickRuntime):
@@ -28,6 +30,15 @@ class SeeingRuntime(BrickRuntime):
         self._features: RecentlyUsed[Tensor] = RecentlyUsed(256)
         self._soft_tokens: RecentlyUsed[Soft] = RecentlyUsed(512)
         self._attention: RecentlyUsed[Attention] = RecentlyUsed(256)
+
+    @classmethod
+    def load(cls, brick: BrickFiles, host: HostView) -> Self:
+        """The brick in fp32. Raises MattoniError as `load_modality`."""
+        with torch.inference_mode(False):
+            modality = load_modality(
+                brick.folder, brick.parts, host.embedding, host.device, torch.float32, brick.host_folder
+            )
+        return cls(brick, host, modality)
 
     def inject(self, asked: Asked) -> Injected:
         """The picture's soft tokens."""

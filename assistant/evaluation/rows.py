@@ -318,10 +318,7 @@ def receipt_json(data: Path, split: str, out: Path) -> Iterator[RowValues]:
             receipt = _receipt(files, name)
             yield _training_row(Path(name).stem, receipt["lines"], receipt["fields"], DEFAULT)
         return
-    reader = Reader()
-    for name in sorted(n for n in files if n.endswith(".webp"))[:_SCANS_READ]:
-        with Image.open(io.BytesIO(files[name])) as picture:
-            read = text_in_reading_order(reader.read(picture.convert("RGB"))).strip().split("\n")
+    for name, read in islice(_scans_read(files), _SCANS_READ):
         fields = _receipt(files, name)["fields"]
         for copy in range(2):
             lines = shortened(read, rng)
@@ -350,10 +347,7 @@ def receipt_asked(data: Path, split: str, out: Path) -> Iterator[RowValues]:
             pairs = receipt_questions(receipt["lines"], receipt["fields"], rng)
             yield from _asked_of(Path(name).stem, receipt["lines"], rng.sample(pairs, min(2, len(pairs))))
         return
-    reader = Reader()
-    for name in sorted(n for n in files if n.endswith(".webp")):
-        with Image.open(io.BytesIO(files[name])) as picture:
-            read = text_in_reading_order(reader.read(picture.convert("RGB"))).strip().split("\n")
+    for name, read in _scans_read(files):
         lines = shortened(read, rng)
         pairs = receipt_questions(lines, _receipt(files, name)["fields"], rng)
         yield from _asked_of(f"{Path(name).stem}-read", lines, pairs)
@@ -381,11 +375,19 @@ _FIELD_QUESTIONS = {
 
 def receipt_questions_pictures(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """Date, shop and address of each receipt, asked of its scan one at a time."""
+    fields = receipt_fields(data, split)
     for row in receipts(data, split, out):
-        fields = receipt_fields(data, split)[row["id"]]
         for name, question in _FIELD_QUESTIONS.items():
-            if answer := fields[name].strip(" .,"):
+            if answer := fields[row["id"]][name].strip(" .,"):
                 yield {**row, "id": f"{row['id']}-{name}", "question": question, "answers": [answer]}
+
+
+def _scans_read(files: Mapping[str, bytes]) -> Iterator[tuple[str, list[str]]]:
+    """Each scan's name and the lines that OCR reads on it."""
+    reader = Reader()
+    for name in sorted(n for n in files if n.endswith(".webp")):
+        with Image.open(io.BytesIO(files[name])) as picture:
+            yield name, text_in_reading_order(reader.read(picture.convert("RGB"))).strip().split("\n")
 
 
 def _receipt(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from assistant.turn.place import picture_meant
 from assistant.turn.request import Exchange
 from mattoni.inputs import Document, Picture, Sound
-from mattoni.records import Read, Record
+from mattoni.records import Read, Record, is_picture
 
 _MATERIAL = 300  # characters from which on a message is itself what is asked about, pasted in
 
@@ -102,11 +102,6 @@ def named_picture(
         if len(among) > 1 and -len(among) <= place < len(among):
             return among[place]
     return ""
-
-
-def is_picture(record: Record) -> bool:
-    """Whether it was a picture, seen or read."""
-    return record.source == "picture"
 
 
 def _answering(showing: Sequence[Exchange], holds_answer: Callable[[Read], bool]) -> tuple[Record, ...]:

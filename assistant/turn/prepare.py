@@ -21,7 +21,7 @@ from assistant.host.prompt import Turn, asks, build_prompt, opening
 from assistant.host.wheels import Unavailable
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
-from assistant.turn.focus import Asking, Focus, focus, is_picture, named_document, named_picture
+from assistant.turn.focus import Asking, Focus, focus, named_document, named_picture
 from assistant.turn.gates import much_is_off
 from assistant.turn.keyring import Keyrings
 from assistant.turn.listening import HeardSounds, are_message
@@ -41,7 +41,7 @@ from mattoni.cache import RecentlyUsed
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Other, Passage, Prefix, Segment, Text
 from mattoni.inputs import Attachment, Document, Looked, Picture, Samples, Sound
-from mattoni.records import Read, Record, Seen
+from mattoni.records import Read, Record, Seen, is_picture
 from mattoni.runtime import Asked, Finished, Given, GivenDocument, GivenPicture, GivenSound, Injected, Stopped
 from mattoni.trace import Attention, Notice, Trace, UsedBrick
 
@@ -259,7 +259,7 @@ class Preparation:
 
         Raises MattoniError where no brick listens or the file is no recording, and Stopped.
         """
-        chosen = next((c for c in listeners(self._keyrings.of(bricks), choices) if _hears_words(bricks, c)), None)
+        chosen = next(iter(listeners(self._keyrings.of(bricks), choices, for_words=True)), None)
         if chosen is None:
             raise MattoniError("No brick that recognises speech is installed and switched on: add one.")
         limits = Limits()
@@ -350,6 +350,9 @@ class Preparation:
         named = ""
         if texts is not None and self.host.focuses:
             named = named_picture(request.text, request.past, looked.items, asks or several)
+        # A question that came with a file is about that file, not about an earlier one, also where it was refused.
+        past = () if _was_refused(looked) else request.past
+        earlier = [record for exchange in past for record in exchange.records]
         return Question(
             pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
             texts=texts,
@@ -360,11 +363,9 @@ class Preparation:
             wants_words=words,
             has_past=bool(request.past),
             has_documents=heard.are_asked_about or any(isinstance(item, Document) for item in looked.items),
-            # A question that came with a file is about that file, not about an earlier one, also where it was refused.
-            history_has_pictures=any(exchange.brought for exchange in request.past) and not _was_refused(looked),
-            earlier_pictures=tuple(record.brick for e in request.past for record in e.records if is_picture(record)),
-            earlier_text=not _was_refused(looked)
-            and any(isinstance(r, Read) and r.is_text for e in request.past for r in e.records),
+            history_has_pictures=any(exchange.brought for exchange in past),
+            earlier_pictures=tuple(record.brick for record in earlier if is_picture(record)),
+            earlier_text=any(isinstance(record, Read) and record.is_text for record in earlier),
             holds_number=bool(looked.items) or holds_number(request.text),
         )
 
@@ -758,11 +759,6 @@ def _showed_several(past: Sequence[Exchange]) -> bool:
     """Whether the latest pictures of the conversation came together, in one message."""
     shown = [sum(map(is_picture, exchange.records)) for exchange in past]
     return next((count for count in reversed(shown) if count), 0) > 1
-
-
-def _hears_words(bricks: Bricks, chosen: Chosen) -> bool:
-    """Whether a brick that listens gives words: those that are stitched to a host give soft tokens."""
-    return bricks.get(chosen.name).card.host is None
 
 
 def _not_heard(name: str, no_bricks: bool) -> Notice:

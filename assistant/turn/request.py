@@ -7,7 +7,7 @@ from typing import Literal
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choices
 from mattoni.inputs import Attachment
-from mattoni.records import Read, Record, Seen, spoken_words
+from mattoni.records import Read, Record, Seen, is_picture, spoken_words
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def unwritten_question(records: Sequence[Record]) -> str:
     """The question of a message without text: what its recordings say, else what somebody who sends something wants to know."""
     if words := spoken_words(records):
         return words
-    if any(isinstance(record, Seen) and record.source == "picture" for record in records):
+    if any(isinstance(record, Seen) and is_picture(record) for record in records):
         return "Describe the picture."
     if any(isinstance(record, Seen) for record in records):
         return "What is to be heard?"

@@ -353,14 +353,19 @@ def _for_passages(keyring: Keyring, choices: Choices) -> Chosen | None:
     return next((Chosen(name, 1.0, None, None, "answers from passages") for name in able), None)
 
 
-def listeners(keyring: Keyring, choices: Choices) -> tuple[Chosen, ...]:
+def listeners(keyring: Keyring, choices: Choices, for_words: bool = False) -> tuple[Chosen, ...]:
     """Who listens to recordings, in this order: the bricks that are On, else those that are not Off, of which those that go with
-    any host stand first, as they give words. Asked before `route`, since what is said may be the message."""
+    any host stand first, as they give words. Asked before `route`, since what is said may be the message.
+
+    for_words  of these only those that give words
+    """
     able = [b for b in keyring.for_input("sound") if not choices.no_bricks and choices.of(b.name).state != "off"]
     on = [brick for brick in able if choices.of(brick.name).state == "on"]
     reason = "switched on by hand" if on else "listens to recordings"
     ordered = sorted(on or able, key=lambda brick: brick.is_stitched)
-    return tuple(Chosen(brick.name, 1.0, None, None, reason) for brick in ordered)
+    return tuple(
+        Chosen(brick.name, 1.0, None, None, reason) for brick in ordered if not (for_words and brick.is_stitched)
+    )
 
 
 def _reader(keyring: Keyring, choices: Choices) -> Chosen | None:

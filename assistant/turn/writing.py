@@ -14,7 +14,7 @@ from assistant.turn.request import Exchange, Request, unwritten_question
 from knowledge_bricks.documents import Hit, answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Ids, Passage, Segment, Text
-from mattoni.records import Read, Record, Seen
+from mattoni.records import Read, Record, Seen, is_picture
 from mattoni.trace import Notice, Trace
 from mattoni.untrusted import encode_untrusted
 
@@ -158,14 +158,14 @@ class Writer:
     def _segments(self, records: Sequence[Record], question: str) -> list[Segment]:
         """Soft tokens and texts of a message's attachments, each followed by what parts it from the next."""
         segments: list[Segment] = []
-        pictures = sum(isinstance(record, Seen) and record.source == "picture" for record in records)
+        pictures = sum(isinstance(record, Seen) and is_picture(record) for record in records)
         places = itertools.count()
         for record in records:
             if isinstance(record, Read):
                 segments += [Text(f"{record.in_prompt}\n\n")] if record.in_prompt else []
                 continue
             try:
-                place = next(places) if record.source == "picture" else 0
+                place = next(places) if is_picture(record) else 0
                 segments += self.show(record, question, place, pictures)
             except MattoniError as problem:
                 # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.

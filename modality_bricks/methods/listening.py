@@ -3,13 +3,10 @@
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from mattoni.methods import Method
 from mattoni.records import Seen
-from mattoni.runtime import Asked, BrickFiles, GivenPicture, GivenSound, HostView, Injected
+from mattoni.runtime import Asked, GivenPicture, GivenSound, Injected
 from mattoni.trace import Attention
-from modality_bricks.modality import load_modality
 from modality_bricks.seeing import SeeingRuntime
 from modality_bricks.spectrogram import SECONDS, sound_picture
 from modality_bricks.stitched import StitchedParts
@@ -44,12 +41,4 @@ class ListeningRuntime(SeeingRuntime):
         return ()
 
 
-def _load(brick: BrickFiles, host: HostView) -> ListeningRuntime:
-    with torch.inference_mode(False):
-        modality = load_modality(
-            brick.folder, brick.parts, host.embedding, host.device, torch.float32, brick.host_folder
-        )
-    return ListeningRuntime(brick, host, modality)
-
-
-METHODS = (Method("listening", ListeningParts, _load, accepts=frozenset({"sound"})),)
+METHODS = (Method("listening", ListeningParts, ListeningRuntime.load, accepts=frozenset({"sound"})),)

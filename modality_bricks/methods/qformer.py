@@ -16,11 +16,10 @@ from torch import Tensor
 from mattoni.injections import Segment, Soft, Text
 from mattoni.methods import Method
 from mattoni.records import Seen
-from mattoni.runtime import Asked, BrickFiles, GivenPicture, Helper, HostView, Injected
+from mattoni.runtime import Asked, GivenPicture, Helper, Injected
 from mattoni.trace import Notice
 from mattoni.untrusted import encode_untrusted
 from modality_bricks.chart_labels import ChartTexts, chart_texts, named, placed, title_text
-from modality_bricks.modality import load_modality
 from modality_bricks.ocr import ReadsLines
 from modality_bricks.seeing import SeeingRuntime, picture_of
 from modality_bricks.stitched import StitchedParts
@@ -98,12 +97,4 @@ class QFormerRuntime(SeeingRuntime):
         return mixed
 
 
-def _load(brick: BrickFiles, host: HostView) -> QFormerRuntime:
-    with torch.inference_mode(False):
-        modality = load_modality(
-            brick.folder, brick.parts, host.embedding, host.device, torch.float32, brick.host_folder
-        )
-    return QFormerRuntime(brick, host, modality)
-
-
-METHODS = (Method("qformer", QFormerParts, _load, accepts=frozenset({"picture"})),)
+METHODS = (Method("qformer", QFormerParts, QFormerRuntime.load, accepts=frozenset({"picture"})),)

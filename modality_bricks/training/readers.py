@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from PIL import Image
 
@@ -188,7 +188,7 @@ def _captions(captions: Iterable[str], where: str, questions: Sequence[str] = CA
     return tuple((question, caption) for question in questions for caption in tidy)
 
 
-def is_sound(source: Path | bytes) -> bool:
+def is_sound(source: Path | bytes) -> TypeGuard[Path]:
     """Whether a file is a recording, by its name; what has no name is a picture."""
     return isinstance(source, Path) and source.suffix.lower() in SOUND_ENDINGS
 
@@ -230,7 +230,7 @@ def picture_of(source: Path | bytes, where: str) -> Callable[[], Image.Image]:
     def opened() -> Image.Image:
         what = "recording" if is_sound(source) else "picture"
         try:
-            if isinstance(source, Path) and is_sound(source):
+            if is_sound(source):
                 return sound_picture(open_sound(source).blocks())
             return open_picture(source, where)
         except MattoniError as problem:

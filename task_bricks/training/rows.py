@@ -199,7 +199,7 @@ def epoch_batches(
 def _batches_of_texts(rows: Sequence[Row], batch_size: int, rng: random.Random) -> Iterator[list[Example]]:
     by_text: dict[str, list[Example]] = {}
     for row in rows:
-        by_text.setdefault(row.text or row.id, []).append(Example(row.message, row.answers[0], True, row.images))
+        by_text.setdefault(row.text or row.id, []).append(word_message(row, (), 1.0, rng))
     batches = [about[i : i + batch_size] for about in by_text.values() for i in range(0, len(about), batch_size)]
     rng.shuffle(batches)
     yield from batches
@@ -211,9 +211,9 @@ class Batches:
     def __init__(
         self, rows: Sequence[Row], wordings: Sequence[str], default_share: float, batch_size: int, seed: int
     ) -> None:
-        self._epoch, self._batches = -1, list[list[Example]]()
         self._cut = partial(epoch_batches, rows, wordings, default_share, batch_size, seed)
-        self._per_epoch = sum(1 for _ in self._cut(0))  # as many in every epoch
+        self._epoch, self._batches = 0, list(self._cut(0))
+        self._per_epoch = len(self._batches)  # as many in every epoch
 
     def __getitem__(self, number: int) -> list[Example]:
         epoch, place = divmod(number, self._per_epoch)

@@ -14,7 +14,7 @@ from mattoni.inputs import Attachment
 from mattoni.keys import save_keys
 from mattoni.paths import cache_folder, data_folder
 from mattoni.tensors import stored_tensors
-from tests.assistant.conftest import done, write_adapter
+from tests.assistant.conftest import done, png, write_adapter
 
 SHORT = Sampling(temperature=0, max_tokens=6)
 MORTAR = "Mortar is made of sand, lime and water, and it hardens slowly in the open air. "
@@ -65,6 +65,7 @@ def test_what_is_asked_of_a_file_that_cannot_be_opened_is_not_answered_from_an_e
     keep(assistant.bricks().get("skill"), Verdict("skill", True, 0.0))
     talk = assistant.store.new()
     slip, broken = Attachment("slip.txt", b"sum 9.00"), Attachment("slip.docx", b"PK\x03\x04 broken")
+    done(assistant.ask("What is it?", [png()], Choices(vision="document"), SHORT, talk))
     said = done(assistant.ask("What is the sum?", [slip], None, SHORT, talk))
     assert "skill" in {used.name for used in said.trace.bricks}
     count = len(prompts)
