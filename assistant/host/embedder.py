@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModel
 
+from mattoni.cache import RecentlyUsed
 from mattoni.errors import MattoniError
 from mattoni.files import sha256_of
 from mattoni.processor import multiplies_bf16
@@ -45,6 +46,8 @@ class Embedder:
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
         self._folder = folder
+        # By text: of one message the router, several recognisers and each brick of knowledge want the vectors.
+        self._read: RecentlyUsed[Tensor] = RecentlyUsed(256)
         self.device = torch.device(device)
         self.width: int = self._model.config.hidden_size
 
@@ -54,12 +57,18 @@ class Embedder:
         parts = [sha256_of(self._folder / name) for name in (WEIGHTS, TOKENIZER)]
         return "sha256:" + hashlib.sha256("".join(parts).encode()).hexdigest()
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str], batch: int = 32) -> Tensor:
         """Embed texts. Returns (n, width) float32 unit rows on the CPU, in the order given.
 
         A text's vector depends on `batch` and the texts beside it only by rounding, below 1e-6.
         """
+        # Passages are read in another precision, and once.
+        if len(texts) == 1 and not torch.is_autocast_enabled(self.device.type):
+            return torch.nn.functional.normalize(self.depths(texts[0])[-1:], dim=1)
+        return self._embed(texts, batch)
+
+    @torch.inference_mode()
+    def _embed(self, texts: Sequence[str], batch: int) -> Tensor:
         vectors = torch.empty(len(texts), self.width)
         if not texts:
             return vectors
@@ -83,12 +92,20 @@ class Embedder:
         """How many tokens of these texts count, the two that frame each of them among them."""
         return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts)))
 
-    @torch.inference_mode()
     def depths(self, text: str) -> Tensor:
         """The mean hidden state at every depth, the input embeddings first: (layers + 1, width), float32, on the CPU.
 
-        The last one points where `embed` does; the middle ones know more of how a text is put, and less of its topic.
+        The last one points where `embed` does; the middle ones know more of how a text is put, and less of its topic. Kept for the texts
+        that were read last.
         """
+        return self._read.get(hashlib.sha256(text.encode("utf-8", "replace")).digest(), lambda: self._depths(text))
+
+    def forget(self) -> None:
+        """Drop what was kept of texts."""
+        self._read.drop(lambda key: True)
+
+    @torch.inference_mode()
+    def _depths(self, text: str) -> Tensor:
         ids = torch.tensor(self._tokenizer.encode(text).ids).unsqueeze(0)
         states = self._model(input_ids=ids.to(self.device), output_hidden_states=True).hidden_states
         return torch.stack([state[0].mean(dim=0) for state in states]).float().cpu()

@@ -6,14 +6,13 @@ value, top to bottom:
     prepare ─▶ look ─▶ listen ─▶ route ─▶ inject (each planned brick in order) ─▶ write ─▶ Prepared
 """
 
-import hashlib
+import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from PIL import Image
-from torch import Tensor
 
 from assistant.host.activation import acts_from
 from assistant.host.host import Host
@@ -28,16 +27,15 @@ from assistant.turn.listening import HeardSounds, are_message
 from assistant.turn.loaded import LoadedBricks
 from assistant.turn.look import Limits, look
 from assistant.turn.look.sounds import in_words
-from assistant.turn.passages import best_passages, found_reason, knowledge_segments
+from assistant.turn.passages import answers_clearly, best_passages, found_reason, knowledge_segments
 from assistant.turn.place import document_meant
-from assistant.turn.question import goes_on, holds_number, is_in_known_script, message_pieces
+from assistant.turn.question import barely_goes_on, goes_on, holds_number, is_in_known_script, message_pieces
 from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listeners, route
 from assistant.turn.spaces import Spaces
 from assistant.turn.twofold import Second, asking, form_of, is_answered, second_request, without
 from assistant.turn.writing import Writer, Written
 from knowledge_bricks.documents import answer_threshold
-from mattoni.cache import RecentlyUsed
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Other, Passage, Prefix, Segment, Text
 from mattoni.inputs import Attachment, Document, Looked, Picture, Samples, Sound
@@ -88,7 +86,6 @@ class Preparation:
         self.loaded = LoadedBricks(host)
         self.earlier = EarlierDocuments(lambda: self.spaces.embedder)
         self._keyrings = Keyrings()
-        self._depths: RecentlyUsed[Tensor] = RecentlyUsed(256)  # by text: several recognisers read one message
 
     def forget(self, contents: frozenset[str]) -> None:
         """Drop everything that was made of these attachments."""
@@ -100,7 +97,7 @@ class Preparation:
         self.loaded.clear()
         self.earlier.clear()
         self._keyrings.clear()
-        self._depths.drop(lambda key: True)
+        self.spaces.forget()
 
     def forget_bricks(self, names: frozenset[str]) -> None:
         """Drop what was loaded of the bricks of these names, in whatever state."""
@@ -122,6 +119,8 @@ class Preparation:
         with trace.stage("route"):
             keyring = self._keyrings.of(bricks)
             question = self._question(request, looked, heard)
+            if self._is_for_library(request, question, keyring, bricks, watcher):
+                question = question.about_nothing_earlier()
             plan = route(question, keyring, request.choices)
             second = self._second(request, question, keyring)
             if second is not None:
@@ -152,6 +151,31 @@ class Preparation:
         if second is None or prepared.written is None:
             return prepared
         return replace(prepared, then=self._going_on(second, request, bricks, trace, seed))
+
+    def _is_for_library(
+        self, request: Request, question: Question, keyring: Keyring, bricks: Bricks, watcher: Watcher
+    ) -> bool:
+        """Whether a message that might be about what was shown earlier is clearly answered by a brick of knowledge.
+
+        "When does the ferry leave?" sounds a little like a question about the photograph before it.
+        """
+        might_be = question.history_has_pictures and (question.goes_on or question.asks_about_picture)
+        if question.texts is None or question.pictures or question.has_documents or not might_be:
+            return False
+        spaces = self.spaces
+        if not barely_goes_on(spaces.embedder.depths(request.text), spaces.follow_ups, spaces.picture_questions):
+            return False
+        read = [r for exchange in request.past for r in exchange.brought if isinstance(r, Read) and r.is_text]
+        if any(self.holds_answer(record, request.text, watcher.stopping) for record in read):
+            return False
+        asked = Asked(request.text, embedder=lambda: spaces.embedder, stopping=watcher.stopping)
+        for brick in keyring.asked_always:
+            if request.choices.of(brick.name).state == "off":
+                continue
+            with contextlib.suppress(MattoniError):  # said where it is asked again
+                if answers_clearly(self.loaded.get(bricks.get(brick.name)).inject(asked).score):
+                    return True
+        return False
 
     def _second(self, request: Request, question: Question, keyring: Keyring) -> Second | None:
         """The skill that is to go on from the answer, where the message asks for that too."""
@@ -249,7 +273,7 @@ class Preparation:
         """Whether a message goes on with nothing that was said or shown before it."""
         if not text.strip() or not is_in_known_script(text):
             return False
-        depths = [self._depths_of(piece) for piece in message_pieces(text)]
+        depths = [self.spaces.embedder.depths(piece) for piece in message_pieces(text)]
         return not goes_on(depths, self.spaces.follow_ups, self.spaces.picture_questions)
 
     def transcribe(
@@ -326,10 +350,7 @@ class Preparation:
         """
         if not question.strip() or not is_in_known_script(question):
             return False
-        return self.spaces.naming_questions.recognises(self._depths_of(question))
-
-    def _depths_of(self, text: str) -> Tensor:
-        return self._depths.get(hashlib.sha256(text.encode()).digest(), lambda: self.spaces.embedder.depths(text))
+        return self.spaces.naming_questions.recognises(self.spaces.embedder.depths(question))
 
     def _question(self, request: Request, looked: Looked, heard: HeardSounds) -> Question:
         """The message as the router sees it."""
@@ -340,12 +361,12 @@ class Preparation:
             pieces = message_pieces(request.text)
             spaces = self.spaces
             texts = spaces.embedder.embed(pieces)
-            depths = self._depths_of(request.text)
+            depths = spaces.embedder.depths(request.text)
             asks = spaces.picture_questions.recognises(depths)
             several = spaces.several_pictures.recognises(depths, expected=_showed_several(request.past))
             words = spaces.reading_questions.recognises(depths)
             if request.past:
-                all_depths = [depths, *map(self._depths_of, pieces[1:])]
+                all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
                 follows = goes_on(all_depths, spaces.follow_ups, spaces.picture_questions)
         named = ""
         if texts is not None and self.host.focuses:

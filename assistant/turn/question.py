@@ -41,3 +41,12 @@ def goes_on(pieces: Sequence[Tensor], follow_ups: Recogniser, picture_questions:
     message tells whether it is a follow-up.
     """
     return follow_ups.recognises(pieces[0]) or any(picture_questions.recognises(piece) for piece in pieces)
+
+
+# Questions of libraries lie below it, questions about pictures that a library seems to answer as well above (docs/experiments.md).
+_BARELY = 1.5
+
+
+def barely_goes_on(message: Tensor, follow_ups: Recogniser, picture_questions: Recogniser) -> bool:
+    """Whether a message sounds at most a little as if it went on with what was said or shown, by its depths."""
+    return max(follow_ups.lead(message), picture_questions.lead(message)) < _BARELY

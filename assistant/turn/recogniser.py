@@ -51,6 +51,10 @@ class Recogniser:
         """Inner product with the direction; `depths` as `Embedder.depths` gives them."""
         return float((unit_depths(depths, self.mean) * self.direction).sum())
 
+    def lead(self, depths: Tensor) -> float:
+        """How far the score is beyond the threshold; negative for a message that is not of the kind."""
+        return self.score(depths) - self.threshold
+
     def recognises(self, depths: Tensor, expected: bool = False) -> bool:
         """Whether the message is of the kind. `expected`: what was said or shown before makes that likely."""
         return self.score(depths) >= (min(self.expected, self.threshold) if expected else self.threshold)

@@ -231,6 +231,17 @@ class Question:
     earlier_text: bool = False  # a document, or a picture of text, of an earlier message was read
     holds_number: bool = True  # or brings a text that may hold one
 
+    def about_nothing_earlier(self) -> "Question":
+        """The same message as one that is about nothing that was said or shown before it."""
+        return replace(
+            self,
+            asks_about_picture=False,
+            goes_on=False,
+            history_has_pictures=False,
+            earlier_pictures=(),
+            earlier_text=False,
+        )
+
 
 @dataclass(frozen=True)
 class Choice:

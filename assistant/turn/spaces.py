@@ -23,6 +23,11 @@ class Spaces:
         """The `text` space."""
         return Embedder(fetch(BUILTIN_EMBEDDER))
 
+    def forget(self) -> None:
+        """Drop what was kept of messages."""
+        if "embedder" in self.__dict__:
+            self.embedder.forget()
+
     @cached_property
     def glance(self) -> Glance:
         """The `glance` space."""
