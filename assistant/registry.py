@@ -247,7 +247,15 @@ def _advice(card: BrickCard, host: str | None) -> str:
 
 
 def train_command(card: BrickCard) -> str | None:
-    """The command that trained a brick, all its stages in one; None where the card does not say."""
+    """The command that trained a brick for one of its hosts, all its stages in one; None where the card does not say.
+
+    Where a variant took fewer stages than another, as it was carried over, its command is the one for a further host too.
+    """
+    found = [own for own in map(_train_command, card.for_each_host()) if own is not None]
+    return min(found, key=lambda command: len(command.split()), default=None)
+
+
+def _train_command(card: BrickCard) -> str | None:
     commands = card.training.get("command")
     lines = [commands] if isinstance(commands, str) else commands if isinstance(commands, list) else []
     words = [str(line).split() for line in lines]

@@ -27,7 +27,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from mattoni.errors import MattoniError
 from modality_bricks.attended import attended
-from modality_bricks.stitch import FILE
+from modality_bricks.stitch_file import FILE
 
 TOKENIZER = "tokenizer"  # the folder of an instruction-aware Q-Former's own tokenizer
 

@@ -17,7 +17,7 @@ from mattoni.errors import MattoniError
 from mattoni.files import pickles_in
 from mattoni.tensors import Stored, copy_tensors, stored_tensors
 from modality_bricks.imported_stitch import TOKENIZER
-from modality_bricks.stitch import FILE
+from modality_bricks.stitch_file import FILE
 from modality_bricks.tower import WEIGHTS, FeatureChoice, write_choice
 
 # Of a Hub repository: safetensors, configurations, tokenizers and the licence; pickles stay there.

@@ -18,7 +18,8 @@ from modality_bricks.imported_stitch import (
     ProjectorStitch,
     load_imported_stitch,
 )
-from modality_bricks.stitch import QFormerStitch, load_stitch
+from modality_bricks.stitch import QFormerStitch
+from modality_bricks.stitch_file import load_stitch
 from modality_bricks.stitched import StitchedParts
 
 FINEST = 8  # rows and columns of what is told of a stitch's attention: a trace is no picture
@@ -137,7 +138,7 @@ def load_modality(
         encoder = load_encoder(source, device, dtype)
         return ModalityBrick(encoder, load_imported_stitch(str(kind), own, host_embedding.shape[1], device, dtype))
     encoder = load_encoder(source, device, dtype)
-    stitch = load_stitch(own, host_embedding, device, dtype)
+    stitch = load_stitch(own, host_embedding, device, dtype, folder)
     queries = getattr(parts, "queries", None)
     if queries not in (None, stitch.shape.queries):
         raise MattoniError(

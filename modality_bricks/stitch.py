@@ -10,24 +10,20 @@ Behind it may stand what the encoder's own classifier calls the thing, as words 
 knows more than a stitch learns of pictures of two hundred (as in Socratic models, Zeng et al. 2022, arXiv:2204.00598).
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import mattoni.torchvision_ops  # noqa: F401  (before transformers)
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from mattoni.errors import MattoniError
-from mattoni.files import replacing
 from modality_bricks.attended import attended
 
-FILE = "stitch.safetensors"
+# What hangs on the host: which of its words, and what is added to them. All else reads features, and is the same for every host.
+OF_THE_HOST = frozenset({"word_ids", "class_ids", "opening", "residue.weight", "residue.bias"})
 
 
 @dataclass(frozen=True)
@@ -199,37 +195,27 @@ def with_classes(
     return named
 
 
-def save_stitch(stitch: QFormerStitch, folder: Path) -> None:
-    """Write `stitch.safetensors` in bf16, with the shape in its metadata."""
-    tensors = {k: v.bfloat16() if v.is_floating_point() else v for k, v in stitch.state_dict().items()}
-    with replacing(folder / FILE) as temporary:
-        save_file(
-            {k: v.contiguous().cpu() for k, v in tensors.items()},
-            temporary,
-            {"shape": json.dumps(asdict(stitch.shape))},
-        )
-
-
-def load_stitch(
-    folder: Path,
-    host_embedding: Tensor,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+def for_words(
+    stitch: QFormerStitch, word_ids: Tensor, class_ids: Tensor | None, opening: Sequence[int], host_embedding: Tensor
 ) -> QFormerStitch:
-    """Load a frozen stitch. Raises MattoniError when the file is damaged, holds NaN, or fits another host."""
-    where = f"{folder.name}/{FILE}"
-    try:
-        with safe_open(folder / FILE, "pt") as file:
-            shape = StitchShape(**json.loads(file.metadata()["shape"]))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        stitch = QFormerStitch(shape)
-        stitch.load_state_dict(weights)
-    except FileNotFoundError as problem:
-        raise MattoniError(f"{where} is missing: copy the brick again.") from problem
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as problem:
-        raise MattoniError(f"{where} is damaged or not a stitch: copy the brick again.") from problem
-    if not all(bool(w.isfinite().all()) for w in weights.values()):
-        raise MattoniError(f"{where} holds values that are not numbers (NaN): copy the brick again.")
-    stitch = stitch.to(device=device, dtype=dtype)
-    stitch.read_host(host_embedding)
-    return stitch.requires_grad_(False).eval()
+    """The same stitch for another host: it says the same words, in that host's tokens, and has no residue yet.
+
+    word_ids        (words,) and
+    class_ids       (classes + 1, pieces) of the other host; None where the stitch has no classes
+    opening         token ids that the opening begins as
+    host_embedding  (vocabulary, width) of the other host
+    """
+    shape = replace(stitch.shape, host_width=host_embedding.shape[1], opening=len(opening))
+    other = QFormerStitch(shape)
+    kept = {name: value for name, value in stitch.state_dict().items() if name not in OF_THE_HOST}
+    other.load_state_dict({**other.state_dict(), **kept})
+    if class_ids is not None:
+        other.class_ids.copy_(class_ids)
+    other.set_words(word_ids, host_embedding, opening)
+    return other
+
+
+def learn_what_is_the_hosts(stitch: QFormerStitch) -> None:
+    """Have the opening and the residue learn, and nothing else."""
+    for name, parameter in stitch.named_parameters():
+        parameter.requires_grad_(name in OF_THE_HOST)

@@ -113,8 +113,8 @@ def make_host() -> Callable[..., Path]:
     return make_tiny_host
 
 
-def make_tiny_host(folder: Path, seed: int = 0, hidden_size: int = 32, layers: int = 2) -> Path:
-    """Write a tiny random Llama and its tokenizer; another seed or width makes a host that bricks do not fit."""
+def make_tiny_host(folder: Path, seed: int = 0, hidden_size: int = 32, layers: int = 2, corpus: str = CORPUS) -> Path:
+    """Write a tiny random Llama and its tokenizer; another seed or width makes a host that bricks do not fit, another corpus one of other words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -127,7 +127,7 @@ def make_tiny_host(folder: Path, seed: int = 0, hidden_size: int = 32, layers: i
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator([CORPUS], trainer)
+    bpe.train_from_iterator([corpus], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token="<|im_start|>",

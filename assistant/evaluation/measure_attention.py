@@ -26,7 +26,8 @@ from mattoni.metrics import bootstrap
 from mattoni.paths import brick_folders, training_data
 from modality_bricks.methods.qformer import QFormerParts
 from modality_bricks.modality import ModalityBrick, load_modality
-from modality_bricks.stitch import QFormerStitch, load_stitch, save_stitch
+from modality_bricks.stitch import QFormerStitch
+from modality_bricks.stitch_file import load_stitch, save_stitch
 from modality_bricks.training.packs import Pixels, sheet_tiles
 
 BACKGROUNDS = ("grey", "blurred", "noise")
@@ -98,7 +99,7 @@ def eye_parts(brick: Brick) -> QFormerParts:
 
 def at_random(brick: Brick, host: Host) -> ModalityBrick:
     """The brick with a stitch of random weights, which knows no more than the spread of the features."""
-    trained = load_stitch(brick.host_folder, host.embedding.float())
+    trained = load_stitch(brick.host_folder, host.embedding.float(), beside=brick.folder)
     torch.manual_seed(0)
     stitch = QFormerStitch(trained.shape)
     for name, values in trained.named_buffers():

@@ -270,6 +270,27 @@ def load_plain_host(source: str = "builtin", device: str = "auto", dtype: str = 
     return load_host(source, device, fastest if dtype == "auto" else dtype)
 
 
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """A host's tokenizer alone, its weights left on the disk. Raises MattoniError as `load_host` does."""
+    name, path, extra = _resolve(source)
+    try:
+        return _tokenizer(path, extra)
+    except Exception as problem:  # as in convert_gguf
+        raise MattoniError(
+            f"{name}: the tokenizer of this host cannot be loaded ({first_line(problem)}): check the id, the folder or the network."
+        ) from problem
+
+
+def _packed(extra: dict[str, Any]) -> dict[str, Any]:
+    """What of the arguments says which file to unpack."""
+    return {k: v for k, v in extra.items() if k == "gguf_file"}
+
+
+def _tokenizer(path: str, extra: dict[str, Any]) -> PreTrainedTokenizerBase:
+    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **_packed(extra))
+    return found
+
+
 def plain_host(host: Host) -> Host:
     """A host that is there, as `load_plain_host` would give it: itself, or a copy in fp32, where there is memory for one."""
     imitates = host.dtype in (torch.bfloat16, torch.float16) and not multiplies_bf16(host.device)
@@ -357,11 +378,11 @@ def load_host(
     if place.type == "cpu":
         check_host_memory(name)
     try:
-        config = AutoConfig.from_pretrained(path, **{k: v for k, v in extra.items() if k == "gguf_file"})
+        config = AutoConfig.from_pretrained(path, **_packed(extra))
         if getattr(config, "is_encoder_decoder", False):
             raise MattoniError(f"{name}: this is an encoder-decoder; a host must be a decoder-only language model.")
         placement = _placement(path, place, kind, quantise)
-        tokenizer = AutoTokenizer.from_pretrained(path, **{k: v for k, v in extra.items() if k == "gguf_file"})
+        tokenizer = _tokenizer(path, extra)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=kind, use_safetensors=True, **placement, **extra)
     except MattoniError:
         raise

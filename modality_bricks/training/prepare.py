@@ -20,8 +20,9 @@ from brick_training.frame import PromptFrame
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
 from modality_bricks.encoder import WEIGHTS, Classes, encoder_folder, load_classes, load_encoder
-from modality_bricks.stitch import FILE as STITCH
-from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, with_classes
+from modality_bricks.stitch import QFormerStitch, StitchShape, for_words, learn_what_is_the_hosts, with_classes
+from modality_bricks.stitch_file import FILE as STITCH
+from modality_bricks.stitch_file import load_stitch, read_stitch
 from modality_bricks.training.columns_stage import ColumnsStage, LabelledPictures, read_labelled
 from modality_bricks.training.data_checks import BadRows, Say, refuse_without_choice, warnings_of, without_unreadable
 from modality_bricks.training.dev_answers import CaptionScores, DevAnswers
@@ -478,22 +479,61 @@ def naming_stitch(
     return with_classes(stitch, classes.weight, classes.bias, ids, sure, sure_of_name)
 
 
+def carried_stitch(
+    before: QFormerStitch,
+    theirs: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
+    embedding: torch.Tensor,
+    opening: str,
+) -> QFormerStitch:
+    """The stitch of another host in the words of this one.
+
+    A host's word of several tokens gives way to the first of them: of the photo brick's 2,807 words that are 109 for Qwen2.5.
+
+    theirs     the tokenizer of the host that it was trained for
+    tokenizer  of the host that it is to be for, with
+    embedding  (vocabulary, width)
+    """
+
+    def ids(theirs_ids: Sequence[int]) -> list[int]:
+        own: list[int] = tokenizer.encode(str(theirs.decode(list(theirs_ids))), add_special_tokens=False)
+        return own
+
+    words = torch.tensor([ids([word])[0] for word in before.word_ids.tolist()])
+    opens = tokenizer.encode(opening, add_special_tokens=False)
+    if not before.shape.classes:
+        return for_words(before, words, None, opens, embedding)
+    stop, pieces = ids([int(before.class_ids[-1, -1])])[-1], before.shape.pieces
+    named = [ids(row)[:pieces] for row in before.class_ids.tolist()]
+    classes = torch.tensor([row + [stop] * (pieces - len(row)) for row in named])
+    return for_words(before, words, classes, opens, embedding)
+
+
 def generate_stage(
     recipe: GenerateRecipe,
     reading: Reading,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
+    carried_from: PreTrainedTokenizerBase | None,
     host: PreTrainedModel,
     frame: PromptFrame,
     score_captions: CaptionScores,
     caption_metric: CaptionMetric,
 ) -> GenerateStage:
-    """Stage 2 of a stitch, through the frozen host."""
+    """Stage 2 of a stitch, through the frozen host.
+
+    carried_from  the tokenizer of the host that `carried` names
+    """
     embedding = host.get_input_embeddings().weight
     assert isinstance(embedding, torch.Tensor)
     with accelerator.main_process_first():
         split, dev = read_splits(recipe, reading, accelerator.device)
-    stitch = started_stitch([Path(run) for run in recipe.starts], embedding)
+    starts = [Path(run) for run in recipe.starts]
+    if recipe.carried is None:
+        stitch = started_stitch(starts, embedding)
+    else:
+        assert carried_from is not None
+        stitch = carried_stitch(read_stitch(starts[0]), carried_from, tokenizer, embedding, recipe.carried.opening)
     taught = None
     if recipe.sure is not None:
         classes = load_classes(recipe.encoder)
@@ -504,6 +544,8 @@ def generate_stage(
     stitch.requires_grad_(recipe.learn == "all")
     if recipe.learn == "opening":
         stitch.opening.requires_grad_(True)
+    elif recipe.learn == "host":
+        learn_what_is_the_hosts(stitch)
     words = stitch.word_ids.tolist()
     spelling = Spelling(tokenizer, split.sources, len(words), recipe.skip_commonest, words)
     rewarded = RewardedCaptions(split.sources, caption_metric, recipe.reward) if recipe.reward else None

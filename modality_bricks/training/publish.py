@@ -11,8 +11,8 @@ from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
 from mattoni.paths import data_folder
 from modality_bricks.encoder import FOLDERS, load_encoder, split_source
-from modality_bricks.stitch import FILE as STITCH
-from modality_bricks.stitch import load_stitch
+from modality_bricks.stitch_file import FILE as STITCH
+from modality_bricks.stitch_file import is_whole, load_stitch, read_stitch, reads_alike, save_stitch
 from modality_bricks.stitched import StitchedParts
 from modality_bricks.training.compare import compare, measure
 from modality_bricks.training.data_checks import Say
@@ -21,6 +21,7 @@ from modality_bricks.training.recipe import GenerateRecipe, StageRecipe, shown
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
+    from mattoni.card import Variant
 
 RESULT = "result.json"
 
@@ -101,13 +102,27 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
     old = measure(
         stage,
         load_encoder(source, device),
-        load_stitch(target / place_for(target, host.identity, ""), host.embedding, device),
+        load_stitch(target / place_for(target, host.identity, ""), host.embedding, device, beside=target),
         folder,
     )
     found = compare(new.rows, old.rows)
     if found.worse:
         raise MattoniError(f"{card.name}: {found.sentence()}: {stays}.")
     say(f"{card.name}: {found.sentence()}")
+
+
+def keep_stitch(folder: Path, variants: "tuple[Variant, ...]") -> "tuple[Variant, ...]":
+    """Give variants a copy of what they share with the stitch in the brick's folder, which is about to be replaced."""
+    from mattoni.card import describe_files
+
+    kept = []
+    for variant in variants:
+        place = folder / variant.place
+        if not is_whole(place):
+            save_stitch(read_stitch(place, beside=folder), place)
+            variant = variant.model_copy(update={"files": describe_files(folder, variant.place)})
+        kept.append(variant)
+    return tuple(kept)
 
 
 def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") -> Path:
@@ -165,7 +180,10 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
     } | ({"reads": brick.reads} if brick.reads else {})
 
     def fill_variant(folder: Path) -> dict[str, Any]:
-        shutil.copy(Path(recipe.run) / STITCH, folder / own)
+        if (target / STITCH).is_file() and reads_alike(Path(recipe.run), target):
+            save_stitch(read_stitch(Path(recipe.run)), folder / own, beside=folder)
+        else:
+            shutil.copy(Path(recipe.run) / STITCH, folder / own)
         if scheme not in FOLDERS or same_files(Path(place), folder / "encoder"):
             return {}
         shutil.copytree(place, folder / own / "encoder", dirs_exist_ok=True)
@@ -186,6 +204,7 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
             shutil.rmtree(folder / "encoder", ignore_errors=True)
         if scheme in FOLDERS:
             shutil.copytree(place, folder / "encoder", dirs_exist_ok=True)
+        variants = keep_stitch(folder, variants)
         shutil.copy(Path(recipe.run) / STITCH, folder)
         card = BrickCard.model_validate(
             {

@@ -180,12 +180,22 @@ class BrickRecipe(_Part):
     listens: bool = False  # the data are recordings: it is given sounds, not pictures
 
 
+class CarriedPart(_Part):
+    """A stitch of another host, which this one takes over: what it says is the same words, and here they are this host's."""
+
+    host: str = "builtin"  # whose words it was trained to say
+    opening: str = "The picture shows"  # what the opening starts as
+
+
 class GenerateRecipe(_StitchStage):
     """Stage 2 of a stitch: through the frozen host."""
 
     stage: Literal["generate"]
     start_from: str | tuple[str, ...]  # of several runs that began alike, the mean of their stitches
-    learn: Literal["all", "opening"] = "all"  # only the opening first: the host learns to speak, naming stays as it is
+    carried: CarriedPart | None = None  # `start_from` is then a brick's folder, or a run of that host's
+    # Only the opening first: the host learns to speak, naming stays as it is. Or only what hangs on the host: what reads features stays
+    # another host's, and the brick has it once.
+    learn: Literal["all", "opening", "host"] = "all"
     words_weight: float = 0.0  # of stage 1's loss, which goes on beside the host's
     skip_commonest: int = 45  # as in stage 1
     sure: float | None = Field(
@@ -237,8 +247,9 @@ def for_host(recipe: StageRecipe, host: str) -> StageRecipe:
     end = re.sub(r"[^a-z0-9]+", "-", host.rstrip("/").split("/")[-1].lower().removesuffix(".gguf")).strip("-")
     changes: dict[str, Any] = {"host": host, "run": f"{recipe.run}--{end}"}
     if isinstance(recipe, GenerateRecipe):
-        starts = tuple(f"{run}--{end}" for run in recipe.starts)
-        changes["start_from"] = starts if len(starts) > 1 else starts[0]
+        if recipe.carried is None:
+            starts = tuple(f"{run}--{end}" for run in recipe.starts)
+            changes["start_from"] = starts if len(starts) > 1 else starts[0]
         if recipe.brick is not None:
             # An encoder's run belongs to every host.
             parents = [own if Path(own := f"{run}--{end}").exists() else run for run in recipe.brick.parents]

@@ -25,7 +25,7 @@ from brick_training.loop import train
 from brick_training.run_folder import locked
 from brick_training.watch import serve
 from mattoni.errors import Interrupted, MattoniError
-from modality_bricks.stitch import save_stitch
+from modality_bricks.stitch_file import save_stitch
 from modality_bricks.training.columns_stage import ColumnsModel, ColumnsStage
 from modality_bricks.training.dry_run import conclude, estimate, peak_memory, relocated
 from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, save_encoder
@@ -70,11 +70,21 @@ def build_stage(
         return columns_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
     if isinstance(recipe, TuneRecipe):
         return tune_stage(recipe, reading, accelerator)
+    from assistant.host.host import load_tokenizer
+
     assert host is not None
     if isinstance(recipe, WordsRecipe):
         return words_stage(recipe, reading, accelerator, host.tokenizer, host.embedding)
     return generate_stage(
-        recipe, reading, accelerator, host.tokenizer, host.model, prompt_frame(host), caption_scores, caption_metric
+        recipe,
+        reading,
+        accelerator,
+        host.tokenizer,
+        load_tokenizer(recipe.carried.host) if recipe.carried else None,
+        host.model,
+        prompt_frame(host),
+        caption_scores,
+        caption_metric,
     )
 
 

@@ -32,7 +32,8 @@ from mattoni.injections import Soft
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from modality_bricks.encoder import CONFIG, WEIGHTS, load_encoder
-from modality_bricks.stitch import QFormerStitch, StitchShape, save_stitch
+from modality_bricks.stitch import QFormerStitch, StitchShape
+from modality_bricks.stitch_file import save_stitch
 
 QUERIES = 4
 

@@ -11,7 +11,7 @@ from mattoni.card import describe_files, read_card, write_card
 from mattoni.files import write_bytes
 from mattoni.injections import Soft
 from mattoni.paths import data_folder
-from modality_bricks.stitch import load_stitch, save_stitch
+from modality_bricks.stitch_file import load_stitch, save_stitch
 from task_bricks.training.steps import encode_prompt
 from task_bricks.training.train import _eyes
 from tests.assistant.conftest import done, png, write_adapter

@@ -27,7 +27,8 @@ from mattoni.runtime import Stopped
 from modality_bricks.glance import Glance
 from modality_bricks.methods.reader import ReaderRuntime
 from modality_bricks.modality import ModalityBrick
-from modality_bricks.stitch import load_stitch, save_stitch, with_classes
+from modality_bricks.stitch import with_classes
+from modality_bricks.stitch_file import load_stitch, save_stitch
 from tests.assistant.conftest import QUERIES, done, png, recogniser_of
 
 SHORT = Sampling(temperature=0, max_tokens=6)

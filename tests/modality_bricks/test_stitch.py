@@ -7,7 +7,8 @@ import torch
 
 from mattoni.errors import MattoniError
 from modality_bricks.encoder import load_encoder
-from modality_bricks.stitch import QFormerStitch, StitchShape, load_stitch, save_stitch, with_classes
+from modality_bricks.stitch import QFormerStitch, StitchShape, with_classes
+from modality_bricks.stitch_file import load_stitch, save_stitch
 from modality_bricks.training.dev_answers import answers_of_others, names_it
 from modality_bricks.training.prepare import started_stitch
 

@@ -17,7 +17,7 @@ from mattoni.errors import MattoniError
 from mattoni.keys import save_keys
 from mattoni.paths import data_folder
 from modality_bricks.encoder import load_encoder
-from modality_bricks.stitch import load_stitch
+from modality_bricks.stitch_file import load_stitch
 from modality_bricks.training.draws import Draws
 from modality_bricks.training.encoder_stage import EncoderModel, EncoderStage, model_config, save_encoder
 from modality_bricks.training.features import FeatureCache
