@@ -200,6 +200,11 @@ def with_passage(data: Path, split: str) -> Iterator[RowValues]:
         yield {**row, "question": f"{text}\n\nAnswer in a few words: {row['question']}", "metric": "contains"}
 
 
+def reading_passage(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """The same, by how many of its words an answer shares with a right one."""
+    yield from ({**row, "metric": "f1"} for row in with_passage(data, split))
+
+
 def plain_after_picture(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """The same questions, each after a question about a picture of its own in the same conversation."""
     tiles = tinyimagenet(data, split, out)
@@ -471,6 +476,7 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "photo-pairs": photo_pairs,
     "plain": plain,
     "plain-after-picture": plain_after_picture,
+    "reading-passage": reading_passage,
     "receipts": receipts,
     "receipts-lines": receipts_lines,
     "receipt-followups": receipt_followups,

@@ -7,6 +7,8 @@ from assistant.host.space import gigabytes
 
 # A person waits that long for a whole turn; beyond it, a better answer comes too late.
 PATIENCE_S = 8.0
+# Of bricks that a host lacks, so many are told by name.
+_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,16 @@ def _objection(device: str, memory_bytes: int, rung: Rung) -> str:
     if rung.memory_bytes > memory_bytes:
         return f"{gigabytes(rung.memory_bytes)} of memory for {{names}} and {gigabytes(memory_bytes)} are free"
     if rung.lost:
-        return f"no {', '.join(rung.lost)} yet for {{names}} (--host takes one all the same)"
+        return f"no {_some(rung.lost)} yet for {{names}} (--host takes one all the same)"
     if device != "cuda" and rung.turn_s is not None and rung.turn_s > PATIENCE_S:
         return f"{rung.turn_s:.0f} s a turn with {{names}}"
     return ""
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names, as a line has to be read at a glance."""
+    return (
+        ", ".join(names)
+        if len(names) <= _NAMED
+        else f"{', '.join(names[: _NAMED - 1])} and {len(names) - _NAMED + 1} more"
+    )

@@ -89,6 +89,13 @@ def test_the_passages_of_the_reading_questions_are_files(tmp_path, training_data
     assert {row.metric for row in read_rows(path)} == {"f1"}
 
 
+def test_a_reading_question_comes_with_its_passage(tmp_path, training_data):
+    rows = read_rows(write_rows("reading-passage", tmp_path / "reading", training_data))
+    assert len(rows) == 300 and {row.metric for row in rows} == {"f1"}
+    passage, _, asked = rows[0].message.partition("\n\nAnswer in a few words: ")
+    assert len(passage) > 200 and asked.endswith("?")
+
+
 def test_two_pictures_are_asked_about_each_and_which_of_them_it_is(tmp_path, training_data):
     path = write_rows("pairs", tmp_path / "pairs", training_data)
     rows = read_rows(path)
