@@ -10,7 +10,7 @@ Behind it may stand what the encoder's own classifier calls the thing, as words 
 knows more than a stitch learns of pictures of two hundred (as in Socratic models, Zeng et al. 2022, arXiv:2204.00598).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import mattoni.torchvision_ops  # noqa: F401  (before transformers)
@@ -215,7 +215,7 @@ def for_words(
     return other
 
 
-def learn_what_is_the_hosts(stitch: QFormerStitch) -> None:
-    """Have the opening and the residue learn, and nothing else."""
+def learn_only(stitch: QFormerStitch, names: Collection[str]) -> None:
+    """Have the parameters of these names learn, and nothing else."""
     for name, parameter in stitch.named_parameters():
-        parameter.requires_grad_(name in OF_THE_HOST)
+        parameter.requires_grad_(name in names)

@@ -4,7 +4,6 @@ A stitch for a further host that reads features as its brick's own does has a fi
 the file that it belongs beside.
 """
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mattoni.errors import MattoniError
-from mattoni.files import replacing
+from mattoni.files import replacing, sha256_of
 from modality_bricks.stitch import OF_THE_HOST, QFormerStitch, StitchShape
 
 FILE = "stitch.safetensors"
@@ -30,7 +29,7 @@ def save_stitch(stitch: QFormerStitch, folder: Path, beside: Path | None = None)
     said = {"shape": json.dumps(asdict(stitch.shape))}
     if beside is not None:
         tensors = {k: v for k, v in tensors.items() if k in OF_THE_HOST}
-        said["beside"] = _digest(beside)
+        said["beside"] = sha256_of(beside / FILE)
     with replacing(folder / FILE) as temporary:
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, said)
 
@@ -89,12 +88,8 @@ def _weights(folder: Path, beside: Path | None) -> tuple[StitchShape, dict[str, 
     shape = StitchShape(**json.loads(said["shape"]))
     if "beside" not in said:
         return shape, weights
-    if beside is None or _digest(beside) != said["beside"]:
+    if beside is None or sha256_of(beside / FILE) != said["beside"]:
         raise MattoniError(
             f"{folder.name}/{FILE} belongs beside another stitch than its brick's: copy the brick again."
         )
     return shape, {**_weights(beside, None)[1], **weights}
-
-
-def _digest(folder: Path) -> str:
-    return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()

@@ -159,8 +159,8 @@ class Preparation:
 
         "When does the ferry leave?" sounds a little like a question about the photograph before it.
         """
-        might_be = question.history_has_pictures and (question.goes_on or question.asks_about_picture)
-        if question.texts is None or question.pictures or question.has_documents or not might_be:
+        brings_its_own = question.pictures or question.has_documents
+        if question.texts is None or brings_its_own or not question.may_be_about_earlier:
             return False
         spaces = self.spaces
         if not barely_goes_on(spaces.embedder.depths(request.text), spaces.follow_ups, spaces.picture_questions):

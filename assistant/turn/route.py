@@ -231,6 +231,11 @@ class Question:
     earlier_text: bool = False  # a document, or a picture of text, of an earlier message was read
     holds_number: bool = True  # or brings a text that may hold one
 
+    @property
+    def may_be_about_earlier(self) -> bool:
+        """Whether it goes on with something that was shown, or asks about a picture where there was one."""
+        return self.history_has_pictures and (self.goes_on or self.asks_about_picture)
+
     def about_nothing_earlier(self) -> "Question":
         """The same message as one that is about nothing that was said or shown before it."""
         return replace(
@@ -417,8 +422,7 @@ def _brick(keyring: Keyring, name: str) -> KeyedBrick:
 def _route_knowledge(question: Question, keyring: Keyring, choices: Choices) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Who is asked at once, and who only where what came with the message, or with what it goes on with, says nothing."""
     able = [brick.name for brick in keyring.asked_always if choices.of(brick.name).state != "off"]
-    goes_on = question.history_has_pictures and (question.goes_on or question.asks_about_picture)
-    if not (question.pictures or question.has_documents or goes_on):
+    if not (question.pictures or question.has_documents or question.may_be_about_earlier):
         return tuple(able), ()
     by_hand = tuple(name for name in able if choices.of(name).state == "on")
     return by_hand, tuple(name for name in able if name not in by_hand)

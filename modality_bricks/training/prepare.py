@@ -20,7 +20,7 @@ from brick_training.frame import PromptFrame
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
 from modality_bricks.encoder import WEIGHTS, Classes, encoder_folder, load_classes, load_encoder
-from modality_bricks.stitch import QFormerStitch, StitchShape, for_words, learn_what_is_the_hosts, with_classes
+from modality_bricks.stitch import OF_THE_HOST, QFormerStitch, StitchShape, for_words, learn_only, with_classes
 from modality_bricks.stitch_file import FILE as STITCH
 from modality_bricks.stitch_file import load_stitch, read_stitch
 from modality_bricks.training.columns_stage import ColumnsStage, LabelledPictures, read_labelled
@@ -541,11 +541,9 @@ def generate_stage(
         # Its own would be those of the encoder that an earlier run read.
         stitch = naming_stitch(stitch, classes, tokenizer, recipe.sure, recipe.sure_of_name)
         stitch.read_host(embedding)
-    stitch.requires_grad_(recipe.learn == "all")
-    if recipe.learn == "opening":
-        stitch.opening.requires_grad_(True)
-    elif recipe.learn == "host":
-        learn_what_is_the_hosts(stitch)
+    stitch.requires_grad_(True)
+    if recipe.learn != "all":
+        learn_only(stitch, {"opening"} if recipe.learn == "opening" else OF_THE_HOST)
     words = stitch.word_ids.tolist()
     spelling = Spelling(tokenizer, split.sources, len(words), recipe.skip_commonest, words)
     rewarded = RewardedCaptions(split.sources, caption_metric, recipe.reward) if recipe.reward else None

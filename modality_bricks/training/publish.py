@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brick_training.variants import card_for, keep_encoder, place_for, same_files, short_name, write_variant
+from mattoni.card import CARD, BrickCard, Metric, Variant, describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import replace_folder, write_text
 from mattoni.paths import data_folder
@@ -21,7 +22,6 @@ from modality_bricks.training.recipe import GenerateRecipe, StageRecipe, shown
 
 if TYPE_CHECKING:
     from assistant.host.host import Host
-    from mattoni.card import Variant
 
 RESULT = "result.json"
 
@@ -78,8 +78,6 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
 
     Raises MattoniError where the one that is there is better, or cannot be compared.
     """
-    from mattoni.card import CARD, read_card
-
     assert recipe.brick is not None
     target, run = brick_folder(recipe.brick.folder), Path(recipe.run)
     if not (target / CARD).is_file():
@@ -111,10 +109,8 @@ def compared(stage: GenerateStage, recipe: GenerateRecipe, host: "Host", say: Sa
     say(f"{card.name}: {found.sentence()}")
 
 
-def keep_stitch(folder: Path, variants: "tuple[Variant, ...]") -> "tuple[Variant, ...]":
+def keep_stitch(folder: Path, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
     """Give variants a copy of what they share with the stitch in the brick's folder, which is about to be replaced."""
-    from mattoni.card import describe_files
-
     kept = []
     for variant in variants:
         place = folder / variant.place
@@ -130,8 +126,6 @@ def write_brick(recipe: GenerateRecipe, result: dict[str, Any], host: "Host") ->
 
     A brick that is there for another host keeps everything and gets a variant.
     """
-    from mattoni.card import CARD, BrickCard, Metric, describe_files, read_card, write_card
-
     assert recipe.brick is not None
     brick, target = recipe.brick, brick_folder(recipe.brick.folder)
     before = read_card(target) if (target / CARD).is_file() else None

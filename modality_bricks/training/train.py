@@ -70,11 +70,11 @@ def build_stage(
         return columns_stage(recipe, reading, accelerator, Path(recipe.run) / "cache")
     if isinstance(recipe, TuneRecipe):
         return tune_stage(recipe, reading, accelerator)
-    from assistant.host.host import load_tokenizer
-
     assert host is not None
     if isinstance(recipe, WordsRecipe):
         return words_stage(recipe, reading, accelerator, host.tokenizer, host.embedding)
+    from assistant.host.host import load_tokenizer
+
     return generate_stage(
         recipe,
         reading,

@@ -17,7 +17,7 @@ from mattoni.errors import MattoniError
 from mattoni.injections import Soft
 from mattoni.paths import data_folder
 from mattoni.runtime import Asked, GivenPicture
-from modality_bricks.stitch import OF_THE_HOST, QFormerStitch, StitchShape, learn_what_is_the_hosts
+from modality_bricks.stitch import OF_THE_HOST, QFormerStitch, StitchShape, learn_only
 from modality_bricks.stitch_file import FILE, is_whole, load_stitch, read_stitch, save_stitch
 from modality_bricks.training.prepare import carried_stitch
 
@@ -74,7 +74,7 @@ def test_a_stitch_says_the_same_words_in_the_tokens_of_another_host(tiny_host, o
     # Before anything was learned: the opening's words, and mixtures of the host's own rows.
     soft = carried(features)
     assert torch.equal(soft[0, :2], embedding[own.encode("ap")]) and torch.equal(soft, carried(features, as_words=True))
-    learn_what_is_the_hosts(carried)
+    learn_only(carried, OF_THE_HOST)
     learns = {name for name, parameter in carried.named_parameters() if parameter.requires_grad}
     assert learns == {"opening", "residue.weight", "residue.bias"}
 
