@@ -46,12 +46,30 @@ def focus(
     past: Sequence[Exchange],
     stands_alone: Callable[[str], bool],
     holds_answer: Callable[[Read], bool],
+    answers_clearly: Callable[[Read], bool],
 ) -> Focus:
     """What a message is about.
 
-    stands_alone  whether an earlier message went on with nothing before it
-    holds_answer  whether an earlier document seems to answer the message
+    stands_alone     whether an earlier message went on with nothing before it
+    holds_answer     whether an earlier document seems to answer the message
+    answers_clearly  whether it does beyond doubt, so that it is asked though the message sounds like one about something later
     """
+    found = _by_its_words(asking, past, stands_alone, holds_answer)
+    names_it = asking.brings_its_own or asking.about_several or bool(asking.picture)
+    if names_it or not asking.is_question or _has_text(found.shown) or any(_has_text(_shown(e)) for e in found.past):
+        return found
+    # After a letter and a photograph "When is the fee due?" sounds like a question about the photograph.
+    clear = _answering([exchange for exchange in past if _shown(exchange)], answers_clearly)
+    return Focus((), clear) if clear else found
+
+
+def _by_its_words(
+    asking: Asking,
+    past: Sequence[Exchange],
+    stands_alone: Callable[[str], bool],
+    holds_answer: Callable[[Read], bool],
+) -> Focus:
+    """What a message is about by how it is put."""
     showing = [exchange for exchange in past if _shown(exchange)]
     if asking.picture:
         return Focus((), tuple(r for e in past for r in _shown(e) if r.digest == asking.picture), asking.picture)
@@ -122,6 +140,10 @@ def _talk(past: Sequence[Exchange], stands_alone: Callable[[str], bool]) -> Focu
 
 def _shown(exchange: Exchange) -> tuple[Record, ...]:
     return tuple(record for record in exchange.brought if not _is_recalled(record))
+
+
+def _has_text(records: Sequence[Record]) -> bool:
+    return any(isinstance(record, Read) and record.is_text for record in records)
 
 
 def _is_recalled(record: Record) -> bool:

@@ -45,6 +45,9 @@ from mattoni.trace import Attention, Notice, Trace, UsedBrick
 
 # Notices that stand for an answer.
 _UNANSWERED = frozenset({"no-picture", "no-document"})
+# Beyond the threshold: 286 of 300 questions reach it for their own passage, 12 of 8,840 pairs of a question about a picture and some
+# other passage, and 30 of 4,000 of a follow-up and one.
+_BEYOND_DOUBT = 0.15
 _CLOSED = "it can no longer be opened; attach it again."
 
 
@@ -267,6 +270,7 @@ class Preparation:
             request.past,
             stands_alone=self._stands_alone,
             holds_answer=lambda read: self.holds_answer(read, request.text, watcher.stopping),
+            answers_clearly=lambda read: self.holds_answer(read, request.text, watcher.stopping, _BEYOND_DOUBT),
         )
 
     def _stands_alone(self, text: str) -> bool:
@@ -338,10 +342,10 @@ class Preparation:
         plan = route(self._question(request, looked, heard), self._keyrings.of(bricks), choices)
         return _Planned(self, request, bricks, Trace(), watcher, looked, heard, plan, Focus(())).records()
 
-    def holds_answer(self, read: Read, question: str, stopping: Callable[[], bool]) -> bool:
-        """Whether a passage of an earlier document is near enough to a message to answer it."""
+    def holds_answer(self, read: Read, question: str, stopping: Callable[[], bool], beyond: float = 0.0) -> bool:
+        """Whether a passage of an earlier document is near enough to a message to answer it, by so much beyond the threshold."""
         hits = self.earlier.search(read, question, stopping)
-        return bool(hits) and hits[0].score >= answer_threshold(len(hits))
+        return bool(hits) and hits[0].score >= answer_threshold(len(hits)) + beyond
 
     def wants_name(self, question: str) -> bool:
         """Whether a question is what the thing on a picture is called.
@@ -564,10 +568,12 @@ class _Planned:
         return [read]
 
     def _inject_words_of_earlier(self) -> list[Injected]:
-        """What is written on the latest picture of the conversation, where the message asks for it and brings none."""
+        """What is written on the latest picture that the message is about, where it asks for that and brings none."""
         if not self.plan.reads_words or self.looked.items or _was_refused(self.looked):
             return []
-        records = [record for exchange in self.request.past for record in exchange.records]
+        earlier = [record for exchange in self.request.past for record in exchange.records]
+        meant = {r.digest for r in self.focus.shown} | {r.digest for e in self.focus.past for r in e.records}
+        records = [record for record in earlier if record.digest in meant]
         if not records or not isinstance(records[-1], Seen) or not is_picture(records[-1]):
             return []
         seen = records[-1]

@@ -22,8 +22,10 @@ PHOTO, OTHER, BILL = said("What is it?", DOG), said("And this?", BIRD), said("Wh
 CHAT, MORE = said("What is the capital of France?"), said("How many people live there?")
 
 
-def focused(asking: Asking, *past: Exchange, answers: bool = False) -> Focus:
-    return focus(asking, past, lambda text: text == CHAT.question, lambda read: answers)
+def focused(asking: Asking, *past: Exchange, answers: bool = False, clearly: bool = False) -> Focus:
+    return focus(
+        asking, past, lambda text: text == CHAT.question, lambda read: answers or clearly, lambda read: clearly
+    )
 
 
 def test_a_message_is_about_what_it_brings():
@@ -52,6 +54,24 @@ def test_what_goes_on_with_talk_keeps_the_talk_from_where_it_began_and_nothing_s
 def test_a_question_that_stands_alone_is_asked_alone_unless_a_document_answers_it():
     assert focused(Asking(goes_on=False), BILL, CHAT) == Focus(())
     assert focused(Asking(goes_on=False), PHOTO, BILL, CHAT, answers=True) == Focus((), (RECEIPT,))
+
+
+@pytest.mark.parametrize("asking", [Asking(asks_about_picture=True), Asking(goes_on=True)], ids=["asks", "goes on"])
+@pytest.mark.parametrize("later", [PHOTO, CHAT], ids=["a picture", "talk"])
+def test_a_document_that_answers_clearly_is_asked_though_the_question_sounds_like_one_about_something_later(
+    asking, later
+):
+    assert focused(asking, BILL, later, clearly=True) == Focus((), (RECEIPT,))
+    assert focused(asking, BILL, PHOTO, answers=True) == Focus((), (DOG,))
+    order = replace(asking, is_question=False, asks_about_picture=False)
+    assert focused(order, BILL, later, clearly=True) == Focus((later,))
+
+
+def test_what_is_about_a_text_already_stays_there():
+    letter = said("Who wrote it?", Read("letter.txt", "l", "document", "From Ada"))
+    assert focused(Asking(), BILL, letter, clearly=True) == Focus((), letter.records)
+    assert focused(Asking(brings_its_own=True), BILL, clearly=True) == Focus(())
+    assert focused(Asking(about_several=True), BILL, PHOTO, clearly=True) == Focus((), (RECEIPT, DOG))
 
 
 def test_a_text_that_was_pasted_in_beside_a_picture_stays():
