@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from brick_training.pictures import tidy_path
 from brick_training.recipe_file import checked, read_yaml
@@ -211,6 +211,12 @@ class GenerateRecipe(_StitchStage):
     blind: bool = False  # the answers beside other pictures: a baseline that shows what can be guessed without looking
     new_tokens: PositiveInt = 20
     brick: BrickRecipe | None = None
+
+    @model_validator(mode="after")
+    def _one_is_carried(self) -> Self:
+        if self.carried is not None and len(self.starts) > 1:
+            raise ValueError("start_from names several runs, and a carried stitch starts from one")
+        return self
 
     @property
     def starts(self) -> tuple[str, ...]:

@@ -44,6 +44,14 @@ def carried_config(make_configs, tiny_host, other_host, tmp_path) -> tuple[list[
     return [str(p) for p in configs], str(path)
 
 
+def test_one_run_is_carried_over_and_not_the_mean_of_several(carried_config):
+    _, path = carried_config
+    recipe = yaml.safe_load(Path(path).read_text())
+    Path(path).write_text(yaml.safe_dump({**recipe, "start_from": [recipe["start_from"], "runs/other"]}))
+    with pytest.raises(MattoniError, match="start_from names several runs, and a carried stitch starts from one"):
+        entry.main([path])
+
+
 def soft_tokens(folder: Path, place: Path) -> torch.Tensor:
     """Of a red picture, for the host that lies there."""
     host = load_host(str(place), device="cpu", dtype="float32")
