@@ -30,7 +30,7 @@ from assistant.bricks.knowledge import (
     without_passages,
 )
 from assistant.bricks.lifecycle import is_packed, pack_brick, rename_brick, renamed_in_trace, unpack_brick
-from assistant.bricks.settle import AUTO, settle
+from assistant.bricks.settle import AUTO, Lends, lends_to, settle
 from assistant.bricks.watching import FolderState, WatchedFolders
 from assistant.conversations.records import StoredMessage
 from assistant.conversations.store import ConversationStore, open_store
@@ -46,8 +46,9 @@ from assistant.host.read_passages import ReadPassages
 from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry, switch, switched_off
 from assistant.turn.admission import needs_verdict
-from assistant.turn.answer import Outcome
+from assistant.turn.answer import Borrows, Outcome
 from assistant.turn.answer import answer as run_turn
+from assistant.turn.lender import Answering, Lender
 from assistant.turn.minus_one import MinusOne, minus_one
 from assistant.turn.prepare import Preparation, Watcher
 from assistant.turn.queue import TurnQueue
@@ -87,12 +88,18 @@ class Assistant:
         weights: Weights = "auto",
         engine: EngineChoice = LOCAL,
         beside: "Assistant | None" = None,
+        lends: Lends | None = None,
     ) -> None:
-        """beside  the assistant whose loaded models, engine and queue this one uses too"""
+        """beside  the assistant whose loaded models, engine and queue this one uses too
+        lends   the host that answers for skills which were trained with it and which this one lacks, and what loads it
+        """
         self.host, self.registry, self.store = host, registry, store
         self._user_bricks = user_bricks
         self._preparation: Preparation = Preparation(host) if beside is None else beside._preparation
         self._engine: Engine = make_engine(host, engine, weights) if beside is None else beside._engine
+        self._lender: Lender | None = beside._lender if beside is not None else None
+        if lends is not None:
+            self._lender = Lender(*lends, self._preparation, weights)
         # Here eight of sixteen rows, as more slow one another (`assistant/turn/queue.py`); a server's do not.
         self._queue: TurnQueue = TurnQueue(self._engine.info.rows // 2) if beside is None else beside._queue
         self._is_alone = beside is None
@@ -126,7 +133,7 @@ class Assistant:
         registry = Registry(brick_folders())
         choice = settle(host, device, registry) if give_way or host == AUTO else Choice(host, "")
         loaded = replace(load_host(choice.name, device, dtype, quantise), reason=choice.reason)
-        return cls(loaded, registry, store, data_folder() / "bricks", weights, engine)
+        return cls(loaded, registry, store, data_folder() / "bricks", weights, engine, lends=lends_to(loaded))
 
     def for_person(self, data: Path, store: ConversationStore) -> "Assistant":
         """The same host for somebody else: with the conversations of a store and the bricks of a data folder, and nobody else's.
@@ -161,6 +168,8 @@ class Assistant:
             # Of everybody: what of it was theirs would take their database to tell, and may be gone from there already.
             self._engine.clear()
             self._preparation.forget_everything()
+            if self._lender is not None:
+                self._lender.clear()
         finally:
             self._adding.release()
 
@@ -179,6 +188,8 @@ class Assistant:
         """Stop the running turns and end the engine."""
         self._queue.close()
         self._engine.close()
+        if self._lender is not None:
+            self._lender.close()
 
     @property
     def engine(self) -> EngineInfo:
@@ -203,10 +214,14 @@ class Assistant:
     def free_memory(self) -> None:
         """Drop what was computed for idle conversations; their next turn computes it anew."""
         self._engine.clear()
+        if self._lender is not None:
+            self._lender.clear(frozenset())
 
-    def spell(self, token: int) -> bytes:
-        """A token's bytes, which may be a part of a character."""
-        return spell(self.host, token)
+    def spell(self, token: int, ticket: Ticket | None = None) -> bytes:
+        """The bytes of a token of this turn's answer, which may be a part of a character."""
+        by = ticket.trace.host if ticket is not None and ticket.trace is not None else ""
+        lent = self._lender.host_named(by) if self._lender is not None else None
+        return spell(lent or self.host, token)
 
     # Asking
 
@@ -315,7 +330,7 @@ class Assistant:
         """
         self.check(choices or Choices())
         request = Request(text, tuple(attachments), choices or Choices(), sampling or Sampling())
-        return minus_one(self._preparation, self._engine, request, self.bricks(), told)
+        return minus_one(self._answering(self.bricks()), request, told, self._borrows)
 
     def minus_one_of_last(
         self, conversation: str, choices: Choices | None = None, sampling: Sampling | None = None
@@ -330,7 +345,7 @@ class Assistant:
             attachments = [*unseen, *self._attachments(asked[-1])]
         self.check(choices or Choices())
         request = self._request(asked[-1].text, attachments, choices, sampling, past, conversation)
-        return minus_one(self._preparation, self._engine, request, self.bricks())
+        return minus_one(self._answering(self.bricks()), request, borrows=self._borrows)
 
     def answer_again(
         self,
@@ -399,6 +414,8 @@ class Assistant:
 
         self._engine.forget(conversation)
         self._preparation.forget(frozenset(digests))
+        if self._lender is not None:
+            self._lender.forget(conversation, frozenset(digests))
 
     def check(self, choices: Choices) -> None:
         """Raise MattoniError when the choices name a brick that is not there or is set aside."""
@@ -409,8 +426,19 @@ class Assistant:
     # Bricks
 
     def bricks(self) -> Bricks:
-        """The bricks as they are now, fitted to the host."""
-        return self.registry.scan(self.host)
+        """The bricks as they are now, fitted to the host, with the skills that it borrows."""
+        own = self.registry.scan(self.host)
+        return own if self._lender is None else own.borrowing(self._lender.bricks(self.registry))
+
+    def _answering(self, bricks: Bricks) -> Answering:
+        """Its own host with these bricks."""
+        return Answering(self._preparation, self._engine, bricks)
+
+    @property
+    def _borrows(self) -> Borrows | None:
+        """Gives the host that skills are borrowed from, loaded; None where none is lent."""
+        lender = self._lender
+        return None if lender is None else lambda: lender.answering(self.registry)
 
     def add_brick(self, source: str | Path, name: str | None = None, replace: bool = False) -> BrickCard:
         """Bring in a packed brick of any kind, the folder of a PEFT cartridge, or a PEFT LoRA as in `add_skill`."""
@@ -630,6 +658,8 @@ class Assistant:
         """Drop from memory what was loaded of these bricks, in whatever state, and what was computed with them."""
         self._preparation.forget_bricks(frozenset(names))
         self._engine.clear()
+        if self._lender is not None:
+            self._lender.clear(frozenset(names))
 
     def remove_brick(self, name: str) -> None:
         """Delete a brick of the user's with every byte that was made from it. Those that came with Mattoni stay."""
@@ -728,7 +758,7 @@ class Assistant:
             # The folders of a server are not for those who sign in there, whatever a card that they brought says.
             if self._is_alone and self._watched.look(bricks.usable):
                 bricks = self.bricks()
-            outcome = run_turn(self._preparation, self._engine, request, bricks, ticket, save)
+            outcome = run_turn(self._answering(bricks), request, ticket, save, self._borrows)
             return outcome.status
         except Stopped:
             return "stopped"
@@ -753,6 +783,6 @@ class Assistant:
             status,
             trace=ticket.trace.to_json() if ticket.trace is not None else None,
             token_ids=outcome.token_ids if outcome is not None else None,
-            segments={"vocabulary": self.host.identity.vocabulary},
+            segments={"vocabulary": outcome.vocabulary if outcome is not None else ""},
             error=error,
         )

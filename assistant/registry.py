@@ -4,6 +4,7 @@ The scan is cheap enough for every turn: a brick that appears in or leaves a fol
 are computed once per state of a folder (names, sizes, times).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ class Brick:
     digest: str
     warning: str | None = None
     place: str = ""  # of what belongs to this host, in the folder
+    borrowed: bool = False  # it answers with another host than the one that the bricks were looked up for
 
     @property
     def host_folder(self) -> Path:
@@ -87,6 +89,29 @@ class Bricks:
                 raise MattoniError(f"The brick '{name}' is set aside: {refused.sentence}")
         names = ", ".join(sorted(b.name for b in self.usable)) or "none"
         raise MattoniError(f"There is no brick called '{name}' (installed: {names}).")
+
+    def among(self, names: Collection[str]) -> "Bricks":
+        """Those of these names; nothing is said of the others."""
+        return Bricks(
+            tuple(b for b in self.usable if b.name in names), tuple(r for r in self.refused if r.name in names)
+        )
+
+    def borrowing(self, theirs: "Bricks") -> "Bricks":
+        """These with the skills that are refused here and fit the host that `theirs` were looked up for.
+
+        One that reads what other bricks found is none: it takes part in turns that are this host's.
+        """
+        lacking = {refused.name for refused in self.refused if not refused.is_off}
+        skills = [
+            brick
+            for brick in theirs.usable
+            if brick.name in lacking and brick.card.kind == "task" and not brick.parts.needs.passages
+        ]
+        names = {brick.name for brick in skills}
+        return Bricks(
+            (*self.usable, *(replace(brick, borrowed=True) for brick in skills)),
+            tuple(refused for refused in self.refused if refused.name not in names),
+        )
 
 
 def check_weights(folder: Path, card: BrickCard) -> None:

@@ -8,6 +8,7 @@ import base64
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -93,7 +94,8 @@ class _Server:
                 self.settings.keys.spend(key.user, tokens["prompt"] + tokens["new"])
 
         turns = [Turn(ticket, begun, self.metrics.first_token.observe, ended) for ticket in tickets]
-        spell = self.assistant.spell if asked.logprobs else None
+        # All answers are to one message, so one host gives them.
+        spell = partial(self.assistant.spell, ticket=tickets[0]) if asked.logprobs else None
         head = answers.Head(asked.model or self.names.host[0], self.assistant.host.fingerprint[:24], spell)
         try:
             if asked.stream:

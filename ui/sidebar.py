@@ -445,7 +445,7 @@ def draw_sampling() -> "Sampling":
 
 def draw_host(assistant: "Assistant") -> None:
     """Which model answers, where, and the memory it holds."""
-    host = assistant.host
+    host, borrowed = assistant.host, sum(brick.borrowed for brick in assistant.bricks().usable)
     with st.expander("Host and memory", icon=":material/memory:", key="host"):
         facts = (
             f"**{plain(host.name)}**",
@@ -454,6 +454,8 @@ def draw_host(assistant: "Assistant") -> None:
             f"{assistant.memory_bytes / 1e9:.1f} GB of memory in use",
         )
         st.caption("  \n".join(facts))
+        if borrowed:
+            st.caption(f"{borrowed} skills were trained with a smaller host, which answers when one of them is wanted.")
         if host.reason:
             st.caption(plain(host.reason))
 

@@ -87,7 +87,12 @@ def fight(one: Brick, other: Brick, strengths: tuple[float, float] = (1.0, 1.0))
 
     For a page: it takes a fifth of a second once for a pair, and nothing afterwards.
     """
-    if one.parts.method != "lora" or other.parts.method != "lora" or not all(strengths):
+    if (
+        one.parts.method != "lora"
+        or other.parts.method != "lora"
+        or not all(strengths)
+        or one.borrowed != other.borrowed
+    ):
         return None
     cosine, sizes = _angles.get(
         (one.digest, other.digest),

@@ -3,17 +3,21 @@
 Knows nothing of turns.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from assistant.host.catalogue import BUILTIN_HOST, CatalogueEntry, catalogue, fetch, is_fetched, say
-from assistant.host.host import load_host, pick_device
+from assistant.host.host import Host, load_host, pick_device
 from assistant.host.ladder import Choice, Rung, choose
 from assistant.host.space import free_memory
 from assistant.host.speed import measured, remember
 from assistant.host.wheels import Unavailable
 from assistant.registry import Registry
+from mattoni.card import HostIdentity
 
 AUTO = "auto"
+Lends = tuple[HostIdentity, Callable[[], Host]]
 
 
 def ladder() -> dict[str, CatalogueEntry]:
@@ -47,17 +51,33 @@ def _memory(place: torch.device) -> int:
 
 def _rung(name: str, entry: CatalogueEntry, place: torch.device, registry: Registry) -> Rung:
     lost = lost_bricks(entry, registry) if name != BUILTIN_HOST else ()
-    return Rung(name, entry.memory_bytes, _turn_s(name, entry, place, lost), is_fetched(name), lost)
+    lender = catalogue()[entry.borrows_from].memory_bytes if entry.borrows_from else 0
+    return Rung(name, entry.memory_bytes + lender, _turn_s(name, entry, place, lost), is_fetched(name), lost)
 
 
 def lost_bricks(entry: CatalogueEntry, registry: Registry) -> tuple[str, ...]:
     """Bricks that answer with the built-in host and not with this one."""
     smallest = catalogue()[BUILTIN_HOST].identity
     # Neurons of the one are nothing that the other could have: it has its own.
-    have = {brick.name for brick in registry.scan(smallest).usable if brick.card.kind != "emergent"}
+    theirs = registry.scan(smallest)
+    have = {brick.name for brick in theirs.usable if brick.card.kind != "emergent"}
+    own = registry.scan(entry.identity)
+    if entry.borrows_from == BUILTIN_HOST and is_fetched(BUILTIN_HOST):
+        own = own.borrowing(theirs)
     # Of a host that nobody knows, only bricks that go with every host are sure to fit.
-    fitting = {b.name for b in registry.scan(entry.identity).usable if entry.identity or b.card.host is None}
+    fitting = {b.name for b in own.usable if entry.identity or b.card.host is None}
     return tuple(sorted(have - fitting))
+
+
+def lends_to(host: Host) -> Lends | None:
+    """What the catalogue's host that this one borrows skills from is, and what loads it; None: it borrows from none that is here."""
+    entry = catalogue().get(host.name)
+    name = entry.borrows_from if entry is not None else None
+    if name is None or not is_fetched(name):
+        return None
+    identity = catalogue()[name].identity
+    assert identity is not None  # the catalogue is checked
+    return identity, lambda: load_host(name, str(host.device), str(host.dtype).removeprefix("torch."))
 
 
 def _turn_s(name: str, entry: CatalogueEntry, place: torch.device, lost: tuple[str, ...]) -> float | None:

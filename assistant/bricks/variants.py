@@ -14,6 +14,7 @@ class Hosts:
 
     versions: dict[str, int]  # by the host's name; empty: it is for any
     missing: tuple[str, ...]  # of the hosts that `auto` chooses from
+    lent: dict[str, str]  # of those that are missing, the ones that borrow it, each with the host that answers then
     command: str | None  # trains what is missing, with `--host NAME`
 
     @property
@@ -26,8 +27,13 @@ class Hosts:
             return (f"hosts: {said}",)
         return (
             f"hosts: {said}",
-            *(f"not yet: {name}; `{self.command} --host {name}` adds it" for name in self.missing),
+            *(f"{self._instead(name)}; `{self.command} --host {name}` adds it" for name in self.missing),
         )
+
+    def _instead(self, name: str) -> str:
+        """What becomes of a turn that wants the brick, with a host that has no variant."""
+        lender = self.lent.get(name)
+        return f"not yet: {name}, and {lender} answers instead" if lender else f"not yet: {name}"
 
 
 def hosts_of(card: BrickCard) -> Hosts:
@@ -42,4 +48,7 @@ def hosts_of(card: BrickCard) -> Hosts:
     }
     # Neurons of one host are nothing that another could have.
     wanted = ladder() if versions and card.kind != "emergent" else {}
-    return Hosts(versions, tuple(name for name in wanted if name not in versions), train_command(card))
+    missing = tuple(name for name in wanted if name not in versions)
+    lenders = {name: wanted[name].borrows_from for name in missing if card.kind == "task"}
+    lent = {name: lender for name, lender in lenders.items() if lender in versions}
+    return Hosts(versions, missing, lent, train_command(card))

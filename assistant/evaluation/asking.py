@@ -294,13 +294,15 @@ def shipped_assistant(folder: Path, host: "Host | str" = "builtin") -> "Assistan
     What a user has added would change what is measured. A host may serve several.
     """
     from assistant.assistant import Assistant
+    from assistant.bricks.settle import lends_to
     from assistant.conversations.store import ConversationStore
     from assistant.host.host import load_host
     from assistant.registry import Registry
 
     own = folder / "bricks"
     loaded = load_host(host) if isinstance(host, str) else host
-    return Assistant(loaded, Registry([own, shipped_models() / "bricks"]), ConversationStore(folder), own)
+    registry = Registry([own, shipped_models() / "bricks"])
+    return Assistant(loaded, registry, ConversationStore(folder), own, lends=lends_to(loaded))
 
 
 def asking(assistant: "Assistant", choices: "Choices", sampling: "Sampling") -> Callable[[tuple[Message, ...]], Reply]:

@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant.host.job import Engine, Job, Stream
-from assistant.registry import Bricks
-from assistant.turn.prepare import Preparation, Prepared, Watcher
+from assistant.turn.lender import Answering
+from assistant.turn.prepare import Prepared, Routed, Watcher
 from assistant.turn.request import Request
+from assistant.turn.route import Choices
 from assistant.turn.sparsity import parameters_used
 from assistant.turn.ticket import Status, Ticket
 from assistant.turn.twofold import quoted
 from mattoni.records import Record
+from mattoni.runtime import Stopped
 from mattoni.trace import Notice, Trace
 from mattoni.untrusted import encode_untrusted
+
+Borrows = Callable[[], Answering]
 
 
 @dataclass(frozen=True)
@@ -28,26 +32,74 @@ class Outcome:
     token_ids: tuple[int, ...] = ()
     prepared: Prepared | None = None  # what was decoded; None where the host was not asked
     said: tuple[int, ...] = ()  # the host's own part of the token ids
+    vocabulary: str = ""  # digest of the one that the token ids are of
 
 
 def answer(
-    preparation: Preparation, engine: Engine, request: Request, bricks: Bricks, ticket: Ticket, told: Callable[[], None]
+    answering: Answering, request: Request, ticket: Ticket, told: Callable[[], None], borrows: Borrows | None = None
 ) -> Outcome:
     """Answer one message into the ticket. `told` is called after each piece, on this thread: the engine waits for nobody.
 
+    borrows  gives the host that skills are borrowed from, for a turn that wants one
+
     Raises Stopped when the ticket is stopped before the host is asked, and MattoniError.
     """
-    trace = ticket.trace = Trace()
-    prepared = preparation.prepare(request, bricks, trace, Watcher(ticket.enter, lambda: ticket.is_stopping))
+    watcher = Watcher(ticket.enter, lambda: ticket.is_stopping)
+    ticket.trace = Trace()
+    routed = answering.preparation.plan(request, answering.bricks, ticket.trace, watcher)
+    skills = routed.borrowed
+    if borrows is not None and skills:
+        routed, answering = lent(answering, request, routed, borrows, watcher)
+    trace = ticket.trace = routed.trace
+    prepared, host = routed.prepare(), answering.preparation.host
     if prepared.written is None:
         return Outcome("done", prepared.records)
     answered = _answered if prepared.then is None else _answered_twice
-    outcome = answered(prepared, engine, preparation.host.tokenizer, ticket, trace, told)
-    trace.parameters = parameters_used(preparation.host, bricks, {used.name for used in trace.bricks})
+    outcome = answered(prepared, answering.engine, host.tokenizer, ticket, trace, told)
+    whose = f"; {host.name} answered, which it was trained with"
+    trace.bricks = [replace(used, reason=used.reason + whose) if used.name in skills else used for used in trace.bricks]
+    trace.parameters = parameters_used(host, answering.bricks, {used.name for used in trace.bricks})
     # After the answer: nobody waits for it.
     with trace.stage("attention"):
         trace.attention.extend(prepared.explain())
-    return outcome
+    return replace(outcome, vocabulary=host.identity.vocabulary)
+
+
+def lent(
+    own: Answering, request: Request, routed: Routed, borrows: Borrows, watcher: Watcher
+) -> tuple[Routed, Answering]:
+    """A turn that wants borrowed skills, routed anew: by the host that they were trained with, or by this one without them.
+
+    It stays here where that host would not choose any of them, and where the user chose by hand what there is not for it, and
+    none of them. Raises Stopped, and MattoniError where that host cannot be loaded.
+    """
+    watcher.progress("loading another host")
+    theirs = borrows()
+    if watcher.stopping():
+        raise Stopped
+    # What the user does not see here, or may not have, takes no part there.
+    theirs = replace(theirs, bricks=theirs.bricks.among({brick.name for brick in own.bricks.usable}))
+    names, by_hand = {brick.name for brick in theirs.bricks.usable}, _by_hand(request.choices)
+    if by_hand <= names or by_hand & routed.borrowed:
+        trace = Trace()
+        if lacking := sorted(by_hand - names):
+            told = f"{', '.join(lacking)} took no part: {theirs.preparation.host.name} answered, which has no variant of it."
+            trace.notices.append(Notice("left-out", told))
+        # Token ids of earlier answers are of another vocabulary.
+        past = tuple(replace(exchange, token_ids=None) for exchange in request.past)
+        asked = replace(request, past=past, choices=request.choices.among(names))
+        again = theirs.preparation.plan(asked, theirs.bricks, trace, watcher)
+        if routed.borrowed & {one.name for one in again.skills}:
+            return again, theirs
+    off = {name: replace(request.choices.of(name), state="off") for name in routed.borrowed}
+    asked = replace(request, choices=replace(request.choices, bricks={**request.choices.bricks, **off}))
+    return own.preparation.plan(asked, own.bricks, Trace(), watcher), own
+
+
+def _by_hand(choices: Choices) -> frozenset[str]:
+    """The bricks that the user switched on."""
+    on = {name for name, choice in choices.bricks.items() if choice.state == "on"}
+    return frozenset(on | ({choices.vision} if choices.vision is not None else set()))
 
 
 def job_of(prepared: Prepared) -> Job:

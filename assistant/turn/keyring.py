@@ -29,7 +29,7 @@ class Keyrings:
         Beside one that was made for this very host, a brick of its kind that was made for another of the same shape has no
         keys: only the user chooses it. So it is with an added skill that has not passed the gate (`admission.py`).
         """
-        exact = {b.card.kind for b in bricks.usable if b.card.host is not None and b.warning is None}
+        exact = {b.card.kind for b in bricks.usable if b.card.host is not None and b.warning is None and not b.borrowed}
         kept = cache(verdicts)  # for this call
         found: dict[_State, Brick] = {}
         for b in bricks.usable:

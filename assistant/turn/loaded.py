@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from assistant.host.catalogue import fetch_source
 from assistant.host.wheels import Unavailable
@@ -21,14 +22,17 @@ _TRY_AGAIN_S = 60.0
 class LoadedBricks:
     """Loads bricks when they are first asked. May be used by several threads."""
 
-    def __init__(self, host: HostView) -> None:
-        self._host = host
+    def __init__(self, host: HostView, beside: "LoadedBricks | None" = None) -> None:
+        """beside  those of another host: bricks that go with every host are loaded there, and no folder changes under either"""
+        self._host, self._beside = host, beside
         self._loaded: RecentlyUsed[BrickRuntime] = RecentlyUsed(_MOST)
-        self._loading = threading.RLock()
+        self._loading: AbstractContextManager[object] = threading.RLock() if beside is None else beside._loading
         self._unavailable: dict[str, tuple[float, Unavailable]] = {}
 
     def get(self, brick: Brick) -> BrickRuntime:
         """The brick, loaded. Raises MattoniError when it is damaged, does not fit the host, or has changed since it was found."""
+        if self._beside is not None and brick.card.host is None:
+            return self._beside.get(brick)
 
         def load() -> BrickRuntime:
             with self._loading:

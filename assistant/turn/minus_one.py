@@ -10,10 +10,10 @@ from typing import Any
 
 from assistant.host.job import Engine
 from assistant.registry import Bricks
-from assistant.turn.answer import Outcome, answer, job_of
-from assistant.turn.prepare import Preparation
+from assistant.turn.answer import Borrows, Outcome, answer, job_of, lent
+from assistant.turn.lender import Answering
+from assistant.turn.prepare import Watcher
 from assistant.turn.request import Request
-from assistant.turn.route import Choices
 from assistant.turn.ticket import Ticket
 from mattoni.trace import Trace
 
@@ -52,45 +52,50 @@ class MinusOne:
 
 
 def minus_one(
-    preparation: Preparation,
-    engine: Engine,
+    answering: Answering,
     request: Request,
-    bricks: Bricks,
     told: Callable[[str], object] = lambda brick: None,
+    borrows: Borrows | None = None,
 ) -> MinusOne:
     """Answer a request with all bricks that it takes, then without each; nothing is kept of any of these turns.
 
-    A brick's place is taken by no other: only those of the whole turn may take part. All turns have one seed.
+    A brick's place is taken by no other: only those of the whole turn may take part. All turns have one seed, and the host of
+    the whole turn.
 
-    told  the brick that is left out next; "" for the whole turn
+    told     the brick that is left out next; "" for the whole turn
+    borrows  as in `answer`
 
     Raises MattoniError where the whole turn fails.
     """
     request = replace(request, conversation="")
     told("")
-    whole, trace, said = _run(preparation, engine, request, bricks)
+    routed = answering.preparation.plan(request, answering.bricks, Trace(), Watcher())
+    if borrows is not None and routed.borrowed:
+        routed, answering = lent(answering, request, routed, borrows, Watcher())
+        request = replace(routed.given, conversation="")
+    whole, trace, said = _run(answering, request)
     request = replace(
         request, sampling=request.sampling.model_copy(update={"seed": trace.seed}), answer_anyway=bool(whole.said)
     )
-    likely = _log_probability(engine, whole, whole.said)
+    likely = _log_probability(answering.engine, whole, whole.said)
     kinds = {used.name: used.kind for used in trace.bricks}
     without: list[Without] = []
     for name, kind in kinds.items():
         told(name)
-        left = Bricks(tuple(b for b in bricks.usable if b.name in kinds and b.name != name), ())
-        asked = replace(request, choices=_only(request.choices, left))
-        outcome, own, answered = _run(preparation, engine, asked, left)
-        now = _log_probability(engine, outcome, whole.said)
+        left = Bricks(tuple(b for b in answering.bricks.usable if b.name in kinds and b.name != name), ())
+        asked = replace(request, choices=request.choices.among({brick.name for brick in left.usable}))
+        outcome, own, answered = _run(replace(answering, bricks=left), asked)
+        now = _log_probability(answering.engine, outcome, whole.said)
         moved = None if now is None or likely is None else now - likely
         took_part = tuple(dict.fromkeys(used.name for used in own.bricks))
         without.append(Without(name, kind, answered, answered != said, now, moved, took_part))
     return MinusOne(said, likely, tuple(without), trace)
 
 
-def _run(preparation: Preparation, engine: Engine, request: Request, bricks: Bricks) -> tuple[Outcome, Trace, str]:
+def _run(answering: Answering, request: Request) -> tuple[Outcome, Trace, str]:
     """One turn to its end; its text, or the notices where the host was not asked."""
     ticket = Ticket("")
-    outcome = answer(preparation, engine, request, bricks, ticket, lambda: None)
+    outcome = answer(answering, request, ticket, lambda: None)
     assert ticket.trace is not None
     text = ticket.text if outcome.prepared is not None else " ".join(n.text for n in ticket.trace.notices)
     return outcome, ticket.trace, text
@@ -105,13 +110,3 @@ def _log_probability(engine: Engine, outcome: Outcome, said: tuple[int, ...]) ->
         pass
     found = stream.log_probabilities
     return sum(found) / len(found) if found else None
-
-
-def _only(choices: Choices, bricks: Bricks) -> Choices:
-    """The user's choices of bricks that are left."""
-    names = {brick.name for brick in bricks.usable}
-    return replace(
-        choices,
-        vision=choices.vision if choices.vision in names else None,
-        bricks={name: choice for name, choice in choices.bricks.items() if name in names},
-    )

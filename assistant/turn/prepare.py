@@ -84,10 +84,14 @@ class SecondHalf:
 class Preparation:
     """Prepares turns for a host. Holds loaded models and caches, and no state of a turn."""
 
-    def __init__(self, host: Host, spaces: Spaces | None = None) -> None:
-        self.host, self.spaces = host, spaces or Spaces()
-        self.loaded = LoadedBricks(host)
-        self.earlier = EarlierDocuments(lambda: self.spaces.embedder)
+    def __init__(self, host: Host, spaces: Spaces | None = None, beside: "Preparation | None" = None) -> None:
+        """beside  that of another host, whose models this one uses too, where they do not hang on the host"""
+        self.host = host
+        self.spaces: Spaces = beside.spaces if beside is not None else spaces or Spaces()
+        self.loaded: LoadedBricks = LoadedBricks(host, beside.loaded if beside is not None else None)
+        self.earlier: EarlierDocuments = (
+            beside.earlier if beside is not None else EarlierDocuments(lambda: self.spaces.embedder)
+        )
         self._keyrings = Keyrings()
 
     def forget(self, contents: frozenset[str]) -> None:
@@ -109,7 +113,11 @@ class Preparation:
 
     def prepare(self, request: Request, bricks: Bricks, trace: Trace, watcher: Watcher) -> Prepared:
         """One message made ready. Raises Stopped when the watcher stops it, and MattoniError."""
-        sampling = request.sampling
+        return self.plan(request, bricks, trace, watcher).prepare()
+
+    def plan(self, request: Request, bricks: Bricks, trace: Trace, watcher: Watcher) -> "Routed":
+        """What came with a message looked at, and who is to answer. Raises Stopped, and MattoniError."""
+        given, sampling = request, request.sampling
         seed = sampling.seed if sampling.seed is not None else secrets.randbelow(2**31)
         trace.host, trace.device, trace.seed = self.host.name, str(self.host.device), seed
         watcher.progress("looking")
@@ -134,6 +142,12 @@ class Preparation:
                     request, question, plan = rest, asked, answered
                 else:
                     second = None
+        return Routed(self, given, request, bricks, trace, watcher, looked, heard, question, plan, second, seed)
+
+    def make_ready(self, routed: "Routed") -> Prepared:
+        """The rest of what `prepare` does."""
+        request, bricks, trace, watcher = routed.request, routed.bricks, routed.trace, routed.watcher
+        looked, question, plan, second = routed.looked, routed.question, routed.plan, routed.second
         trace.notices.extend(
             _nothing_left(looked) if _was_refused(looked) and notice.code == "no-picture" else notice
             for notice in plan.notices
@@ -150,10 +164,12 @@ class Preparation:
         elif not plan.needs_seen:
             request = _without_sights(request, trace)
             found = Focus(request.past)
-        prepared = _Planned(self, request, bricks, trace, watcher, looked, heard, plan, found).prepare(seed)
+        prepared = _Planned(self, request, bricks, trace, watcher, looked, routed.heard, plan, found).prepare(
+            routed.seed
+        )
         if second is None or prepared.written is None:
             return prepared
-        return replace(prepared, then=self._going_on(second, request, bricks, trace, seed))
+        return replace(prepared, then=self._going_on(second, request, bricks, trace, routed.seed))
 
     def _is_for_library(
         self, request: Request, question: Question, keyring: Keyring, bricks: Bricks, watcher: Watcher
@@ -373,7 +389,7 @@ class Preparation:
                 all_depths = [depths, *map(spaces.embedder.depths, pieces[1:])]
                 follows = goes_on(all_depths, spaces.follow_ups, spaces.picture_questions)
         named = ""
-        if texts is not None and self.host.focuses:
+        if texts is not None:
             named = named_picture(request.text, request.past, looked.items, asks or several)
         # A question that came with a file is about that file, not about an earlier one, also where it was refused.
         past = () if _was_refused(looked) else request.past
@@ -384,7 +400,7 @@ class Preparation:
             asks_about_picture=asks,
             goes_on=follows,
             about_several=several and not named,
-            picture=named,
+            picture=named if self.host.focuses else "",
             wants_words=words,
             has_past=bool(request.past),
             has_documents=heard.are_asked_about or any(isinstance(item, Document) for item in looked.items),
@@ -393,6 +409,38 @@ class Preparation:
             earlier_text=any(isinstance(record, Read) and record.is_text for record in earlier),
             holds_number=bool(looked.items) or holds_number(request.text),
         )
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A turn of which is known who is to answer, and nothing was injected yet."""
+
+    home: Preparation
+    given: Request  # the whole message
+    request: Request  # what is answered first
+    bricks: Bricks
+    trace: Trace
+    watcher: Watcher
+    looked: Looked
+    heard: HeardSounds
+    question: Question
+    plan: Plan
+    second: Second | None
+    seed: int
+
+    @property
+    def skills(self) -> tuple[Chosen, ...]:
+        """The skills that are to answer."""
+        return (*self.plan.skills, *((self.second.chosen,) if self.second is not None else ()))
+
+    @property
+    def borrowed(self) -> frozenset[str]:
+        """Those of them that another host was trained with."""
+        return frozenset(one.name for one in self.skills if self.bricks.get(one.name).borrowed)
+
+    def prepare(self) -> Prepared:
+        """Inject and write. Raises Stopped, and MattoniError."""
+        return self.home.make_ready(self)
 
 
 @dataclass(frozen=True)

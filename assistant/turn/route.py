@@ -273,6 +273,11 @@ class Choices:
     def of(self, name: str) -> Choice:
         return self.bricks.get(name, Choice(self.others))
 
+    def among(self, names: Collection[str]) -> "Choices":
+        """What of it is about these bricks."""
+        vision = self.vision if self.vision in names else None
+        return replace(self, vision=vision, bricks={name: c for name, c in self.bricks.items() if name in names})
+
 
 @dataclass(frozen=True)
 class Chosen:

@@ -16,7 +16,7 @@ from mattoni.tensors import stored_tensors
 
 def parameters_used(host: Host, bricks: Bricks, used: Collection[str]) -> dict[str, int]:
     """`host`, `bricks` (those that took part), `installed` (all bricks that fit the host): numbers of parameters."""
-    counts = {brick.name: parameters_of(brick) for brick in bricks.usable}
+    counts = {brick.name: parameters_of(brick) for brick in bricks.usable if not brick.borrowed}
     return {
         "host": host.parameters,
         "bricks": sum(count for name, count in counts.items() if name in used),

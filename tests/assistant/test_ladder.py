@@ -1,9 +1,11 @@
 """Which host answers on which machine, and what it gives way to."""
 
+from dataclasses import replace
+
 import pytest
 
 from assistant.bricks import settle as module
-from assistant.bricks.settle import ladder, lost_bricks, settle
+from assistant.bricks.settle import ladder, lends_to, lost_bricks, settle
 from assistant.bricks.variants import hosts_of
 from assistant.host import catalogue as catalogue_module
 from assistant.host import speed as speed_module
@@ -87,17 +89,30 @@ def machine(monkeypatch):
 SHIPPED = [shipped_models() / "bricks"]
 
 
-def test_auto_stays_with_the_host_that_the_shipped_bricks_are_for_and_says_so(machine):
+def test_auto_says_which_shipped_bricks_a_host_lacks_and_counts_the_skills_that_it_borrows_as_there(machine, tiny_host):
+    model_folder(BUILTIN_HOST).parent.mkdir(parents=True)
+    assert "english-german" in lost_bricks(ladder()[MIDDLE], Registry(SHIPPED)), "there is nobody to borrow from"
+    model_folder(BUILTIN_HOST).symlink_to(tiny_host, target_is_directory=True)
     choice = settle("auto", "cpu", Registry(SHIPPED))
     assert choice.name == BUILTIN_HOST
     made_for_one = [b for b in Registry(SHIPPED).scan().usable if b.card.host is not None and b.card.kind != "emergent"]
-    for host in (MIDDLE, LARGE):
-        lost = sorted(brick.name for brick in made_for_one if host in hosts_of(brick.card).missing)
-        assert (
-            f"no {', '.join(lost[:3])} and {len(lost) - 3} more yet for {host}" in choice.reason
-            and "english-german" in lost
-        )
-    assert "(--host takes one all the same)" in choice.reason
+    lost = sorted(brick.name for brick in made_for_one if LARGE in hosts_of(brick.card).missing)
+    assert f"no {', '.join(lost[:3])} and {len(lost) - 3} more yet for {LARGE}" in choice.reason
+    assert "english-german" in lost and f"yet for {MIDDLE}" not in choice.reason
+    assert "(--host takes one all the same)" in choice.reason and choice.better == MIDDLE
+    (skill,) = (brick.card for brick in made_for_one if brick.name == "english-german")
+    assert MIDDLE in hosts_of(skill).missing and hosts_of(skill).lent == {MIDDLE: BUILTIN_HOST}
+    assert f"not yet: {MIDDLE}, and {BUILTIN_HOST} answers instead; `" in "\n".join(hosts_of(skill).sentences)
+
+
+def test_skills_are_borrowed_from_a_host_that_is_here(machine, tiny_host):
+    middle, others = replace(load_host(str(tiny_host)), name=MIDDLE), (BUILTIN_HOST, LARGE, "owner/name")
+    assert lends_to(middle) is None, "the smallest was never fetched"
+    model_folder(BUILTIN_HOST).parent.mkdir(parents=True)
+    model_folder(BUILTIN_HOST).symlink_to(tiny_host, target_is_directory=True)
+    identity, load = lends_to(middle)
+    assert identity == ladder()[BUILTIN_HOST].identity and load().dtype == middle.dtype
+    assert not [name for name in others if lends_to(replace(middle, name=name))]
 
 
 def test_without_bricks_auto_takes_the_larger_host_that_is_here_and_fast_and_measures_it_once(
