@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OFF = ".off"  # in the user's folder: a name on each line
 _SHAPE = ("model_type", "hidden_size", "layers", "vocabulary")
-_FLOATS = ("F16", "BF16", "F32", "F64")
+_FLOATS, _SMALL_FLOATS = ("F16", "BF16", "F32", "F64"), ("F8_E4M3", "F8_E5M2")
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,12 @@ def check_weights(folder: Path, card: BrickCard) -> None:
         try:
             with safe_open(path, framework="pt") as tensors:
                 for key in tensors.keys():
-                    if (
-                        tensors.get_slice(key).get_dtype() in _FLOATS
-                        and not torch.isfinite(tensors.get_tensor(key)).all()
-                    ):
+                    kind = tensors.get_slice(key).get_dtype()
+                    if kind not in (*_FLOATS, *_SMALL_FLOATS):
+                        continue
+                    tensor = tensors.get_tensor(key)
+                    # torch looks for NaN in sixteen bits and more.
+                    if not torch.isfinite(tensor.bfloat16() if kind in _SMALL_FLOATS else tensor).all():
                         raise MattoniError(
                             f"{card.name}/{name}: the tensor '{key}' holds NaN or infinity; train or copy it again."
                         )

@@ -22,7 +22,7 @@ from task_bricks.evaluators import EvaluatorName
 # `steps` may change too, as long as the learning rate has not begun to fall: the loop sees to that.
 _FREE = {
     "title", "summary", "licence", "limits", "sources", "routing", "base_model",
-    "reads", "needs_text", "evaluator", "on_answer", "bare_rows", "steps", "quick_dev_rows", "evaluate_every", "checkpoint_every",
+    "reads", "needs_text", "evaluator", "on_answer", "dev_rows", "bare_rows", "steps", "quick_dev_rows", "evaluate_every", "checkpoint_every",
 }  # fmt: skip
 
 
@@ -44,10 +44,12 @@ class Wordings(_Part):
 
 
 class LoRASize(_Part):
-    """Rank and alpha of the LoRA, on all linear layers.
+    """Rank and alpha of the LoRA, on all linear layers where nothing else is said.
 
-    activated  it acts from the user's last message on, and leaves the history's keys and values to all skills (peft's aLoRA)
-    top        so many of the last layers learn, and what lies below is passed without gradients: less time and memory; None: all learn
+    activated   it acts from the user's last message on, and leaves the history's keys and values to all skills (peft's aLoRA)
+    top         so many of the last layers learn, and what lies below is passed without gradients: less time and memory; None: all learn
+    modules     in each layer, the linear layers of these names learn, as "q_proj"; empty: all
+    eight_bits  the factors are written as float8, half as many bytes, each scaled to the middle of what that can say
     """
 
     rank: PositiveInt
@@ -55,6 +57,8 @@ class LoRASize(_Part):
     rslora: bool = False
     activated: bool = False
     top: PositiveInt | None = None
+    modules: tuple[str, ...] = ()
+    eight_bits: bool = False
 
 
 class TaskMessages(_Part):
@@ -126,6 +130,7 @@ class Recipe(_Part):
     seed: int = 0
 
     quick_dev_rows: PositiveInt = 60
+    dev_rows: PositiveInt | None = None  # the first so many are measured, for slow hosts; None: all
     bare_rows: PositiveInt | None = None  # the bare host is measured on so many dev rows; None: on all
     evaluate_every: PositiveInt = 200
     checkpoint_every: PositiveInt = 50
@@ -148,8 +153,18 @@ class Recipe(_Part):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe. Raises MattoniError with one sentence that names the file and every mistake."""
+    """Read a recipe. Raises MattoniError with one sentence that names the file and every mistake.
+
+    `like: other.yaml` takes all that is not written from the recipe of that name beside it.
+    """
+    values = _read_values(path)
+    if like := values.pop("like", None):
+        values = _read_values(path.parent / str(like)) | values
+    return checked(Recipe, values, path.name)
+
+
+def _read_values(path: Path) -> dict[str, Any]:
     values = read_yaml(path, f"There is no recipe {path}: name a YAML file.")
     if not isinstance(values, dict):
         raise MattoniError(f"{path.name} holds no settings: see task_bricks/recipes for an example.")
-    return checked(Recipe, values, path.name)
+    return values

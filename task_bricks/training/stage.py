@@ -69,7 +69,9 @@ class SkillModel(nn.Module):
             r=size.rank,
             lora_alpha=size.alpha,
             use_rslora=size.rslora,
-            target_modules="all-linear" if places is None else _linear_in(host, places),
+            target_modules="all-linear"
+            if places is None and not size.modules
+            else _linear_in(host, places, size.modules),
             task_type="CAUSAL_LM",
             alora_invocation_tokens=list(invocation) or None,
         )
@@ -118,11 +120,20 @@ def learning_places(layers: int, top: int | None, among: Sequence[int] | None) -
     return places
 
 
-def _linear_in(host: PreTrainedModel, places: Sequence[int]) -> list[str]:
-    """Names of the linear layers in some of a host's layers."""
-    within = tuple(f".layers.{place}." for place in places)
-    modules = host.named_modules()
-    return [name for name, m in modules if isinstance(m, nn.Linear) and any(part in name for part in within)]
+def _linear_in(host: PreTrainedModel, places: Sequence[int] | None, names: Sequence[str]) -> list[str]:
+    """Where the linear layers of some names, or all, lie in some of a host's layers, or all. Raises MattoniError for an unknown name."""
+    linear = [name for name, module in host.named_modules() if isinstance(module, nn.Linear) and ".layers." in name]
+    known = {name.rpartition(".")[2] for name in linear}
+    if unknown := sorted(set(names) - known):
+        raise MattoniError(
+            f"lora.modules names {', '.join(unknown)}, which the host lacks: choose of {', '.join(sorted(known))}."
+        )
+    within = None if places is None else tuple(f".layers.{place}." for place in places)
+    return [
+        name
+        for name in linear
+        if (within is None or any(part in name for part in within)) and (not names or name.rpartition(".")[2] in names)
+    ]
 
 
 class SkillStage:

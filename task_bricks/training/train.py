@@ -37,7 +37,7 @@ from mattoni.files import sha256_of, write_text
 from mattoni.injections import check_low_rank
 from mattoni.paths import brick_folders, cache_folder, data_around, data_folder, shipped_models, training_data
 from mattoni.versions import next_version, replace_brick
-from task_bricks.lora import CONFIG, README, WEIGHTS, card_parts, read_lora
+from task_bricks.lora import CONFIG, README, WEIGHTS, card_parts, in_eight_bits, read_lora, write_lora
 from task_bricks.training.readme import format_samples, write_readme
 from task_bricks.training.recipe import Recipe, read_recipe
 from task_bricks.training.routing import Embed, SkillKeys, make_skill_keys
@@ -75,20 +75,23 @@ def train_skill(
         recipe = recipe.model_copy(update={"start_from": start_from})
     data = data_of(recipe_path, recipe)
     task = read_task(recipe, data)
-    # Before the long part: a missing list or embedder is found at once.
-    keys = make_skill_keys(recipe, recipe_path.parent, data, _embedder()) if recipe.routing else None
     host, emulates = load_plain_host(host_source), read_emulates(host_source)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
     if emulates is not None:
         identity, shapes = emulates.host, {emulates.at_host(name): shape for name, shape in shapes.items()}
         _check_may_be_emulated(recipe, out, replace_anyway)
-    start = find_start(recipe.start_from, identity) if recipe.start_from is not None else None
     eyes = _eyes(recipe.vision, host, recipe.pictures_as == "words")
     target = (out or data_folder() / "bricks") / recipe.name
     # A skill that came with Mattoni stays for its own host: what is written of it is a copy with one more variant.
     base = target if (target / CARD).is_file() else shipped_models() / "bricks" / recipe.name
+    if start_from is None and recipe.start_from == recipe.name and _is_first_for(base, identity):
+        _say(f"'{recipe.name}' has no earlier version for this host: it is trained from nothing")
+        recipe = recipe.model_copy(update={"start_from": None})
+    start = find_start(recipe.start_from, identity) if recipe.start_from is not None else None
     place = place_for(base, identity, short_name(host.name))
+    # Before the long part: a missing list or embedder is found at once. A variant has the brick's keys.
+    keys = make_skill_keys(recipe, recipe_path.parent, data, _embedder()) if recipe.routing and not place else None
     run = work or cache_folder() / "runs" / "--".join([recipe.name, *([Path(place).name] if place else [])])
     with locked(run), fast_attention(host.model):
         stage = SkillStage(
@@ -122,7 +125,7 @@ def train_skill(
             place,
             identity,
             values,
-            lambda folder: _write_weights(folder / place, host.name, peft, emulates),
+            lambda folder: _write_weights(folder / place, host.name, peft, emulates, recipe.lora.eight_bits),
         )
     else:
         replace_brick(
@@ -140,6 +143,11 @@ def trained(stage: SkillStage, run: Path) -> dict[str, Any]:
     outcome = train(stage, run, settings_of(stage.recipe), accelerator, stage.recipe.depends_on)
     give_weights(stage.model, torch.load(run / BEST, weights_only=True, map_location="cpu"))
     return outcome
+
+
+def _is_first_for(base: Path, identity: "HostIdentity") -> bool:
+    """Whether a brick that is there has nothing for this host yet."""
+    return (base / CARD).is_file() and card_for(read_card(base), identity) is None
 
 
 def _pass_gate(target: Path, identity: "HostIdentity") -> None:
@@ -178,6 +186,7 @@ def read_task(recipe: Recipe, data: Path) -> Task:
         return score(metric, [Scored(a, row.answers) for a, row in zip(answers, rows, strict=True)])
 
     rows, dev = (read_rows(_found(name, data), _say) for name in (recipe.data, recipe.dev))
+    dev = dev[: recipe.dev_rows]
     _check_pictures(recipe, [*rows, *dev])
     trained_on = {_given(row) for row in rows}
     for number, row in enumerate(dev, 1):
@@ -372,8 +381,10 @@ def _read_and_finished(recipe: Recipe) -> dict[str, str | bool]:
     return told | ({"evaluator": str(recipe.evaluator)} if recipe.evaluator else {})
 
 
-def _write_weights(folder: Path, base_model: str, peft: PeftModel, emulates: Emulates | None = None) -> dict[str, Any]:
-    """Write PEFT's files in bf16, what was trained on an emulator for its host. Nothing more belongs on the card."""
+def _write_weights(
+    folder: Path, base_model: str, peft: PeftModel, emulates: Emulates | None = None, eight_bits: bool = False
+) -> dict[str, Any]:
+    """Write PEFT's files in bf16 or eight bits, what was trained on an emulator for its host. Nothing more belongs on the card."""
     config: Any = peft.peft_config["default"]
     config.base_model_name_or_path = base_model
     peft.save_pretrained(str(folder), save_embedding_layers=False)
@@ -385,6 +396,8 @@ def _write_weights(folder: Path, base_model: str, peft: PeftModel, emulates: Emu
         targets = sorted(emulates.at_host(name) for name in config.target_modules)
         write_text(folder / CONFIG, json.dumps({**written, "target_modules": targets}, indent=2))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    if eight_bits:
+        write_lora(folder, in_eight_bits(read_lora(folder)), base_model)
     return {}
 
 
@@ -399,7 +412,7 @@ def _write_brick(
     emulates: Emulates | None,
 ) -> None:
     """Write PEFT's files, keys, card and README; variants for other hosts of the brick that is there stay."""
-    _write_weights(folder, recipe.base_model, peft, emulates)
+    _write_weights(folder, recipe.base_model, peft, emulates, recipe.lora.eight_bits)
     if keys is not None:
         card = {**card, "routes": keys.save(folder)}
     if (target / CARD).is_file() and (variants := read_card(target).variants):

@@ -1,5 +1,6 @@
 """The registry: sees folders as they are now, sets damaged and foreign bricks aside, and keeps the rest."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -73,9 +74,17 @@ def test_an_unknown_name_is_an_error_that_lists_the_valid_ones(tmp_path):
         Registry([tmp_path]).scan(MINE).get("germn")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
-    add_brick(tmp_path, "broken", weights=torch.tensor([1.0, value]))
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (math.nan, torch.float32),
+        (math.inf, torch.float32),
+        (math.nan, torch.float8_e4m3fn),  # which knows no infinity
+        (math.inf, torch.float8_e5m2),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value, kind):
+    add_brick(tmp_path, "broken", weights=torch.tensor([1.0, value]).to(kind))
     (refused,) = Registry([tmp_path]).scan(MINE).refused
     assert refused.sentence.startswith("broken/adapter_model.safetensors: the tensor 'w' holds NaN or infinity")
 

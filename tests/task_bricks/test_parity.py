@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from assistant.host.composition import compose, composed
 from assistant.host.host import load_host
-from task_bricks.lora import read_lora
+from task_bricks.lora import in_eight_bits, read_lora, write_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 IDS = torch.arange(3, 40).unsqueeze(0)
@@ -55,3 +55,19 @@ def test_one_lora_equals_peft(tiny_host, make_adapter, options):
 def test_two_loras_at_once_equal_peft(tiny_host, make_adapter):
     folders = [make_adapter("first", seed=1), make_adapter("second", seed=2, r=2, use_rslora=True)]
     torch.testing.assert_close(ours(tiny_host, folders), pefts(tiny_host, folders), rtol=0, atol=1e-4)
+
+
+def test_factors_of_eight_bits_equal_peft_and_are_near_those_of_sixteen(tiny_host, make_adapter, tmp_path):
+    whole = read_lora(make_adapter(alpha_pattern={"v_proj": 3}))
+    folder = tmp_path / "small"
+    folder.mkdir()
+    write_lora(folder, in_eight_bits(whole), None)
+    small = read_lora(folder)
+    for name, (a, b) in whole.factors.items():
+        assert all(factor.abs().max() <= 0.5 for factor in small.factors[name])
+        delta, near = (
+            whole.scales[name] * (b @ a),
+            small.scales[name] * (small.factors[name][1] @ small.factors[name][0]).float(),
+        )
+        assert (near - delta).norm() < 0.06 * delta.norm()
+    torch.testing.assert_close(ours(tiny_host, [folder]), pefts(tiny_host, [folder]), rtol=0, atol=1e-4)

@@ -122,7 +122,13 @@ def test_another_host_gets_a_variant_of_the_same_brick(make_recipe, make_host, t
         host = load_host(str(place), device="cpu", dtype="float32")
         brick = Registry([folder.parent]).scan(host).get("shout")
         assert LoadedBricks(host).get(brick).inject(Asked("loud")).others[0].factors
+    # Its next version goes on from the one before, where this host has one.
+    third = make_host(tmp_path / "Third.Host", seed=2, hidden_size=48)
+    again = [str(make_recipe(start_from="shout")), *command[1:]]
+    assert entry.main([*again, str(third)]) == 0
+    assert len(read_card(folder).for_each_host()) == 3 and read_card(folder).for_each_host()[1] == second
     # Trained again, the first one leaves the other.
+    command = [str(make_recipe()), *command[1:]]
     assert entry.main([*command, str(tiny_host)]) == 0
     assert read_card(folder).for_each_host()[1] == second and isinstance(check_brick(folder), Brick)
 
@@ -205,6 +211,28 @@ def test_more_last_layers_than_there_are_is_one_sentence():
     for top, among in ((7, None), (1, (0, 1))):
         with pytest.raises(MattoniError, match=f"lora.top is {top}, and the host has 6 layers: choose fewer"):
             learning_places(6, top, among)
+
+
+def test_some_layers_in_half_the_bytes_by_a_recipe_like_another(make_recipe, tiny_host, tmp_path):
+    recipe = make_recipe()
+    small = recipe.with_name("small.yaml")
+    lora = {"rank": 1, "alpha": 2, "modules": ["q_proj", "o_proj"], "eight_bits": True}
+    small.write_text(yaml.safe_dump({"like": recipe.name, "lora": lora, "dev_rows": 1}))
+    out = tmp_path / "bricks"
+    assert entry.main([str(small), "--out", str(out), "--work", str(tmp_path / "w"), "--host", str(tiny_host)]) == 0
+    weights = load_file(out / "shout" / "adapter_model.safetensors")
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in weights} == {"q_proj", "o_proj"}
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float8_e4m3fn}
+    brick = check_brick(out / "shout")
+    assert isinstance(brick, Brick) and brick.card.metrics[0].n == 1
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    assert LoadedBricks(host).get(brick).inject(Asked("loud")).others[0].factors
+
+
+def test_a_layer_that_the_host_lacks_is_named(make_recipe, tiny_host, tmp_path, capsys):
+    recipe = make_recipe(lora={"rank": 1, "alpha": 2, "modules": ["c_attn", "q_proj"]})
+    assert entry.main([str(recipe), "--work", str(tmp_path / "w"), "--host", str(tiny_host)]) == 1
+    assert "lora.modules names c_attn, which the host lacks: choose of down_proj, gate_proj" in capsys.readouterr().err
 
 
 def test_a_run_may_be_made_longer_until_its_rate_falls(make_recipe, tiny_host, tmp_path, monkeypatch):
@@ -460,7 +488,7 @@ RECIPES = Path(entry.__file__).parents[1] / "recipes"
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
 def test_a_shipped_recipe_reads_and_has_its_messages(name):
     recipe = read_recipe(RECIPES / f"{name}.yaml")
-    # `sql-2.yaml` is the second version of `sql`.
+    # `sql-2.yaml` is the second version of `sql`, `sql-small.yaml` it in few bytes for a further host.
     assert recipe.name in (name, name.rsplit("-", 1)[0]) and recipe.routing is not None
     near = recipe.routing.near_misses
     lists = [near] if isinstance(near, str) else near
