@@ -59,6 +59,9 @@ class CatalogueEntry(BaseModel):
     sampling: HostSampling = HostSampling()
     stop: tuple[str, ...] = ()  # further tokens that end an answer
     system: str | None = None  # what its conversations begin with; None: what its chat template says
+    ask_text: str | None = (
+        None  # what stands between a text and a question about it; None: what the smallest host is told
+    )
     borrows_from: str | None = None  # a host that answers where a skill was trained with it and not with this one
     focuses: bool = False  # a question stands beside what it is about alone, and earlier talk stays out of its prompt
 

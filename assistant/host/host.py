@@ -63,6 +63,7 @@ class Host:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     system: str | None = None  # what its conversations begin with; None: what its chat template says
+    ask_text: str | None = None  # what stands between a text and a question about it; None: `ASK_TEXT`
     stop: tuple[str, ...] = ()  # tokens that end an answer, beside those of its own configuration
     catalogued: HostSampling = HostSampling()  # for what its own files do not say
     focuses: bool = False  # a question stands beside what it is about alone, and earlier talk stays out of its prompt
@@ -406,6 +407,7 @@ def load_host(
         model,
         tokenizer,
         system=entry.system,
+        ask_text=f"{entry.ask_text}\n\n" if entry.ask_text else None,
         stop=entry.stop,
         catalogued=entry.sampling,
         focuses=entry.focuses,

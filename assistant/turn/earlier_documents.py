@@ -24,21 +24,29 @@ class EarlierDocuments:
 
     def search(self, document: Read, question: str, stopping: Callable[[], bool]) -> list[Hit]:
         """All passages of a document, those that the question asks for first. Raises Stopped."""
-        embed = self._embedder().embed
-
-        def make() -> Documents:
-            passages = split_document(DocumentText(document.name, (PageText(1, document.text),)))
-            vectors = []
-            for start in range(0, len(passages), _EMBEDDED_AT_ONCE):
-                if stopping():
-                    raise Stopped
-                vectors.append(embed([searched_text(p) for p in passages[start : start + _EMBEDDED_AT_ONCE]]))
-            return Documents(passages, torch.cat(vectors))
-
         content = hashlib.sha256(f"{document.name}\n{document.text}".encode()).hexdigest()
-        documents = self._passages.get((document.digest, content), make)
+        documents = self._passages.get(
+            (document.digest, content), lambda: self._passages_of(document.name, document.text, stopping)
+        )
+        return self._found(documents, question)
+
+    def search_text(self, text: str, question: str, stopping: Callable[[], bool]) -> list[Hit]:
+        """The same of a text that stands in the message itself; nothing is kept of it. Raises Stopped."""
+        return self._found(self._passages_of("", text, stopping), question)
+
+    def _passages_of(self, name: str, text: str, stopping: Callable[[], bool]) -> Documents:
+        embed = self._embedder().embed
+        passages = split_document(DocumentText(name, (PageText(1, text),)))
+        vectors = []
+        for start in range(0, len(passages), _EMBEDDED_AT_ONCE):
+            if stopping():
+                raise Stopped
+            vectors.append(embed([searched_text(p) for p in passages[start : start + _EMBEDDED_AT_ONCE]]))
+        return Documents(passages, torch.cat(vectors))
+
+    def _found(self, documents: Documents, question: str) -> list[Hit]:
         wanted = question or documents.passages[0].text
-        return documents.search(embed([wanted])[0], wanted, len(documents.passages))
+        return documents.search(self._embedder().embed([wanted])[0], wanted, len(documents.passages))
 
     def clear(self) -> None:
         """Drop the passages of all documents."""

@@ -13,7 +13,7 @@ from assistant.turn.request import Exchange
 from mattoni.inputs import Document, Picture, Sound
 from mattoni.records import Read, Record, is_picture
 
-_MATERIAL = 300  # characters from which on a message is itself what is asked about, pasted in
+MATERIAL = 300  # characters from which on a message is itself what is asked about, pasted in
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _by_its_words(
     if not asking.goes_on:
         return Focus((), _answering(showing, holds_answer))
     talk = _talk(past, stands_alone)
-    began_with_it = talk.past and talk.past[0] in showing and len(talk.past[0].question) < _MATERIAL
+    began_with_it = talk.past and talk.past[0] in showing and len(talk.past[0].question) < MATERIAL
     return Focus((), _shown(showing[-1])) if began_with_it and asking.is_question else talk
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from assistant.host.activation import acts_from
 from assistant.host.host import Host
-from assistant.host.prompt import Turn, asks, build_prompt, opening
+from assistant.host.prompt import ASK_TEXT, Turn, asks, build_prompt, opening
 from assistant.host.wheels import Unavailable
 from assistant.registry import Brick, Bricks
 from assistant.turn.earlier_documents import EarlierDocuments
@@ -34,7 +34,7 @@ from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenPicture, listeners, route
 from assistant.turn.spaces import Spaces
 from assistant.turn.twofold import Second, asking, form_of, is_answered, second_request, without
-from assistant.turn.writing import Writer, Written
+from assistant.turn.writing import Writer, Written, pasted_in
 from knowledge_bricks.documents import answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Other, Passage, Prefix, Segment, Text
@@ -740,8 +740,16 @@ class _Planned:
             show=self._show,
             search=lambda read, question: self.home.earlier.search(read, question, self.watcher.stopping),
             shown=self.focus.shown,
+            ask_text=host.ask_text or ASK_TEXT,
+            pasted=self._pasted() if host.ask_text and not self.request.choices.no_bricks else "",
         )
         return writer.write(records, knowledge)
+
+    def _pasted(self) -> str:
+        """The text that was pasted into the message, where it seems to hold what is asked behind it: it is asked as a document is."""
+        text, question = pasted_in(self.request.text)
+        hits = self.home.earlier.search_text(text, question, self.watcher.stopping) if text else []
+        return text if hits and hits[0].score >= answer_threshold(len(hits)) else ""
 
     def _show(self, seen: Seen, question: str, place: int, of: int) -> Sequence[Segment]:
         """A thing's soft tokens where it stands: what is kept of it, else made again from the same bytes."""

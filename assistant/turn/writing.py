@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from assistant.host.prompt import ASK_TEXT, Prompt, Turn, asks, build_prompt
 from assistant.turn.fit import first_kept, fit_question, fit_text
+from assistant.turn.focus import MATERIAL
 from assistant.turn.request import Exchange, Request, unwritten_question
 from knowledge_bricks.documents import Hit, answer_threshold
 from mattoni.errors import MattoniError
@@ -55,6 +56,8 @@ class Writer:
     show: ShownAgain
     search: Callable[[Read, str], list[Hit]]  # passages of a document, those that a question asks for first
     shown: Sequence[Record] = ()  # of earlier messages, what stands beside this one as if it had come with it
+    ask_text: str = ASK_TEXT  # between a text and a question about it
+    pasted: str = ""  # what of the message is a text that was pasted in, before the question that it answers
 
     def write(self, records: Sequence[Record], knowledge: Sequence[Passage | Text]) -> Written:
         """History and message inside the context: long documents give way first, then the oldest turns, whole."""
@@ -69,7 +72,10 @@ class Writer:
             self._tell("truncated", "The message is longer than the host can read: its middle was left out.")
 
         def message(records: Sequence[Record]) -> Turn:
-            lead = knowledge or _texts(_instruction(records))
+            if self.pasted and not (cut or knowledge or self.has_skill):
+                told = (self.pasted, self.ask_text, question.removeprefix(self.pasted))
+                return Turn("user", (*self._segments(records, asked), *_texts(*told)))
+            lead = knowledge or _texts(self._instruction(records))
             return Turn("user", (*self._segments(records, asked), *lead, *_texts(question)))
 
         records = [*map(_as_new, self.shown), *records]
@@ -151,7 +157,7 @@ class Writer:
         answer: Segment = Ids(exchange.token_ids) if exchange.token_ids is not None else Text(exchange.answer)
         asked = (
             *self._segments(exchange.records, exchange.asked),
-            *_texts(_instruction(exchange.records), exchange.asked),
+            *_texts(self._instruction(exchange.records), exchange.asked),
         )
         return [Turn("user", asked), Turn("assistant", (answer,))]
 
@@ -173,6 +179,10 @@ class Writer:
                 segments.append(Text(f"({record.source} {record.name})\n"))
         return segments
 
+    def _instruction(self, records: Sequence[Record]) -> str:
+        """What stands between documents and a question about them."""
+        return self.ask_text if any(isinstance(record, Read) and record.asked for record in records) else ""
+
     def _length(self, turns: Sequence[Turn]) -> int:
         """Positions that turns take in a prompt, their role markers estimated."""
         total = _TEMPLATE_TOKENS
@@ -187,6 +197,12 @@ class Writer:
         return total
 
 
+def pasted_in(message: str) -> tuple[str, str]:
+    """A text that was pasted into a message, up to the empty line behind it, and the question there; empty where it is no such message."""
+    text, gap, question = message.rpartition("\n\n")
+    return (text + gap, question) if len(text) >= MATERIAL and asks(question) else ("", "")
+
+
 def _as_new(record: Record) -> Record:
     """The record as if it had come with this message."""
     return replace(record, shown=None, asked=False) if isinstance(record, Read) else record
@@ -194,11 +210,6 @@ def _as_new(record: Record) -> Record:
 
 def _is_text(record: Record) -> bool:
     return isinstance(record, Read) and record.is_text
-
-
-def _instruction(records: Sequence[Record]) -> str:
-    """What stands between documents and a question about them."""
-    return ASK_TEXT if any(isinstance(record, Read) and record.asked for record in records) else ""
 
 
 def _texts(*texts: str) -> list[Text]:

@@ -19,6 +19,8 @@ from assistant.turn.recogniser import Recogniser
 from assistant.turn.route import Choices
 from assistant.turn.spaces import Spaces
 from assistant.turn.ticket import Ticket
+from knowledge_bricks.documents import Hit
+from knowledge_bricks.passages import Passage
 from mattoni.card import describe_files, read_card, write_card
 from mattoni.inputs import Attachment
 from mattoni.paths import data_folder, shipped_models
@@ -243,6 +245,32 @@ def test_texts_and_pictures_beside_a_new_picture_stay_with_a_question_that_stand
     )
     assert prompts[4].count("■") == 3 * QUERIES, "two pictures may be compared"
     assert [bool(ticket.trace.left_out) for ticket in tickets] == [False, False, False, True, False]
+
+
+def test_a_host_with_words_of_its_own_for_it_is_asked_of_a_document_and_of_a_pasted_text_with_them(
+    assistant, prompts, monkeypatch
+):
+    monkeypatch.setattr(assistant._preparation, "host", replace(assistant.host, ask_text="In one word:\n\n"))
+    found = {"hits": True}
+    monkeypatch.setattr(
+        assistant._preparation.earlier,
+        "search_text",
+        lambda *of: [Hit(Passage("", 1, "", 0, 1, ""), 1.0)] if found["hits"] else [],
+    )
+    text = "The kiln is cleaned on Friday. " * 12
+    for message in (
+        f"{text}\n\nWhen is it cleaned?",
+        f"{text}\n\nMake it shorter.",
+        "Is it clean?\n\nWhen is it cleaned?",
+    ):
+        done(assistant.ask(message, sampling=SHORT))
+    assert [prompt.count("In one word:\n\nWhen") for prompt in prompts] == [1, 0, 0] and text in prompts[0]
+    done(assistant.ask(f"{text}\n\nWhen is it cleaned?", (), Choices(no_bricks=True), SHORT))
+    assert "In one word" not in prompts.pop(), "the host alone is asked as people write"
+    found["hits"] = False  # a question that the text does not answer
+    done(assistant.ask(f"{text}\n\nWhat do you think of it?", sampling=SHORT))
+    done(assistant.ask("When is it cleaned?", [Attachment("kiln.txt", text.encode())], sampling=SHORT))
+    assert [prompt.count("In one word:\n\n") for prompt in prompts[3:]] == [0, 1]
 
 
 @pytest.fixture
