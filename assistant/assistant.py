@@ -46,9 +46,9 @@ from assistant.host.read_passages import ReadPassages
 from assistant.host.sampling import Sampling
 from assistant.registry import Bricks, Registry, switch, switched_off
 from assistant.turn.admission import needs_verdict
-from assistant.turn.answer import Borrows, Outcome
+from assistant.turn.answer import Outcome
 from assistant.turn.answer import answer as run_turn
-from assistant.turn.lender import Answering, Lender
+from assistant.turn.lender import Answering, Borrows, Lender
 from assistant.turn.minus_one import MinusOne, minus_one
 from assistant.turn.prepare import Preparation, Watcher
 from assistant.turn.queue import TurnQueue

@@ -157,7 +157,7 @@ def _draw_sidebar(back: Desk, conversation: str | None) -> Asking:
         choices = sidebar.draw_bricks(back.assistant, _last_scores(back.store, conversation))
         keep_choices(back.store, conversation, bricks)
         sampling = sidebar.draw_sampling()
-        sidebar.draw_host(back.assistant)
+        sidebar.draw_host(back.assistant, bricks)
     return Asking(choices, sampling)
 
 

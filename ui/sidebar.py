@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from assistant.assistant import Assistant
     from assistant.host.sampling import Sampling
-    from assistant.registry import Brick
+    from assistant.registry import Brick, Bricks
     from assistant.turn.route import Choice, Choices
     from mattoni.card import BrickCard
 
@@ -443,9 +443,9 @@ def draw_sampling() -> "Sampling":
     return Sampling(temperature=temperature, top_p=top_p, max_tokens=int(max_tokens), seed=seed)
 
 
-def draw_host(assistant: "Assistant") -> None:
+def draw_host(assistant: "Assistant", bricks: "Bricks") -> None:
     """Which model answers, where, and the memory it holds."""
-    host, borrowed = assistant.host, sum(brick.borrowed for brick in assistant.bricks().usable)
+    host, borrowed = assistant.host, sum(brick.borrowed for brick in bricks.usable)
     with st.expander("Host and memory", icon=":material/memory:", key="host"):
         facts = (
             f"**{plain(host.name)}**",

@@ -8,19 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant.host.job import Engine, Job, Stream
-from assistant.turn.lender import Answering
-from assistant.turn.prepare import Prepared, Routed, Watcher
+from assistant.turn.lender import Answering, Borrows, lent
+from assistant.turn.prepare import Prepared, Watcher
 from assistant.turn.request import Request
-from assistant.turn.route import Choices
 from assistant.turn.sparsity import parameters_used
 from assistant.turn.ticket import Status, Ticket
 from assistant.turn.twofold import quoted
 from mattoni.records import Record
-from mattoni.runtime import Stopped
 from mattoni.trace import Notice, Trace
 from mattoni.untrusted import encode_untrusted
-
-Borrows = Callable[[], Answering]
 
 
 @dataclass(frozen=True)
@@ -63,43 +59,6 @@ def answer(
     with trace.stage("attention"):
         trace.attention.extend(prepared.explain())
     return replace(outcome, vocabulary=host.identity.vocabulary)
-
-
-def lent(
-    own: Answering, request: Request, routed: Routed, borrows: Borrows, watcher: Watcher
-) -> tuple[Routed, Answering]:
-    """A turn that wants borrowed skills, routed anew: by the host that they were trained with, or by this one without them.
-
-    It stays here where that host would not choose any of them, and where the user chose by hand what there is not for it, and
-    none of them. Raises Stopped, and MattoniError where that host cannot be loaded.
-    """
-    watcher.progress("loading another host")
-    theirs = borrows()
-    if watcher.stopping():
-        raise Stopped
-    # What the user does not see here, or may not have, takes no part there.
-    theirs = replace(theirs, bricks=theirs.bricks.among({brick.name for brick in own.bricks.usable}))
-    names, by_hand = {brick.name for brick in theirs.bricks.usable}, _by_hand(request.choices)
-    if by_hand <= names or by_hand & routed.borrowed:
-        trace = Trace()
-        if lacking := sorted(by_hand - names):
-            told = f"{', '.join(lacking)} took no part: {theirs.preparation.host.name} answered, which has no variant of it."
-            trace.notices.append(Notice("left-out", told))
-        # Token ids of earlier answers are of another vocabulary.
-        past = tuple(replace(exchange, token_ids=None) for exchange in request.past)
-        asked = replace(request, past=past, choices=request.choices.among(names))
-        again = theirs.preparation.plan(asked, theirs.bricks, trace, watcher)
-        if routed.borrowed & {one.name for one in again.skills}:
-            return again, theirs
-    off = {name: replace(request.choices.of(name), state="off") for name in routed.borrowed}
-    asked = replace(request, choices=replace(request.choices, bricks={**request.choices.bricks, **off}))
-    return own.preparation.plan(asked, own.bricks, Trace(), watcher), own
-
-
-def _by_hand(choices: Choices) -> frozenset[str]:
-    """The bricks that the user switched on."""
-    on = {name for name, choice in choices.bricks.items() if choice.state == "on"}
-    return frozenset(on | ({choices.vision} if choices.vision is not None else set()))
 
 
 def job_of(prepared: Prepared) -> Job:

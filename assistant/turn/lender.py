@@ -8,7 +8,7 @@ these tasks worse by themselves (README, "For more, use a larger host").
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from assistant.host.engine_choice import LOCAL
 from assistant.host.engines import make_engine
@@ -16,8 +16,12 @@ from assistant.host.host import Host
 from assistant.host.job import Engine
 from assistant.host.matrices import Weights
 from assistant.registry import Bricks, Registry
-from assistant.turn.prepare import Preparation
+from assistant.turn.prepare import Preparation, Routed, Watcher
+from assistant.turn.request import Request
+from assistant.turn.route import Choices
 from mattoni.card import HostIdentity
+from mattoni.runtime import Stopped
+from mattoni.trace import Notice, Trace
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class Answering:
     preparation: Preparation
     engine: Engine
     bricks: Bricks
+
+
+Borrows = Callable[[], Answering]
 
 
 class Lender:
@@ -81,3 +88,40 @@ class Lender:
         """End the engine, if it was begun."""
         if self._opened is not None:
             self._opened[1].close()
+
+
+def lent(
+    own: Answering, request: Request, routed: Routed, borrows: Borrows, watcher: Watcher
+) -> tuple[Routed, Answering]:
+    """A turn that wants borrowed skills, routed anew: by the host that they were trained with, or by this one without them.
+
+    It stays here where that host would not choose any of them, and where the user chose by hand what there is not for it, and
+    none of them. Raises Stopped, and MattoniError where that host cannot be loaded.
+    """
+    watcher.progress("loading another host")
+    theirs = borrows()
+    if watcher.stopping():
+        raise Stopped
+    # What the user does not see here, or may not have, takes no part there.
+    theirs = replace(theirs, bricks=theirs.bricks.among({brick.name for brick in own.bricks.usable}))
+    names, by_hand = {brick.name for brick in theirs.bricks.usable}, _by_hand(request.choices)
+    if by_hand <= names or by_hand & routed.borrowed:
+        trace = Trace()
+        if lacking := sorted(by_hand - names):
+            told = f"{', '.join(lacking)} took no part: {theirs.preparation.host.name} answered, which has no variant of it."
+            trace.notices.append(Notice("left-out", told))
+        # Token ids of earlier answers are of another vocabulary.
+        past = tuple(replace(exchange, token_ids=None) for exchange in request.past)
+        asked = replace(request, past=past, choices=request.choices.among(names))
+        again = theirs.preparation.plan(asked, theirs.bricks, trace, watcher)
+        if routed.borrowed & {one.name for one in again.skills}:
+            return again, theirs
+    off = {name: replace(request.choices.of(name), state="off") for name in routed.borrowed}
+    asked = replace(request, choices=replace(request.choices, bricks={**request.choices.bricks, **off}))
+    return own.preparation.plan(asked, own.bricks, Trace(), watcher), own
+
+
+def _by_hand(choices: Choices) -> frozenset[str]:
+    """The bricks that the user switched on."""
+    on = {name for name, choice in choices.bricks.items() if choice.state == "on"}
+    return frozenset(on | ({choices.vision} if choices.vision is not None else set()))

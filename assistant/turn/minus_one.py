@@ -10,8 +10,8 @@ from typing import Any
 
 from assistant.host.job import Engine
 from assistant.registry import Bricks
-from assistant.turn.answer import Borrows, Outcome, answer, job_of, lent
-from assistant.turn.lender import Answering
+from assistant.turn.answer import Outcome, answer, job_of
+from assistant.turn.lender import Answering, Borrows, lent
 from assistant.turn.prepare import Watcher
 from assistant.turn.request import Request
 from assistant.turn.ticket import Ticket
@@ -69,10 +69,11 @@ def minus_one(
     """
     request = replace(request, conversation="")
     told("")
-    routed = answering.preparation.plan(request, answering.bricks, Trace(), Watcher())
-    if borrows is not None and routed.borrowed:
-        routed, answering = lent(answering, request, routed, borrows, Watcher())
-        request = replace(routed.given, conversation="")
+    if borrows is not None:
+        routed = answering.preparation.plan(request, answering.bricks, Trace(), Watcher())
+        if routed.borrowed:
+            routed, answering = lent(answering, request, routed, borrows, Watcher())
+            request = routed.given
     whole, trace, said = _run(answering, request)
     request = replace(
         request, sampling=request.sampling.model_copy(update={"seed": trace.seed}), answer_anyway=bool(whole.said)

@@ -35,7 +35,7 @@ from assistant.turn.route import Choices, Chosen, Keyring, Plan, Question, SeenP
 from assistant.turn.spaces import Spaces
 from assistant.turn.twofold import Second, asking, form_of, is_answered, second_request, without
 from assistant.turn.writing import Writer, Written, pasted_in
-from knowledge_bricks.documents import answer_threshold
+from knowledge_bricks.documents import Hit, answer_threshold
 from mattoni.errors import MattoniError
 from mattoni.injections import Gate, LowRank, Other, Passage, Prefix, Segment, Text
 from mattoni.inputs import Attachment, Document, Looked, Picture, Samples, Sound
@@ -360,8 +360,7 @@ class Preparation:
 
     def holds_answer(self, read: Read, question: str, stopping: Callable[[], bool], beyond: float = 0.0) -> bool:
         """Whether a passage of an earlier document is near enough to a message to answer it, by so much beyond the threshold."""
-        hits = self.earlier.search(read, question, stopping)
-        return bool(hits) and hits[0].score >= answer_threshold(len(hits)) + beyond
+        return _reach(self.earlier.search(read, question, stopping), beyond)
 
     def wants_name(self, question: str) -> bool:
         """Whether a question is what the thing on a picture is called.
@@ -749,7 +748,7 @@ class _Planned:
         """The text that was pasted into the message, where it seems to hold what is asked behind it: it is asked as a document is."""
         text, question = pasted_in(self.request.text)
         hits = self.home.earlier.search_text(text, question, self.watcher.stopping) if text else []
-        return text if hits and hits[0].score >= answer_threshold(len(hits)) else ""
+        return text if _reach(hits) else ""
 
     def _show(self, seen: Seen, question: str, place: int, of: int) -> Sequence[Segment]:
         """A thing's soft tokens where it stands: what is kept of it, else made again from the same bytes."""
@@ -881,6 +880,11 @@ def _alone_of(looked: Looked, question: Question, plan: Plan) -> str:
     """Digest of the one of the message's own pictures that it is about alone; empty where it is about all that it brings."""
     own = question.picture in (item.digest for item in looked.items)
     return question.picture if own and not plan.needs_several else ""
+
+
+def _reach(hits: Sequence[Hit], beyond: float = 0.0) -> bool:
+    """Whether the best of a text's passages answers a question, by so much beyond the threshold."""
+    return bool(hits) and hits[0].score >= answer_threshold(len(hits)) + beyond
 
 
 def _read_last(request: Request) -> tuple[Record, ...]:
