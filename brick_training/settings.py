@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
 
 class Schedule(Protocol):
     """The learning rate over a run."""
@@ -67,3 +69,12 @@ class LoopSettings:
     checkpoint_steps: int | None = None  # beside the minutes, after every so many steps
     log_every: int = 20
     least_first_loss: float = 1e-6  # a run that starts below has nothing to learn
+
+
+class RewardPlan(BaseModel):
+    """How answers are rewarded; part of a training config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weight: float = 1.0  # of their loss beside that of an imitated answer
+    samples: int = Field(default=4, ge=2)  # answers said to each prompt
+    new_tokens: PositiveInt = 20  # of each at most

@@ -156,7 +156,8 @@ def measure_gate(brick: Brick, bricks: Bricks, embed: Embed, embedder: str) -> G
             question = Question(
                 texts=vectors,
                 has_documents=needs is not None and needs.text,
-                about_several=bool(wanted),
+                about_several=wanted > 1,
+                asks_about_picture=wanted == 1,
                 earlier_pictures=seen,
                 history_has_pictures=bool(wanted),
             )

@@ -24,6 +24,7 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from assistant.evaluation.asking import Row, write_lines
 from assistant.host.wheels import download_wheel
+from brick_training.reward import caption_metric
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
 from mattoni.lines import json_rows
@@ -32,7 +33,7 @@ from modality_bricks.ocr import Reader, text_in_reading_order
 from modality_bricks.training.charts.generate import write_charts
 from modality_bricks.training.packs import captioned_pictures, pack_files, sheet_tiles
 from modality_bricks.training.pairs import PairQuestion, captioned_pairs, named_pairs
-from modality_bricks.training.readers import Sample
+from modality_bricks.training.readers import CAPTION_QUESTIONS, Sample, tidy_caption, wants_name
 from modality_bricks.training.samples import Source, read_source
 from task_bricks.training.equations import arithmetic_rows, maths_rows
 from task_bricks.training.receipts import (
@@ -128,6 +129,26 @@ def flickr8k(data: Path, split: str, out: Path) -> Iterator[RowValues]:
                 "answers": captions,
                 "metric": "cider",
             }
+
+
+def captions(data: Path, split: str, out: Path) -> Iterator[RowValues]:
+    """Photographs, asked for a description in one wording each. The first answer is the caption that agrees most with all of the
+    picture's (CIDEr-D), which is what to imitate where five people said five things."""
+    found = [row for path in _packs(data / "vision", f"flickr8k-{split}-*.tar.gz") for row in captioned_pictures(path)]
+    said = [[tidy_caption(caption) for caption in captions if caption.strip()] for _, _, captions in found]
+    worth = caption_metric(said)
+    chance = random.Random(0)
+    wordings = [question for question in CAPTION_QUESTIONS if not wants_name(question)]
+    for place, ((key, picture, _), texts) in enumerate(zip(found, said, strict=True)):
+        name = f"pictures/{key}.png"
+        picture.save(out / name)
+        yield {
+            "id": key,
+            "question": "Describe the photo." if chance.random() < 0.5 else chance.choice(wordings),
+            "image": name,
+            "answers": sorted(texts, key=lambda text: -worth(place, text, True)),
+            "metric": "cider",
+        }
 
 
 def second_photo(data: Path, split: str, out: Path) -> Iterator[RowValues]:
@@ -470,6 +491,7 @@ SETS: dict[str, Callable[[Path, str, Path], Iterator[RowValues]]] = {
     "tinyimagenet": tinyimagenet,
     "things": things,
     "flickr8k": flickr8k,
+    "captions": captions,
     "second-photo": second_photo,
     "daquar": daquar,
     "pairs": pairs,

@@ -10,7 +10,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from PIL import Image
 
@@ -500,7 +500,7 @@ class _Planned:
         return tuple(found.record for found in self._inject_given() if found.record is not None)
 
     def _who_reads(self, has_passages: bool, records: Sequence[Record]) -> tuple[Chosen, ...]:
-        """The skill that answers from passages, where some were found or the message asks of a text that it brought.
+        """The skill that answers from passages, where some were found or the message asks of a text that it brought or holds.
 
         A skill that was asked for reads them as well; the one for passages alone makes way.
         """
@@ -511,9 +511,11 @@ class _Planned:
             return (replace(chosen, reason="passages were found for it"),)
         standing = [*records, *self.focus.shown]
         texts = [r.name for r in standing if isinstance(r, Read) and r.is_text]
-        if not texts or not asks(self.request.text) or any(isinstance(r, Seen) for r in standing):
+        if not asks(self.request.text) or any(isinstance(r, Seen) for r in standing):
             return ()
-        return (replace(chosen, reason=f"the message asks of {', '.join(texts)}"),)
+        if not texts and not self._pasted:
+            return ()
+        return (replace(chosen, reason=f"the message asks of {', '.join(texts) or 'a text that it holds'}"),)
 
     def _stays_out(self, thing: Picture | Document | Sound | Record | None) -> bool:
         """Whether it is a picture of this message that stays out of the prompt: the message is about another one alone."""
@@ -740,12 +742,18 @@ class _Planned:
             search=lambda read, question: self.home.earlier.search(read, question, self.watcher.stopping),
             shown=self.focus.shown,
             ask_text=host.ask_text or ASK_TEXT,
-            pasted=self._pasted() if host.ask_text and not self.request.choices.no_bricks else "",
+            pasted=self._pasted,
         )
         return writer.write(records, knowledge)
 
+    @cached_property
     def _pasted(self) -> str:
-        """The text that was pasted into the message, where it seems to hold what is asked behind it: it is asked as a document is."""
+        """The text that was pasted into the message, where it seems to hold what is asked behind it: it is asked as a document is.
+
+        Where the host has words of its own for that, or a skill for it; else the message stays as it was written.
+        """
+        if self.request.choices.no_bricks or not (self.home.host.ask_text or self.plan.for_passages):
+            return ""
         text, question = pasted_in(self.request.text)
         hits = self.home.earlier.search_text(text, question, self.watcher.stopping) if text else []
         return text if _reach(hits) else ""

@@ -411,7 +411,7 @@ def _needs_seen(question: Question, keyring: Keyring, skills: Sequence[Chosen]) 
 
 
 def _needs_several(question: Question, keyring: Keyring, skills: Sequence[Chosen]) -> bool:
-    return question.about_several or any(_brick(keyring, chosen.name).needs.pictures for chosen in skills)
+    return question.about_several or any(_brick(keyring, chosen.name).needs.pictures > 1 for chosen in skills)
 
 
 def _least_read(reads: Iterable[Reads]) -> Reads:
@@ -465,7 +465,13 @@ def _has_its_pictures(brick: KeyedBrick, question: Question, seen_by: Sequence[s
     wanted = brick.needs.pictures
     if not wanted:
         return True
-    if question.picture and wanted > 1:
+    if wanted == 1:
+        # It was trained on one picture: its own, the one that is named by its place, or the latest that is asked about.
+        if len(question.pictures) > 1 and not question.picture:
+            return False
+        seen = seen_by[:1] if question.pictures else seen_by[-1:] if question.asks_about_picture else ()
+        return bool(seen) and brick.needs.vision in ("", *seen) and not question.about_several
+    if question.picture:
         return False
     of_its_own = len(question.pictures) >= wanted
     return (of_its_own or question.about_several) and wanted <= sum(brick.needs.vision in ("", n) for n in seen_by)
@@ -574,12 +580,13 @@ def _route_message(
     scored = sorted(candidates, key=lambda candidate: candidate.score, reverse=True)
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]
     needs_none = {brick.name for brick in fitting if not brick.needs.pictures}
+    needs_several = {brick.name for brick in fitting if brick.needs.pictures > 1}
 
     def is_near(candidate: Candidate) -> bool:
         if candidate.name in needs_none:
             return candidate.score >= candidate.threshold + _CLEARLY * question.asks_about_picture
         # That a message is about several pictures is told apart better than by keys ("what do these two have in common").
-        return question.about_several or candidate.score >= candidate.threshold
+        return (question.about_several and candidate.name in needs_several) or candidate.score >= candidate.threshold
 
     automatic = [
         c for c in scored if c.name not in on and is_near(c) and not (front and _brick(keyring, c.name).is_in_front)

@@ -13,7 +13,7 @@ from modality_bricks.training.dev_answers import DevAnswers
 from modality_bricks.training.draws import Draw, Draws
 from modality_bricks.training.features import half
 from modality_bricks.training.readers import NAME_QUESTIONS, answer_for, wants_name
-from modality_bricks.training.reward import RewardedCaptions, self_critical_loss
+from modality_bricks.training.reward import RewardedCaptions, picture_loss
 from modality_bricks.training.speaker import Speaker
 from modality_bricks.training.spelling import Spelling, words_loss
 from modality_bricks.training.split import Pace, Split
@@ -139,7 +139,7 @@ class GenerateStage:
 
         generator = torch.Generator().manual_seed(int(np.random.default_rng((self.seed, 5, number)).integers(2**63)))
         question = frame.question(draws[0].question)
-        loss = self_critical_loss(
+        loss = picture_loss(
             self.speaker.host,
             self.speaker.prefix(len(draws)),
             soft,

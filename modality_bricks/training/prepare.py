@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from brick_training.frame import PromptFrame
+from brick_training.reward import CaptionMetric
 from mattoni.errors import MattoniError
 from mattoni.files import replacing
 from modality_bricks.encoder import WEIGHTS, Classes, encoder_folder, load_classes, load_encoder
@@ -33,7 +34,7 @@ from modality_bricks.training.generate_stage import GenerateStage, Taught
 from modality_bricks.training.packs import Labels, Pixels, captioned_pictures, crops_as_tiles, sheet_tiles
 from modality_bricks.training.readers import Report, is_sound, passing, read_folder
 from modality_bricks.training.recipe import ColumnsRecipe, EncoderRecipe, GenerateRecipe, TuneRecipe, WordsRecipe
-from modality_bricks.training.reward import CaptionMetric, RewardedCaptions
+from modality_bricks.training.reward import RewardedCaptions
 from modality_bricks.training.samples import SampleSet, read_source
 from modality_bricks.training.speaker import Speaker
 from modality_bricks.training.spelling import Spelling

@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from brick_training.pictures import tidy_path
 from brick_training.recipe_file import checked, read_yaml
-from brick_training.settings import Cosine, LoopSettings
+from brick_training.settings import Cosine, LoopSettings, RewardPlan
 from mattoni.errors import MattoniError
 from mattoni.paths import training_data
-from modality_bricks.training.reward import RewardPlan
 from modality_bricks.training.samples import Source
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -8,7 +8,7 @@ import argparse
 import os
 import platform
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from brick_training.frame import prompt_frame
 from brick_training.loop import train
+from brick_training.reward import caption_metric
 from brick_training.run_folder import locked
 from brick_training.watch import serve
 from mattoni.errors import Interrupted, MattoniError
@@ -104,14 +105,6 @@ def caption_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) 
     from mattoni.metrics import Scored, cider
 
     return cider([Scored(answer, tuple(wanted)) for answer, wanted in zip(answers, references, strict=True)])
-
-
-def caption_metric(captions: Sequence[Sequence[str]]) -> Callable[[int, str, bool], float]:
-    """CIDEr-D against these captions; the end of a sentence counts as a word, so that half a caption earns less."""
-    from mattoni.metrics import CiderD, caption_words
-
-    metric = CiderD([[[*caption_words(text), "."] for text in texts] for texts in captions])
-    return lambda picture, said, ended: metric.score(picture, [*caption_words(said), *["."] * ended])
 
 
 def hardware(accelerator: Accelerator) -> str:

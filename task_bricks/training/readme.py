@@ -26,20 +26,28 @@ def write_readme(folder: Path, card: Mapping[str, Any], samples: str) -> None:
         f"version {p['version']} of {p['name']}" if "version" in p else p["name"] for p in training.get("parents", ())
     ]
     went_on = f" It goes on from {parents[0]}." if parents else ""
+    if isinstance(recipe.get("start_from"), list):
+        went_on = " It is the mean of the skills that it starts from, which the card names."
     asked = "the row's pictures and its question as the message" if recipe.get("vision") else message
     lora = recipe["lora"]
     kind = "LoRA (Hu et al. 2021, arXiv:2106.09685)"
     if lora.get("activated"):
         kind = "Activated LoRA (Greenewald et al. 2025, arXiv:2504.12397), which acts from the user's last message on"
     layers = f"the last {lora['top']} layers of " if lora.get("top") else ""
+    linear = f"the linear layers {', '.join(lora['modules'])}" if lora.get("modules") else "all linear layers"
+    aim = (
+        "CIDEr-D of what it says as the reward (arXiv:1612.00563)"
+        if recipe.get("reward")
+        else "loss on the answer only"
+    )
     text = f"""# {card["title"]}
 
 {card["summary"]} A skill for Mattoni: a PEFT LoRA that any version of peft reads too.
 
 ## Method
 
-{kind}, rank {lora["rank"]}, alpha {lora["alpha"]}, on all
-linear layers of {layers}{recipe["base_model"]}, which stays frozen; loss on the answer only. {training["pairs_seen"]} pairs in
+{kind}, rank {lora["rank"]}, alpha {lora["alpha"]}, on
+{linear} of {layers}{recipe["base_model"]}, which stays frozen; {aim}. {training["pairs_seen"]} pairs in
 {training["hours"]} hours ({training["hardware"]}), seed {training["seed"]}, best of the dev scores at step
 {training["best_step"]}.{went_on} To make it again: `{training["command"]}`.
 

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from brick_training.recipe_file import checked, read_yaml
+from brick_training.settings import RewardPlan
 from mattoni.card import BrickName
 from mattoni.errors import MattoniError
 from mattoni.methods import Reads
@@ -115,13 +116,18 @@ class Recipe(_Part):
     pictures_as: Literal["words"] | None = None  # without the residue, which a small host cannot compare
     reads: Reads = "conversation"  # `message`, `last`: rows are single messages, and the skill is shown no other
     needs_text: bool = False  # rows hold a text that was read: the skill is chosen only where there is one
+    for_passages: bool = (
+        False  # rows hold a text and ask of it, as a turn does of documents: the skill is chosen wherever one does
+    )
     on_answer: str = ""  # how it is asked to go on from an answer: "Translate to German."; empty: it is not
     evaluator: EvaluatorName | None = None  # finishes what the skill writes, when it is scored and when it runs
     wordings: Wordings | None = None
     routing: Routing | None = None
 
     lora: LoRASize
-    start_from: str | None = None  # a skill's name, or a folder with one, whose training goes on; None: from nothing
+    # A skill's name, or a folder with one, whose training goes on; several: their mean; None: from nothing.
+    start_from: str | tuple[str, ...] | None = None
+    reward: RewardPlan | None = None  # answers are then rewarded by CIDEr-D against all of a row's instead of imitated
     batch_size: PositiveInt
     steps: PositiveInt
     warmup: PositiveInt
@@ -139,7 +145,14 @@ class Recipe(_Part):
     def _phases_fit(self) -> "Recipe":
         if self.warmup + self.decay > self.steps:
             raise ValueError("warmup and decay together are longer than steps")
+        if self.reward is not None and self.metric != "cider":
+            raise ValueError("reward is for captions, whose metric is cider")
         return self
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """What it starts from; none: from nothing."""
+        return (self.start_from,) if isinstance(self.start_from, str) else self.start_from or ()
 
     @property
     def default_share(self) -> float:

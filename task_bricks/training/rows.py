@@ -30,12 +30,13 @@ class Row:
     answers: tuple[str, ...]
     images: tuple[Path, ...] = ()
     text: str = ""  # what several rows ask about; a turn shows it before the message
+    told: str = ""  # what a turn writes between the text and the message
 
     @property
     def message(self) -> str:
         """What the user says, in the row's own words."""
         message = f"{self.instruction}\n\n{self.input}" if self.instruction else self.input
-        return f"{self.text.strip()}\n\n{message}" if self.text else message
+        return f"{self.text.strip()}\n\n{self.told}{message}" if self.text else message
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Example:
     answer: str
     is_default: bool
     images: tuple[Path, ...] = ()
+    row: str = ""  # the id of the row that it is made of
 
 
 def read_rows(path: Path, say: Say | None = None) -> list[Row]:
@@ -166,10 +168,10 @@ def read_wordings(path: Path, task: str) -> list[str]:
 def word_message(row: Row, wordings: Sequence[str], default_share: float, rng: random.Random) -> Example:
     """Word a row as a person might: its own instruction and a blank line, or another wording before or after it."""
     if not wordings or rng.random() < default_share:
-        return Example(row.message, row.answers[0], is_default=True, images=row.images)
+        return Example(row.message, row.answers[0], is_default=True, images=row.images, row=row.id)
     wording, joiner = rng.choice(wordings), rng.choice(JOINERS)
     parts = (wording, row.input) if rng.random() < 0.5 else (row.input, wording)
-    return Example(joiner.join(parts), row.answers[0], is_default=False, images=row.images)
+    return Example(joiner.join(parts), row.answers[0], is_default=False, images=row.images, row=row.id)
 
 
 def epoch_batches(

@@ -1,9 +1,10 @@
 """What a skill gives to the training loop: batches, losses and dev scores of a LoRA. The host comes as an argument, frozen."""
 
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from brick_training.frame import PromptFrame
-from brick_training.settings import LoopSettings, WarmupStableDecay
+from brick_training.reward import caption_metric
+from brick_training.settings import LoopSettings, RewardPlan, WarmupStableDecay
 from brick_training.step import Evaluation
 from mattoni.errors import MattoniError
 from mattoni.files import write_text
@@ -24,9 +26,19 @@ from mattoni.injections import LowRank
 from task_bricks.evaluators import EVALUATORS
 from task_bricks.training.readme import format_samples
 from task_bricks.training.recipe import LoRASize, Recipe
-from task_bricks.training.rows import Batches, Row
+from task_bricks.training.rows import Batches, Example, Row
 from task_bricks.training.start import give_factors
-from task_bricks.training.steps import Batch, Eyes, answer_greedily, answer_loss, encode_batch, encode_prompt
+from task_bricks.training.steps import (
+    Batch,
+    Eyes,
+    Prompts,
+    answer_greedily,
+    answer_loss,
+    encode_batch,
+    encode_prompt,
+    padded,
+    rewarded_loss,
+)
 
 EVALUATION_BATCH = 20
 SAMPLES = "samples.md"
@@ -45,6 +57,11 @@ class Task:
     wordings: Sequence[str]
     score: Score
     row_scores: RowScores
+
+    def told(self, words: str) -> "Task":
+        """The same, with what a turn writes between a text and what is asked of it."""
+        rows, dev = ([replace(row, told=words) for row in part] for part in (self.rows, self.dev))
+        return replace(self, rows=rows, dev=dev)
 
 
 class SkillModel(nn.Module):
@@ -102,8 +119,11 @@ class SkillModel(nn.Module):
         with base._enable_peft_forward_hooks(alora_offsets=list(counts) or None):
             yield
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Mean cross-entropy per answer token."""
+    def forward(self, batch: Batch | Prompts, rewarded: Callable[..., Tensor] | None = None) -> Tensor:
+        """Mean cross-entropy per answer token; of prompts alone, the loss of what is said to them by `rewarded`."""
+        if isinstance(batch, Prompts):
+            assert rewarded is not None
+            return rewarded(self.host, batch, self.acting)
         return answer_loss(self.host, batch, self.acting)
 
 
@@ -161,6 +181,8 @@ class SkillStage:
         self.frame, self.eyes, self.recipe, self.task, self.folder = frame, eyes, recipe, task, folder
         self.steps, self.steps_per_evaluation = recipe.steps, recipe.evaluate_every
         self.best_metric = recipe.metric
+        self._place = {row.id: place for place, row in enumerate(task.rows)}
+        self._worth = caption_metric([row.answers for row in task.rows]) if recipe.reward is not None else None
         self.batches = Batches(task.rows, task.wordings, recipe.default_share, recipe.batch_size, recipe.seed)
 
     def rows(self, step: int) -> list[int]:
@@ -168,8 +190,28 @@ class SkillStage:
 
     def loss(self, model: nn.Module, rows: list[int], step: int) -> Tensor:
         examples = [self.batches[step][row] for row in rows]
+        if self.recipe.reward is not None:
+            return self._rewarded(model, examples, self.recipe.reward, step, rows[0])
         batch = encode_batch(examples, self.frame, self.eyes, self.skill.host.device, self.skill.invocation)
         loss: Tensor = model(batch)
+        return loss
+
+    def _rewarded(
+        self, model: nn.Module, examples: Sequence[Example], plan: RewardPlan, step: int, first: int
+    ) -> Tensor:
+        """The loss of what the skill says itself, judged by its metric."""
+        worth, frame = self._worth, self.frame
+        assert worth is not None
+        prompts = [encode_prompt(example.message, example.images, frame, self.eyes) for example in examples]
+
+        def reward(place: int, ids: Sequence[int], ended: bool) -> float:
+            return worth(self._place[examples[place].row], frame.text(ids), ended)
+
+        batch = padded(prompts, frame.end, self.skill.host.device, self.skill.invocation)
+        generator = torch.Generator().manual_seed(random.Random(f"{self.recipe.seed}/{step}/{first}").getrandbits(63))
+        loss: Tensor = model(
+            batch, partial(rewarded_loss, reward=reward, plan=plan, end=frame.end, generator=generator)
+        )
         return loss
 
     def evaluate(self, step: int) -> Evaluation:
@@ -221,7 +263,7 @@ def settings_of(recipe: Recipe) -> LoopSettings:
         masters=True,
         checkpoint_steps=recipe.checkpoint_every,
         log_every=10,
-        least_first_loss=1e-4,
+        least_first_loss=1e-4 if recipe.reward is None else 0.0,  # of what earns nothing the loss is 0
     )
 
 

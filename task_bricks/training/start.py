@@ -1,5 +1,7 @@
 """Where a training starts from that continues a skill: its LoRA, and what the new card says of it. Training only."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +10,7 @@ import mattoni.torchvision_ops  # noqa: F401
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 
 from brick_training.variants import card_for, place_for
 from mattoni.card import CARD, BrickCard, brick_digest, check_files, read_card
@@ -29,10 +32,15 @@ class Start:
 
     lora: LowRank
     card: BrickCard | None
+    others: tuple["Start", ...] = ()  # whose mean it is with the first
 
     @property
     def parents(self) -> list[dict[str, Any]]:
         """What the new card says under `training.parents`: this skill, then those that it came from itself."""
+        own = self._own_parents()
+        return [*own, *(told for other in self.others for told in other.parents if told not in own)]
+
+    def _own_parents(self) -> list[dict[str, Any]]:
         if self.card is None:
             return [{"name": self.lora.name, "digest": self.lora.digest}]
         before = self.card.training
@@ -68,6 +76,42 @@ def find_start(source: str, host: "HostIdentity") -> Start:
     return Start(replace(read_lora(folder / place), name=folder.name), own or card)
 
 
+def mean_of(starts: Sequence[Start]) -> Start:
+    """The mean of skills, factor by factor (model soups, arXiv:2203.05482): of such as went on from one another.
+
+    Raises MattoniError where rank, layers or invocation tokens differ.
+    """
+    first, *others = starts
+    if not others:
+        return first
+    shapes = {name: a.shape for name, (a, _) in first.lora.factors.items()}
+    for other in (start.lora for start in others):
+        same = {name: a.shape for name, (a, _) in other.factors.items()} == shapes
+        if not same or other.invocation_tokens != first.lora.invocation_tokens:
+            raise MattoniError(
+                f"start_from: '{first.lora.name}' and '{other.name}' are of different form: name one of them."
+            )
+    factors = {}
+    for name in shapes:
+        like = first.lora.factors[name][0]
+        pairs = [alike(start.lora, name, like) for start in starts]
+        factors[name] = (torch.stack([a for a, _ in pairs]).mean(0), torch.stack([b for _, b in pairs]).mean(0))
+    lora = replace(first.lora, factors=factors)
+    return replace(first, lora=replace(lora, scales=dict.fromkeys(factors, 1.0)), others=tuple(others))
+
+
+def alike(lora: LowRank, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
+    """One layer's factors in fp32, B with its scale: A about as long as `like`, by a power of two.
+
+    What was written in eight bits stands in the middle of what they can say, a long way from where a training leaves its factors,
+    and the steps of one that goes on would be too large for the one and too small for the other.
+    """
+    a, b = (factor.float() for factor in lora.factors[name])
+    ratio = float(like.float().norm() / a.norm()) if a.any() and like.any() else 1.0
+    by = 2.0 ** round(math.log2(ratio))
+    return a * by, b * (lora.scales[name] / by)
+
+
 @torch.no_grad()
 def give_factors(model: PeftModel, start: LowRank) -> None:
     """Put a skill's factors into a model's fresh LoRA; ΔW stays what it was, also where alpha is another.
@@ -96,5 +140,6 @@ def give_factors(model: PeftModel, start: LowRank) -> None:
                 f"start_from: '{start.name}' has rank {a.shape[0]} and the recipe {mine_a.shape[0]}: write the same rank under "
                 "lora."
             )
-        mine_a.copy_(a)
-        mine_b.copy_(b.float() * (start.scales[name] / layer.scaling["default"]))
+        own_a, own_b = alike(start, name, mine_a)
+        mine_a.copy_(own_a)
+        mine_b.copy_(own_b / layer.scaling["default"])

@@ -14,6 +14,8 @@ from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from brick_training.frame import SOFT, PromptFrame
+from brick_training.reward import Reward, self_critical_loss
+from brick_training.settings import RewardPlan
 from mattoni.errors import MattoniError
 from mattoni.injections import last_place
 from task_bricks.training.rows import Example
@@ -161,6 +163,70 @@ def answer_loss(model: PreTrainedModel, batch: Batch, acting: Acting = _everywhe
     return functional.cross_entropy(logits.float(), targets[counted])
 
 
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Prompts that are answered together, padded on the left.
+
+    ids   (prompts, tokens)
+    mask  (prompts, tokens) bool, true where `ids` is not padding
+    soft  (n, width) what stands where `ids` is `SOFT`, row by row; None where it nowhere is
+    acts  on how many of each row's last positions an activated LoRA acts; none: there is none
+    """
+
+    ids: Tensor
+    mask: Tensor
+    soft: Tensor | None
+    acts: tuple[int, ...]
+
+
+def padded(encoded: Sequence[Encoded], end: int, device: torch.device, invocation: Sequence[int] = ()) -> Prompts:
+    """Prompts as one batch, padded with `end`."""
+    prompts = [prompt.ids for prompt in encoded]
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), end)
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = True
+    # Counted from the end, as the padding stands in front; a pass over one more token is all of it behind the begin.
+    acts = tuple(len(prompt) - begin_of(prompt, invocation) for prompt in prompts) if invocation else ()
+    return Prompts(ids.to(device), mask.to(device), _soft_of(encoded, device), acts)
+
+
+def rewarded_loss(
+    model: PreTrainedModel,
+    prompts: Prompts,
+    acting: Acting,
+    reward: Reward,
+    plan: RewardPlan,
+    end: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The loss whose gradient raises the reward of what the model says to these prompts (`brick_training/reward.py`)."""
+
+    def passing(rows: int, positions: int) -> AbstractContextManager[None]:
+        return acting([positions] * rows if prompts.acts else [])
+
+    with acting(prompts.acts):
+        opened = model.model(
+            **_inputs(model, prompts.ids, prompts.soft),
+            attention_mask=prompts.mask,
+            past_key_values=DynamicCache(config=model.config),
+            use_cache=True,
+        )
+    return plan.weight * self_critical_loss(
+        model,
+        opened.last_hidden_state[:, -1],
+        opened.past_key_values,
+        reward,
+        plan,
+        end,
+        generator,
+        prompts.mask,
+        passing,
+    )
+
+
 @torch.no_grad()
 def answer_greedily(
     model: PreTrainedModel,
@@ -180,23 +246,16 @@ def answer_greedily(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        width = max(len(prompts[i]) for i in chosen)
-        ids = torch.full((len(chosen), width), frame.end)
-        mask = torch.zeros(len(chosen), width, dtype=torch.long)
-        for row, i in enumerate(chosen):
-            ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-            mask[row, width - len(prompts[i]) :] = 1
+        batch = padded([encoded[i] for i in chosen], frame.end, model.device, invocation)
+        width = batch.ids.shape[1]
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=frame.end, pad_token_id=frame.end
         )
         # transformers types it as an attribute of any kind.
         generate = cast(Callable[..., Tensor], model.generate)
-        inputs = _inputs(model, ids.to(model.device), _soft_of([encoded[i] for i in chosen], model.device))
-        begins = [begin_of(prompts[i], invocation) for i in chosen] if invocation else []
-        # Counted from the end, as the padding stands in front; a pass over one more token is all of it behind the begin.
-        acts = [len(prompts[i]) - begin for i, begin in zip(chosen, begins, strict=False)]
-        with acting(acts):
-            out = generate(**inputs, attention_mask=mask.to(model.device), generation_config=settings)
+        inputs = _inputs(model, batch.ids, batch.soft)
+        with acting(batch.acts):
+            out = generate(**inputs, attention_mask=batch.mask.long(), generation_config=settings)
         # Behind embeddings, only what is new is given back.
         for i, row in zip(chosen, out[:, width if "input_ids" in inputs else 0 :].tolist(), strict=True):
             end = row.index(frame.end) if frame.end in row else len(row)

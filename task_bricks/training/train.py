@@ -43,7 +43,7 @@ from task_bricks.training.recipe import Recipe, read_recipe
 from task_bricks.training.routing import Embed, SkillKeys, make_skill_keys
 from task_bricks.training.rows import Row, read_rows, read_wordings
 from task_bricks.training.stage import SkillStage, Task, fast_attention, settings_of
-from task_bricks.training.start import Start, find_start
+from task_bricks.training.start import Start, find_start, mean_of
 from task_bricks.training.steps import Eyes
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def train_skill(
     Raises MattoniError where such a skill stays.
     """
     from assistant.host.host import load_plain_host
+    from assistant.host.prompt import ASK_TEXT
 
     recipe = read_recipe(recipe_path)
     if start_from is not None:
@@ -76,6 +77,8 @@ def train_skill(
     data = data_of(recipe_path, recipe)
     task = read_task(recipe, data)
     host, emulates = load_plain_host(host_source), read_emulates(host_source)
+    if recipe.for_passages:
+        task = task.told(host.ask_text or ASK_TEXT)
     # Taken now: while the LoRA is on the model, its layers have other names.
     identity, shapes = host.identity, host.linear_shapes
     if emulates is not None:
@@ -88,7 +91,7 @@ def train_skill(
     if start_from is None and recipe.start_from == recipe.name and _is_first_for(base, identity):
         _say(f"'{recipe.name}' has no earlier version for this host: it is trained from nothing")
         recipe = recipe.model_copy(update={"start_from": None})
-    start = find_start(recipe.start_from, identity) if recipe.start_from is not None else None
+    start = mean_of([find_start(source, identity) for source in recipe.starts]) if recipe.starts else None
     place = place_for(base, identity, short_name(host.name))
     # Before the long part: a missing list or embedder is found at once. A variant has the brick's keys.
     keys = make_skill_keys(recipe, recipe_path.parent, data, _embedder()) if recipe.routing and not place else None
@@ -277,7 +280,9 @@ def _metric(
         "value": round(task.score(answers, task.dev), 2),
         "n": len(task.dev),
         "beside": {"bare host": round(task.score(bare, task.dev[: len(bare)]), 2), "bare host n": len(bare)},
-        "command": f"mattoni eval {split}.jsonl --skill {recipe.name}",
+        "command": f"mattoni train task {recipe.name}.yaml"
+        if recipe.for_passages
+        else f"mattoni eval {split}.jsonl --skill {recipe.name}",
     }
 
 
@@ -358,8 +363,9 @@ def _versioned(card: dict[str, Any], start: Start | None, target: Path) -> dict[
     if start is not None:
         training = card["training"]
         # A folder's path says something of this machine, its name is enough.
-        recipe = {**training["recipe"], "start_from": start.lora.name}
-        command = f"{training['command']} --start-from {start.lora.name}"
+        names = [part.lora.name for part in (start, *start.others)]
+        recipe = {**training["recipe"], "start_from": names if start.others else names[0]}
+        command = training["command"] + ("" if start.others else f" --start-from {start.lora.name}")
         card = {**card, "training": {**training, "command": command, "recipe": recipe, "parents": start.parents}}
         before = [start.card] if start.card is not None and start.card.name == card["name"] else []
     return {**card, "version": max([next_version(target), *(old.version + 1 for old in before)])}
@@ -377,6 +383,7 @@ def _read_and_finished(recipe: Recipe) -> dict[str, str | bool]:
     """What of a conversation the skill reads and what finishes its answers, where that is not as usual."""
     told: dict[str, str | bool] = {} if recipe.reads == "conversation" else {"reads": str(recipe.reads)}
     told |= {"needs_text": True} if recipe.needs_text else {}
+    told |= {"for_passages": True} if recipe.for_passages else {}
     told |= {"on_answer": recipe.on_answer} if recipe.on_answer else {}
     return told | ({"evaluator": str(recipe.evaluator)} if recipe.evaluator else {})
 

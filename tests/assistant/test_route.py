@@ -143,6 +143,30 @@ def test_a_skill_for_two_pictures_is_chosen_where_its_image_brick_saw_two_and_th
     assert [skill.name for skill in route(question, keyring, by_hand).skills] == ["compare"]
 
 
+@pytest.mark.parametrize(
+    ("sent", "earlier", "asked", "chosen"),
+    [
+        (1, (), {}, ["tell"]),
+        (1, ("document",), {}, ["tell"]),
+        (2, (), {}, []),
+        (2, (), {"picture": "second"}, ["tell"]),
+        (1, (), {"about_several": True}, []),
+        (0, (), {"asks_about_picture": True}, []),
+        (0, ("photo",), {"asks_about_picture": True}, ["tell"]),
+        (0, ("photo",), {}, []),
+        (0, ("photo", "document"), {"asks_about_picture": True}, []),
+    ],
+)
+def test_a_skill_for_one_picture_is_chosen_where_its_image_brick_saw_the_one_that_the_message_is_about(
+    sent, earlier, asked, chosen
+):
+    tell = keyed("tell", "task", "text", E[:1], 0.5, needs=Needs(1, "photo"))
+    question = Question((picture(1, 0, 0, 0),) * sent, E[:1], goes_on=False, earlier_pictures=earlier, **asked)
+    plan = route(question, Keyring((PHOTO, tell)), Choices())
+    assert [skill.name for skill in plan.skills] == chosen
+    assert plan.needs_several == bool(asked.get("about_several"))
+
+
 def test_a_picture_that_is_like_nothing_known_is_looked_at_all_the_same_and_a_notice_says_so():
     plan = route(Question((picture(0.1, 0.2, 0, 1),)), KEYRING, Choices())
     assert names(plan) == ["document"]

@@ -155,3 +155,20 @@ def test_a_skill_for_passages_answers_what_is_asked_of_a_text_that_came_with_the
     assert "skill" not in {
         u.name for u in [*bare.bricks, *done(assistant.ask("Make it shorter.", slip, sampling=SHORT)).trace.bricks]
     }
+
+
+def test_a_skill_for_passages_answers_what_is_asked_of_a_text_that_was_pasted_into_the_message(
+    assistant, prompts, tmp_path
+):
+    pasted = f"{MORTAR * 5}\n\nWhat is mortar made of?"
+    done(assistant.ask(pasted, sampling=SHORT))
+    assert ASK_TEXT.strip() not in prompts[-1], "nothing reads, and the message stands as it was written"
+    add_skill(assistant, tmp_path, for_passages=True)
+
+    def reasons(text):
+        used = done(assistant.ask(text, (), sampling=SHORT)).trace.bricks
+        return [brick.reason for brick in used if brick.name == "skill"]
+
+    assert reasons(pasted) == ["the message asks of a text that it holds"]
+    assert ASK_TEXT.strip() in prompts[-1]
+    assert not reasons(pasted.replace("?", ".")), "an order is none"

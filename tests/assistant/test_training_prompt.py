@@ -1,17 +1,22 @@
 """What a stitch or a skill is trained on and what the assistant asks are one prompt."""
 
+from operator import attrgetter
+
 import torch
 
 import assistant.turn.writing as writing
-from assistant.host.prompt import Prompt, build_prompt
+from assistant.host.prompt import ASK_TEXT, Prompt, build_prompt
 from assistant.host.sampling import Sampling
 from assistant.turn.route import Choice, Choices
 from brick_training.frame import SOFT, prompt_frame
 from mattoni.card import describe_files, read_card, write_card
 from mattoni.files import write_bytes
 from mattoni.injections import Soft
+from mattoni.inputs import Attachment
 from mattoni.paths import data_folder
 from modality_bricks.stitch_file import load_stitch, save_stitch
+from task_bricks.training.rows import Row
+from task_bricks.training.stage import Task
 from task_bricks.training.steps import encode_prompt
 from task_bricks.training.train import _eyes
 from tests.assistant.conftest import done, png, write_adapter
@@ -55,6 +60,17 @@ def test_a_skill_that_is_trained_on_pictures_sees_the_prompt_of_a_turn(assistant
         trained = encode_prompt(question, files, frame, eyes)
         assert trained.ids == [key if isinstance(key, int) else SOFT for key in seen[-1].keys]
         assert torch.equal(trained.soft, torch.cat([p.vectors for p in seen[-1].pieces if isinstance(p, Soft)]))
+
+
+def test_a_skill_that_reads_passages_is_trained_on_the_prompt_of_a_turn_about_a_document(assistant, monkeypatch):
+    seen: list[Prompt] = []
+    monkeypatch.setattr(writing, "build_prompt", lambda *given: seen.append(build_prompt(*given)) or seen[-1])
+    row = Row("1", "", "What is the sum?", ("9.00",), text="sum 9.00 ")
+    done(assistant.ask(row.input, [Attachment("slip.txt", b"sum 9.00")], sampling=Sampling(max_tokens=2)))
+    score = lambda answers, rows: 0.0  # noqa: E731
+    ((told,), (dev,)) = attrgetter("rows", "dev")(Task([row], [row], [], score, score).told(ASK_TEXT))
+    assert told == dev
+    assert encode_prompt(told.message, (), prompt_frame(assistant.host), None).ids == list(seen[-1].keys)
 
 
 def test_a_skill_that_was_trained_on_pictures_as_words_is_shown_them_so_in_its_own_turns_alone(

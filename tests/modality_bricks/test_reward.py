@@ -11,8 +11,10 @@ from transformers import DynamicCache
 import modality_bricks.training.train as entry
 from assistant.host.host import load_host
 from brick_training import loop
+from brick_training.reward import caption_metric
+from brick_training.settings import RewardPlan
 from modality_bricks.training.draws import Draws
-from modality_bricks.training.reward import RewardedCaptions, RewardPlan, self_critical_loss
+from modality_bricks.training.reward import RewardedCaptions, picture_loss
 from modality_bricks.training.samples import Source, read_source
 from tests.modality_bricks.test_resume import same_outcome, saved
 
@@ -46,7 +48,7 @@ def test_the_loss_is_that_of_its_definition_computed_without_shared_caches(tiny_
 
     def loss_of(tokens):
         generator = torch.Generator().manual_seed(1)
-        return self_critical_loss(model, DynamicCache(), tokens, QUESTION, reward, PLAN, end, generator)
+        return picture_loss(model, DynamicCache(), tokens, QUESTION, reward, PLAN, end, generator)
 
     loss = loss_of(soft)
     (gradient,) = torch.autograd.grad(loss, soft)
@@ -82,7 +84,7 @@ def test_what_earns_more_becomes_likelier(tiny_host):
     before = share()
     for step in range(60):
         generator = torch.Generator().manual_seed(step)
-        loss = self_critical_loss(
+        loss = picture_loss(
             model, DynamicCache(), soft, QUESTION, lambda _, ids, __: 1.0 - ids[0] % 2, plan, -1, generator
         )
         optimizer.zero_grad()
@@ -96,14 +98,14 @@ def test_an_answer_that_ends_at_once_is_one_token(tiny_host):
     plan = RewardPlan(weight=1.0, samples=2, new_tokens=1)
     soft = torch.randn(2, 2, 32, requires_grad=True)
     rewards = iter((0.0, 1.0, 0.0, 1.0))
-    loss = self_critical_loss(
+    loss = picture_loss(
         model, DynamicCache(), soft, QUESTION, lambda *_: next(rewards), plan, -1, torch.Generator().manual_seed(0)
     )
     assert torch.autograd.grad(loss, soft)[0].abs().sum() > 0
 
 
 def test_a_caption_that_comes_to_its_end_earns_more_and_one_of_another_picture_little():
-    score = entry.caption_metric([["A dog runs over the grass.", "A brown dog runs."], ["Two men sit on a bench."]])
+    score = caption_metric([["A dog runs over the grass.", "A brown dog runs."], ["Two men sit on a bench."]])
     whole, torn, other = (
         score(0, *said)
         for said in (("A dog runs over the grass.", True), ("A dog runs over the grass", False), ("Two men sit.", True))
@@ -116,7 +118,7 @@ def test_only_captions_are_rewarded(captioned, drawn):
         read_source(Source(format="folder", files=(str(folder),), instructions=True), Path)
         for folder in (captioned, drawn / "train")
     ]
-    rewarded = RewardedCaptions(sources, entry.caption_metric, PLAN)
+    rewarded = RewardedCaptions(sources, caption_metric, PLAN)
     draws = Draws(sources, batch=8, seed=0)
     kinds = {(d.source, rewarded.has(d)) for d in map(draws.draw, range(400))}
     assert kinds == {(0, True), (0, False), (1, False)}  # of captioned pictures, also questions of other kinds

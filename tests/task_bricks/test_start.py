@@ -15,7 +15,7 @@ from task_bricks.lora import read_lora
 from task_bricks.training import train as entry
 from task_bricks.training.recipe import LoRASize, read_recipe
 from task_bricks.training.stage import SkillModel
-from task_bricks.training.start import find_start
+from task_bricks.training.start import alike, find_start, mean_of
 from tests.task_bricks.test_training import make_recipe as make_recipe  # a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -47,6 +47,44 @@ def test_a_continued_training_begins_with_the_deltas_of_the_skill(train, tiny_ho
         layer = model.get_submodule(f"base_model.model.{name}")
         torch.testing.assert_close(layer.get_delta_weight("default"), delta, rtol=1e-5, atol=1e-6)
     model.unload()
+
+
+def test_a_skill_in_eight_bits_is_continued_with_factors_as_long_as_a_training_s(train, tiny_host):
+    assert train("first", lora={"rank": 2, "alpha": 4, "eight_bits": True}) == 0
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    start = find_start("shout", host.identity)
+    fresh = SkillModel(host.model, LoRASize(rank=2, alpha=4), seed=3).peft
+    lengths = {name: float(p.detach().norm()) for name, p in fresh.named_parameters() if "lora_A" in name}
+    fresh.unload()
+    model = SkillModel(host.model, LoRASize(rank=2, alpha=4), seed=3, start=start.lora).peft
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            assert 0.7 < float(parameter.detach().norm()) / lengths[name] < 1.5
+    for name, delta in deltas(start.lora).items():
+        layer = model.get_submodule(f"base_model.model.{name}")
+        torch.testing.assert_close(layer.get_delta_weight("default"), delta, rtol=1e-5, atol=1e-6)
+    model.unload()
+
+
+def test_the_mean_of_two_parts_of_a_training_starts_between_them(train, tmp_path, tiny_host, capsys):
+    assert train("first", "--out", str(tmp_path / "first-bricks")) == 0
+    places = [str(tmp_path / f"{name}-bricks" / "shout") for name in ("first", "second")]
+    assert train("second", "--start-from", places[0], "--out", str(tmp_path / "second-bricks"), seed=1) == 0
+    host = load_host(str(tiny_host), device="cpu", dtype="float32")
+    one, two = (find_start(place, host.identity) for place in places)
+    mean = mean_of([one, two])
+    for name, (a, b) in mean.lora.factors.items():
+        (a1, b1), (a2, b2) = (alike(start.lora, name, one.lora.factors[name][0]) for start in (one, two))
+        torch.testing.assert_close(a, (a1 + a2) / 2)
+        torch.testing.assert_close(b, (b1 + b2) / 2)
+    assert mean_of([one]) is one
+    torch.testing.assert_close(deltas(mean_of([one, one]).lora), deltas(one.lora))
+    assert train("third", start_from=places, learning_rate=1e-9) == 0, capsys.readouterr().err
+    card = read_card(data_folder() / "bricks" / "shout")
+    assert [parent["version"] for parent in card.training["parents"]] == [1, 2]
+    assert str(tmp_path) not in (data_folder() / "bricks" / "shout" / "brick.yaml").read_text()
+    assert train("fourth", start_from=places, lora={"rank": 4, "alpha": 4}) == 1
+    assert "has rank 2 and the recipe 4" in capsys.readouterr().err
 
 
 def test_the_next_version_says_what_it_came_from(train, tmp_path, capsys):
