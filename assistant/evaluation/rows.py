@@ -135,7 +135,7 @@ def captions(data: Path, split: str, out: Path) -> Iterator[RowValues]:
     """Photographs, asked for a description in one wording each. The first answer is the caption that agrees most with all of the
     picture's (CIDEr-D), which is what to imitate where five people said five things."""
     found = [row for path in _packs(data / "vision", f"flickr8k-{split}-*.tar.gz") for row in captioned_pictures(path)]
-    said = [[tidy_caption(caption) for caption in captions if caption.strip()] for _, _, captions in found]
+    said = [[tidy_caption(text) for text in texts if text.strip()] for _, _, texts in found]
     worth = caption_metric(said)
     chance = random.Random(0)
     wordings = [question for question in CAPTION_QUESTIONS if not wants_name(question)]

@@ -742,7 +742,8 @@ class _Planned:
             search=lambda read, question: self.home.earlier.search(read, question, self.watcher.stopping),
             shown=self.focus.shown,
             ask_text=host.ask_text or ASK_TEXT,
-            pasted=self._pasted,
+            # Where a skill answers, nothing stands between: so nothing is searched for.
+            pasted="" if is_trained else self._pasted,
         )
         return writer.write(records, knowledge)
 

@@ -579,14 +579,14 @@ def _route_message(
     candidates = [Candidate(b.name, b.kind, found[b.name], b.threshold, "message") for b in fitting]
     scored = sorted(candidates, key=lambda candidate: candidate.score, reverse=True)
     chosen = [_chosen(name, choices, scored, "switched on by hand") for name in on]
-    needs_none = {brick.name for brick in fitting if not brick.needs.pictures}
-    needs_several = {brick.name for brick in fitting if brick.needs.pictures > 1}
+    pictures = {brick.name: brick.needs.pictures for brick in fitting}
 
     def is_near(candidate: Candidate) -> bool:
-        if candidate.name in needs_none:
+        if not pictures[candidate.name]:
             return candidate.score >= candidate.threshold + _CLEARLY * question.asks_about_picture
         # That a message is about several pictures is told apart better than by keys ("what do these two have in common").
-        return (question.about_several and candidate.name in needs_several) or candidate.score >= candidate.threshold
+        compares = question.about_several and pictures[candidate.name] > 1
+        return compares or candidate.score >= candidate.threshold
 
     automatic = [
         c for c in scored if c.name not in on and is_near(c) and not (front and _brick(keyring, c.name).is_in_front)

@@ -116,9 +116,8 @@ class Recipe(_Part):
     pictures_as: Literal["words"] | None = None  # without the residue, which a small host cannot compare
     reads: Reads = "conversation"  # `message`, `last`: rows are single messages, and the skill is shown no other
     needs_text: bool = False  # rows hold a text that was read: the skill is chosen only where there is one
-    for_passages: bool = (
-        False  # rows hold a text and ask of it, as a turn does of documents: the skill is chosen wherever one does
-    )
+    # Rows hold a text and ask of it, as a turn does of documents: the skill is chosen wherever one does.
+    for_passages: bool = False
     on_answer: str = ""  # how it is asked to go on from an answer: "Translate to German."; empty: it is not
     evaluator: EvaluatorName | None = None  # finishes what the skill writes, when it is scored and when it runs
     wordings: Wordings | None = None

@@ -119,12 +119,9 @@ class SkillModel(nn.Module):
         with base._enable_peft_forward_hooks(alora_offsets=list(counts) or None):
             yield
 
-    def forward(self, batch: Batch | Prompts, rewarded: Callable[..., Tensor] | None = None) -> Tensor:
-        """Mean cross-entropy per answer token; of prompts alone, the loss of what is said to them by `rewarded`."""
-        if isinstance(batch, Prompts):
-            assert rewarded is not None
-            return rewarded(self.host, batch, self.acting)
-        return answer_loss(self.host, batch, self.acting)
+    def forward(self, batch: Batch | Prompts, loss: Callable[..., Tensor] = answer_loss) -> Tensor:
+        """Mean cross-entropy per answer token, or another loss of the host on a batch."""
+        return loss(self.host, batch, self.acting)
 
 
 def learning_places(layers: int, top: int | None, among: Sequence[int] | None) -> Sequence[int] | None:
