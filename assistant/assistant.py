@@ -49,6 +49,7 @@ from assistant.turn.admission import needs_verdict
 from assistant.turn.answer import Outcome
 from assistant.turn.answer import answer as run_turn
 from assistant.turn.lender import Answering, Borrows, Lender
+from assistant.turn.loaded import OfAnotherHost
 from assistant.turn.minus_one import MinusOne, minus_one
 from assistant.turn.prepare import Preparation, Watcher
 from assistant.turn.queue import TurnQueue
@@ -91,7 +92,7 @@ class Assistant:
         lends: Lends | None = None,
     ) -> None:
         """beside  the assistant whose loaded models, engine and queue this one uses too
-        lends   the host that answers for skills which were trained with it and which this one lacks, and what loads it
+        lends   the host that answers for bricks which were trained with it and which this one lacks
         """
         self.host, self.registry, self.store = host, registry, store
         self._user_bricks = user_bricks
@@ -282,7 +283,7 @@ class Assistant:
         def run(ticket: Ticket) -> Status:
             watcher = Watcher(ticket.enter, lambda: ticket.is_stopping)
             try:
-                past = self._preparation.exchanges(earlier, chosen, self.bricks(), watcher)
+                past = self._exchanges(earlier, chosen, watcher)
             except Stopped:
                 return "stopped"
             request = Request(
@@ -298,6 +299,18 @@ class Assistant:
             return self._answer(request, ticket, None, None)
 
         return self._queue.submit(uuid.uuid4().hex, run)
+
+    def _exchanges(self, messages: Sequence[Message], choices: Choices, watcher: Watcher) -> tuple[Exchange, ...]:
+        """A history as exchanges, where a borrowed brick looks at something by the host that it was made for."""
+        own = self._answering(self.bricks())
+        try:
+            return own.preparation.exchanges(messages, choices, own.bricks, watcher)
+        except OfAnotherHost:
+            assert self._borrows is not None  # or nothing would be borrowed
+            theirs = self._borrows()
+            bricks = theirs.bricks.among(own.names)
+            among = choices.among({brick.name for brick in bricks.usable})
+            return theirs.preparation.exchanges(messages, among, bricks, watcher)
 
     def transcribe(
         self,
@@ -426,9 +439,9 @@ class Assistant:
     # Bricks
 
     def bricks(self) -> Bricks:
-        """The bricks as they are now, fitted to the host, with the skills that it borrows."""
+        """The bricks as they are now, fitted to the host, with those that it borrows."""
         own = self.registry.scan(self.host)
-        return own if self._lender is None else own.borrowing(self._lender.bricks(self.registry))
+        return own if self._lender is None else self._lender.beside(own, self.registry)
 
     def _answering(self, bricks: Bricks) -> Answering:
         """Its own host with these bricks."""
@@ -436,7 +449,7 @@ class Assistant:
 
     @property
     def _borrows(self) -> Borrows | None:
-        """Gives the host that skills are borrowed from, loaded; None where none is lent."""
+        """Gives the host that bricks are borrowed from, loaded; None where none is lent."""
         lender = self._lender
         return None if lender is None else lambda: lender.answering(self.registry)
 

@@ -96,22 +96,32 @@ class Bricks:
             tuple(b for b in self.usable if b.name in names), tuple(r for r in self.refused if r.name in names)
         )
 
-    def borrowing(self, theirs: "Bricks") -> "Bricks":
-        """These with the skills that are refused here and fit the host that `theirs` were looked up for.
+    def without_borrowed(self) -> "Bricks":
+        """The host's own, for a turn that stays here."""
+        aside = (
+            Refused(b.name, b.folder, f"{b.name} was made for another host, and another brick that is on for this one.")
+            for b in self.usable
+            if b.borrowed
+        )
+        return Bricks(tuple(b for b in self.usable if not b.borrowed), (*self.refused, *aside))
 
-        One that reads what other bricks found is none: it takes part in turns that are this host's.
-        """
-        lacking = {refused.name for refused in self.refused if not refused.is_off}
-        skills = [
-            brick
-            for brick in theirs.usable
-            if brick.name in lacking and brick.card.kind == "task" and not brick.parts.needs.passages
-        ]
-        names = {brick.name for brick in skills}
+    def borrowing(self, theirs: "Bricks", except_for: Collection[str] = ()) -> "Bricks":
+        """These with the skills and image bricks that are refused here and fit the host that `theirs` were looked up for."""
+        lacking = {refused.name for refused in self.refused if not refused.is_off} - set(except_for)
+        lent = [brick for brick in theirs.usable if brick.name in lacking and can_be_lent(brick.card)]
+        names = {brick.name for brick in lent}
         return Bricks(
-            (*self.usable, *(replace(brick, borrowed=True) for brick in skills)),
+            (*self.usable, *(replace(brick, borrowed=True) for brick in lent)),
             tuple(refused for refused in self.refused if refused.name not in names),
         )
+
+
+def can_be_lent(card: BrickCard) -> bool:
+    """Whether a turn that wants a brick can go to another host, whole: one with a skill, or about a picture.
+
+    A skill that reads what other bricks found takes part in turns that are the assistant's own host's.
+    """
+    return not card.parts.needs.passages if card.kind == "task" else card.kind == "modality" and "picture" in card.takes
 
 
 def check_weights(folder: Path, card: BrickCard) -> None:

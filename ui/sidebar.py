@@ -455,7 +455,7 @@ def draw_host(assistant: "Assistant", bricks: "Bricks") -> None:
         )
         st.caption("  \n".join(facts))
         if borrowed:
-            st.caption(f"{borrowed} skills were trained with a smaller host, which answers when one of them is wanted.")
+            st.caption(f"{borrowed} bricks were trained with a smaller host, which answers when one of them is wanted.")
         if host.reason:
             st.caption(plain(host.reason))
 

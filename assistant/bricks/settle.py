@@ -4,6 +4,7 @@ Knows nothing of turns.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -17,7 +18,14 @@ from assistant.registry import Registry
 from mattoni.card import HostIdentity
 
 AUTO = "auto"
-Lends = tuple[HostIdentity, Callable[[], Host]]
+
+
+class Lends(NamedTuple):
+    """A host that answers for bricks which were trained with it, and what loads it."""
+
+    identity: HostIdentity
+    load: Callable[[], Host]
+    except_for: frozenset[str] = frozenset()  # skills that are not borrowed
 
 
 def ladder() -> dict[str, CatalogueEntry]:
@@ -66,18 +74,24 @@ def lost_bricks(entry: CatalogueEntry, registry: Registry) -> tuple[str, ...]:
         own = own.borrowing(theirs)
     # Of a host that nobody knows, only bricks that go with every host are sure to fit.
     fitting = {b.name for b in own.usable if entry.identity or b.card.host is None}
-    return tuple(sorted(have - fitting))
+    return tuple(sorted(have - fitting - entry.does_itself))
 
 
 def lends_to(host: Host) -> Lends | None:
-    """What the catalogue's host that this one borrows skills from is, and what loads it; None: it borrows from none that is here."""
+    """The catalogue's host that this one borrows bricks from, fetched; None: it borrows from none that can be had."""
     entry = catalogue().get(host.name)
-    name = entry.borrows_from if entry is not None else None
-    if name is None or not is_fetched(name):
+    if entry is None or (name := entry.borrows_from) is None:
+        return None
+    try:
+        if not is_fetched(name):
+            fetch(name)
+    except Unavailable as problem:
+        say(f"Without {name} there is nobody to borrow bricks from: {problem}")
         return None
     identity = catalogue()[name].identity
     assert identity is not None  # the catalogue is checked
-    return identity, lambda: load_host(name, str(host.device), str(host.dtype).removeprefix("torch."))
+    place, dtype = str(host.device), str(host.dtype).removeprefix("torch.")
+    return Lends(identity, lambda: load_host(name, place, dtype), entry.does_itself)
 
 
 def _turn_s(name: str, entry: CatalogueEntry, place: torch.device, lost: tuple[str, ...]) -> float | None:

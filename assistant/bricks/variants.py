@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from assistant.bricks.settle import ladder
 from assistant.host.catalogue import catalogue
-from assistant.registry import train_command
+from assistant.registry import can_be_lent, train_command
 from mattoni.card import BrickCard
 
 
@@ -49,6 +49,6 @@ def hosts_of(card: BrickCard) -> Hosts:
     # Neurons of one host are nothing that another could have.
     wanted = ladder() if versions and card.kind != "emergent" else {}
     missing = tuple(name for name in wanted if name not in versions)
-    lenders = {name: wanted[name].borrows_from for name in missing if card.kind == "task"}
-    lent = {name: lender for name, lender in lenders.items() if lender in versions}
+    borrowing = [name for name in missing if can_be_lent(card) and card.name not in wanted[name].does_itself]
+    lent = {name: lender for name in borrowing if (lender := wanted[name].borrows_from) in versions}
     return Hosts(versions, missing, lent, train_command(card))

@@ -62,7 +62,8 @@ class CatalogueEntry(BaseModel):
     ask_text: str | None = (
         None  # what stands between a text and a question about it; None: what the smallest host is told
     )
-    borrows_from: str | None = None  # a host that answers where a skill was trained with it and not with this one
+    borrows_from: str | None = None  # a host that answers where a brick was trained with it and not with this one
+    does_itself: frozenset[str] = frozenset()  # skills that it does better by itself than that host with them
     focuses: bool = False  # a question stands beside what it is about alone, and earlier talk stays out of its prompt
 
     @model_validator(mode="after")

@@ -53,8 +53,8 @@ def choose(device: str, memory_bytes: int, rungs: Sequence[Rung]) -> Choice:
             against.setdefault(objection, []).append(rung.name)
         elif rung.is_here:
             best, missing = rung, None
-        else:
-            missing = rung.name
+        elif missing is None or rung.turn_s is not None or device == "cuda":
+            missing = rung.name  # nothing is known of this machine's speed: a step, and not the longest
     reasons = ["the largest that fits" if best is not smallest else "the smallest"]
     if best.turn_s is not None and device != "cuda":
         reasons[0] += f", {best.turn_s:.1f} s a turn on this {device.upper()}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from assistant.host.job import Engine, Job, Stream
-from assistant.turn.lender import Answering, Borrows, lent
+from assistant.turn.lender import Answering, Borrows, make_ready
 from assistant.turn.prepare import Prepared, Watcher
 from assistant.turn.request import Request
 from assistant.turn.sparsity import parameters_used
@@ -36,24 +36,24 @@ def answer(
 ) -> Outcome:
     """Answer one message into the ticket. `told` is called after each piece, on this thread: the engine waits for nobody.
 
-    borrows  gives the host that skills are borrowed from, for a turn that wants one
+    borrows  gives the host that bricks are borrowed from, for a turn that wants one
 
     Raises Stopped when the ticket is stopped before the host is asked, and MattoniError.
     """
     watcher = Watcher(ticket.enter, lambda: ticket.is_stopping)
     ticket.trace = Trace()
-    routed = answering.preparation.plan(request, answering.bricks, ticket.trace, watcher)
-    skills = routed.borrowed
-    if borrows is not None and skills:
-        routed, answering = lent(answering, request, routed, borrows, watcher)
-    trace = ticket.trace = routed.trace
-    prepared, host = routed.prepare(), answering.preparation.host
+    ready = make_ready(answering, request, ticket.trace, borrows, watcher)
+    trace = ticket.trace = ready.routed.trace
+    prepared, answering, borrowed = ready.prepared, ready.answering, ready.borrowed
+    host = answering.preparation.host
     if prepared.written is None:
         return Outcome("done", prepared.records)
     answered = _answered if prepared.then is None else _answered_twice
     outcome = answered(prepared, answering.engine, host.tokenizer, ticket, trace, told)
     whose = f"; {host.name} answered, which it was trained with"
-    trace.bricks = [replace(used, reason=used.reason + whose) if used.name in skills else used for used in trace.bricks]
+    trace.bricks = [
+        replace(used, reason=used.reason + whose) if used.name in borrowed else used for used in trace.bricks
+    ]
     trace.parameters = parameters_used(host, answering.bricks, {used.name for used in trace.bricks})
     # After the answer: nobody waits for it.
     with trace.stage("attention"):

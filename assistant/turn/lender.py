@@ -1,9 +1,9 @@
-"""A second, smaller host for the skills that were trained with it and that the assistant's own host lacks.
+"""A second, smaller host for the bricks that were trained with it and that the assistant's own host lacks.
 
-A skill is a low-rank change of one host's weights and says nothing to another's. Until somebody trains its variant, the turn that
-wants it goes to the host that it was made for, whole: what came with the message is looked at by that host's bricks, and the
-conversation goes on with the assistant's own. Which hosts borrow, from whom, the catalogue says: those that were measured to do
-these tasks worse by themselves (README, "For more, use a larger host").
+A skill is a low-rank change of one host's weights, and soft tokens are of one host's words: neither says anything to another.
+Until somebody trains the variant, the turn that wants such a brick goes to the host that it was made for, whole: what came with the
+message is looked at by that host's bricks, and the conversation goes on with the assistant's own. Which hosts borrow, from whom, and
+which skills they do better by themselves, the catalogue says (README, "For more, use a larger host").
 """
 
 import threading
@@ -16,7 +16,8 @@ from assistant.host.host import Host
 from assistant.host.job import Engine
 from assistant.host.matrices import Weights
 from assistant.registry import Bricks, Registry
-from assistant.turn.prepare import Preparation, Routed, Watcher
+from assistant.turn.loaded import OfAnotherHost
+from assistant.turn.prepare import Preparation, Prepared, Routed, Watcher
 from assistant.turn.request import Request
 from assistant.turn.route import Choices
 from mattoni.card import HostIdentity
@@ -32,6 +33,11 @@ class Answering:
     engine: Engine
     bricks: Bricks
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The bricks that may take part."""
+        return frozenset(brick.name for brick in self.bricks.usable)
+
 
 Borrows = Callable[[], Answering]
 
@@ -40,18 +46,25 @@ class Lender:
     """Loads the smaller host when a turn first needs it. May be used by several threads."""
 
     def __init__(
-        self, identity: HostIdentity, load: Callable[[], Host], beside: Preparation, weights: Weights = "auto"
+        self,
+        identity: HostIdentity,
+        load: Callable[[], Host],
+        except_for: frozenset[str],
+        beside: Preparation,
+        weights: Weights = "auto",
     ) -> None:
-        """identity  of the host that is lent, known before it is loaded
-        beside    the preparation of the assistant's own host
+        """identity    of the host that is lent, known before it is loaded
+        except_for  skills that are not borrowed
+        beside      the preparation of the assistant's own host
         """
         self._identity, self._load, self._beside, self._weights = identity, load, beside, weights
+        self._except_for = except_for
         self._opened: tuple[Preparation, Engine] | None = None
         self._opening = threading.Lock()
 
-    def bricks(self, registry: Registry) -> Bricks:
-        """The bricks as they are for the host that is lent."""
-        return registry.scan(self._identity)
+    def beside(self, own: Bricks, registry: Registry) -> Bricks:
+        """The bricks of the assistant's own host, with those that it borrows."""
+        return own.borrowing(registry.scan(self._identity), self._except_for)
 
     def answering(self, registry: Registry) -> Answering:
         """The host, loaded, with its bricks. Raises MattoniError where it cannot be loaded."""
@@ -60,7 +73,7 @@ class Lender:
                 host = self._load()
                 engine = make_engine(host, LOCAL, self._weights)
                 self._opened = (Preparation(host, beside=self._beside), engine)
-        return Answering(*self._opened, self.bricks(registry))
+        return Answering(*self._opened, registry.scan(self._identity))
 
     def host_named(self, name: str) -> Host | None:
         """The host, if it is loaded and called so."""
@@ -90,35 +103,67 @@ class Lender:
             self._opened[1].close()
 
 
-def lent(
-    own: Answering, request: Request, routed: Routed, borrows: Borrows, watcher: Watcher
-) -> tuple[Routed, Answering]:
-    """A turn that wants borrowed skills, routed anew: by the host that they were trained with, or by this one without them.
+@dataclass(frozen=True)
+class Ready:
+    """A turn that is ready to be decoded, and by whom."""
 
-    It stays here where that host would not choose any of them, and where the user chose by hand what there is not for it, and
-    none of them. Raises Stopped, and MattoniError where that host cannot be loaded.
+    routed: Routed
+    prepared: Prepared
+    answering: Answering
+    borrowed: frozenset[str] = frozenset()  # the bricks for which another host answers
+
+
+def make_ready(
+    answering: Answering, request: Request, trace: Trace, borrows: Borrows | None, watcher: Watcher
+) -> Ready:
+    """Prepare a turn, on the host that its bricks were trained with.
+
+    A skill is known by the plan. That a borrowed brick is to look at a picture, of this message or of an earlier one that stands in
+    the prompt, is known when it is asked. Raises Stopped, and MattoniError.
     """
+    routed = answering.preparation.plan(request, answering.bricks, trace, watcher)
+    wanted = routed.borrowed
+    if borrows is None or not wanted:
+        try:
+            return Ready(routed, routed.prepare(), answering)
+        except OfAnotherHost as elsewhere:
+            if borrows is None:
+                raise
+            wanted = frozenset({elsewhere.name})
     watcher.progress("loading another host")
     theirs = borrows()
     if watcher.stopping():
         raise Stopped
     # What the user does not see here, or may not have, takes no part there.
-    theirs = replace(theirs, bricks=theirs.bricks.among({brick.name for brick in own.bricks.usable}))
-    names, by_hand = {brick.name for brick in theirs.bricks.usable}, _by_hand(request.choices)
-    if by_hand <= names or by_hand & routed.borrowed:
-        trace = Trace()
-        if lacking := sorted(by_hand - names):
-            told = f"{', '.join(lacking)} took no part: {theirs.preparation.host.name} answered, which has no variant of it."
-            trace.notices.append(Notice("left-out", told))
-        # Token ids of earlier answers are of another vocabulary.
-        past = tuple(replace(exchange, token_ids=None) for exchange in request.past)
-        asked = replace(request, past=past, choices=request.choices.among(names))
-        again = theirs.preparation.plan(asked, theirs.bricks, trace, watcher)
-        if routed.borrowed & {one.name for one in again.skills}:
-            return again, theirs
-    off = {name: replace(request.choices.of(name), state="off") for name in routed.borrowed}
-    asked = replace(request, choices=replace(request.choices, bricks={**request.choices.bricks, **off}))
-    return own.preparation.plan(asked, own.bricks, Trace(), watcher), own
+    theirs = replace(theirs, bricks=theirs.bricks.among(answering.names))
+    if (lent := _lent(request, wanted, theirs, watcher)) is not None:
+        return Ready(lent, lent.prepare(), theirs, wanted)
+    own = replace(answering, bricks=answering.bricks.without_borrowed())
+    asked = replace(request, choices=request.choices.among(own.names))
+    here = own.preparation.plan(asked, own.bricks, Trace(), watcher)
+    return Ready(here, here.prepare(), own)
+
+
+def _lent(request: Request, wanted: frozenset[str], theirs: Answering, watcher: Watcher) -> Routed | None:
+    """A turn that wants borrowed bricks, routed by the host that they were trained with.
+
+    None where that host would choose none of these skills, or where the user chose by hand what there is not for it, and none of them.
+    """
+    names, by_hand = theirs.names, _by_hand(request.choices)
+    if not (by_hand <= names or by_hand & wanted):
+        return None
+    trace = Trace()
+    if lacking := sorted(by_hand - names):
+        told = (
+            f"{', '.join(lacking)} took no part: {theirs.preparation.host.name} answered, which has no variant of it."
+        )
+        trace.notices.append(Notice("left-out", told))
+    # Token ids of earlier answers are of another vocabulary.
+    past = tuple(replace(exchange, token_ids=None) for exchange in request.past)
+    asked = replace(request, past=past, choices=request.choices.among(names))
+    routed = theirs.preparation.plan(asked, theirs.bricks, trace, watcher)
+    skills = {name for name in wanted if theirs.bricks.get(name).card.kind == "task"}
+    return routed if not skills or skills & {one.name for one in routed.skills} else None
 
 
 def _by_hand(choices: Choices) -> frozenset[str]:

@@ -19,6 +19,14 @@ _MOST = 16
 _TRY_AGAIN_S = 60.0
 
 
+class OfAnotherHost(MattoniError):
+    """A brick was asked that answers with another host than this one."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"'{name}' was made for another host, which does not answer here: switch it to Auto.")
+        self.name = name
+
+
 class LoadedBricks:
     """Loads bricks when they are first asked. May be used by several threads."""
 
@@ -30,7 +38,12 @@ class LoadedBricks:
         self._unavailable: dict[str, tuple[float, Unavailable]] = {}
 
     def get(self, brick: Brick) -> BrickRuntime:
-        """The brick, loaded. Raises MattoniError when it is damaged, does not fit the host, or has changed since it was found."""
+        """The brick, loaded. Raises MattoniError when it is damaged, does not fit the host, or has changed since it was found.
+
+        Raises OfAnotherHost for one that is borrowed: the turn is that host's.
+        """
+        if brick.borrowed:
+            raise OfAnotherHost(brick.name)
         if self._beside is not None and brick.card.host is None:
             return self._beside.get(brick)
 

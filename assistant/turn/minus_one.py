@@ -11,7 +11,7 @@ from typing import Any
 from assistant.host.job import Engine
 from assistant.registry import Bricks
 from assistant.turn.answer import Outcome, answer, job_of
-from assistant.turn.lender import Answering, Borrows, lent
+from assistant.turn.lender import Answering, Borrows, make_ready
 from assistant.turn.prepare import Watcher
 from assistant.turn.request import Request
 from assistant.turn.ticket import Ticket
@@ -70,10 +70,8 @@ def minus_one(
     request = replace(request, conversation="")
     told("")
     if borrows is not None:
-        routed = answering.preparation.plan(request, answering.bricks, Trace(), Watcher())
-        if routed.borrowed:
-            routed, answering = lent(answering, request, routed, borrows, Watcher())
-            request = routed.given
+        ready = make_ready(answering, request, Trace(), borrows, Watcher())
+        answering, request = ready.answering, ready.routed.given
     whole, trace, said = _run(answering, request)
     request = replace(
         request, sampling=request.sampling.model_copy(update={"seed": trace.seed}), answer_anyway=bool(whole.said)

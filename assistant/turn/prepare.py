@@ -393,6 +393,7 @@ class Preparation:
         # A question that came with a file is about that file, not about an earlier one, also where it was refused.
         past = () if _was_refused(looked) else request.past
         earlier = [record for exchange in past for record in exchange.records]
+        seen = [*(p.digest for p in pictures), *(record.digest for record in earlier if is_picture(record))]
         return Question(
             pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
             texts=texts,
@@ -400,6 +401,7 @@ class Preparation:
             goes_on=follows,
             about_several=several and not named,
             picture=named if self.host.focuses else "",
+            picture_at=seen.index(named) if self.host.focuses and named in seen else None,
             wants_words=words,
             has_past=bool(request.past),
             has_documents=heard.are_asked_about or any(isinstance(item, Document) for item in looked.items),
@@ -434,7 +436,7 @@ class Routed:
 
     @property
     def borrowed(self) -> frozenset[str]:
-        """Those of them that another host was trained with."""
+        """Those of them that were trained with another host."""
         return frozenset(one.name for one in self.skills if self.bricks.get(one.name).borrowed)
 
     def prepare(self) -> Prepared:

@@ -223,6 +223,7 @@ class Question:
     goes_on: bool = True  # with what was said or shown; nothing is known of a message without text
     about_several: bool = False  # it compares pictures, or points back to one before the latest
     picture: str = ""  # digest of the one of several pictures that it names by its place and is about alone
+    picture_at: int | None = None  # where that one is, of `pictures` and `earlier_pictures` together
     wants_words: bool = False  # it asks for the words in a picture
     has_past: bool = False  # something was said before in this conversation
     has_documents: bool = False  # a document came with the message
@@ -469,7 +470,9 @@ def _has_its_pictures(brick: KeyedBrick, question: Question, seen_by: Sequence[s
         # It was trained on one picture: its own, the one that is named by its place, or the latest that is asked about.
         if len(question.pictures) > 1 and not question.picture:
             return False
-        seen = seen_by[:1] if question.pictures else seen_by[-1:] if question.asks_about_picture else ()
+        at = 0 if question.pictures else -1 if question.asks_about_picture else None
+        at = question.picture_at if question.picture_at is not None else at
+        seen = () if at is None else seen_by[at : at + 1 or None]
         return bool(seen) and brick.needs.vision in ("", *seen) and not question.about_several
     if question.picture:
         return False

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from assistant.host.prompt import ASK_TEXT, Prompt, Turn, asks, build_prompt
 from assistant.turn.fit import first_kept, fit_question, fit_text
 from assistant.turn.focus import MATERIAL
+from assistant.turn.loaded import OfAnotherHost
 from assistant.turn.request import Exchange, Request, unwritten_question
 from knowledge_bricks.documents import Hit, answer_threshold
 from mattoni.errors import MattoniError
@@ -173,6 +174,8 @@ class Writer:
             try:
                 place = next(places) if is_picture(record) else 0
                 segments += self.show(record, question, place, pictures)
+            except OfAnotherHost:
+                raise  # the turn goes there
             except MattoniError as problem:
                 # Its brick or its file is gone since: the conversation goes on without it, and says so once a turn.
                 self._tell("gone", f"{record.name} from earlier was left out: {problem}")

@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 
 from assistant.assistant import Assistant
 from assistant.bricks.conflicts import fight
+from assistant.bricks.settle import Lends
 from assistant.host.host import Host, load_host
 from assistant.host.sampling import Sampling
+from assistant.turn.lender import make_ready
 from assistant.turn.prepare import Watcher
 from assistant.turn.recogniser import Recogniser
-from assistant.turn.request import Request
+from assistant.turn.request import Message, Request
 from assistant.turn.route import Choice, Choices
 from assistant.turn.spaces import Spaces
 from mattoni.card import BrickCard, describe_files, read_card, write_card
@@ -47,18 +49,18 @@ def borrowing(assistant: Assistant, other: Host, tmp_path: Path) -> Iterator[Ass
         assistant.registry,
         assistant.store,
         data_folder() / "bricks",
-        lends=(other.identity, lambda: other),
+        lends=Lends(other.identity, lambda: other),
     )
     yield opened
     opened.close()
 
 
-def give_keys(name: str) -> None:
-    """Routing keys that every message is near to."""
+def give_keys(name: str, space: str = "text", width: int = 48) -> None:
+    """Routing keys that every message, or picture, is near to."""
     folder = data_folder() / "bricks" / name
-    save_file({"keys": torch.eye(1, 48)}, folder / "keys.safetensors")
+    save_file({"keys": torch.eye(1, width)}, folder / "keys.safetensors")
     card = read_card(folder)
-    routes = {"space": "text", "keys": "keys.safetensors", "threshold": -1.0}
+    routes = {"space": space, "keys": "keys.safetensors", "threshold": -1.0}
     write_card(
         BrickCard.model_validate(
             {**card.model_dump(mode="json", by_alias=True), "routes": routes, "files": describe_files(folder)}
@@ -126,9 +128,85 @@ def test_a_skill_that_auto_chose_gives_way_to_what_the_user_chose_for_the_assist
 
 
 def test_bricks_of_the_lending_host_that_are_not_seen_here_take_no_part(borrowing, other):
+    """A key of a server may be for some bricks alone."""
     write_eyes(data_folder() / "bricks" / "their-eyes", other)
-    turn = done(borrowing.ask("two men", [png()], ON, SHORT))
-    assert turn.trace.host == other.name and "their-eyes" not in {used.name for used in turn.trace.bricks}
+    for seen in ({"loud"}, {"loud", "their-eyes"}):
+        own = borrowing._answering(borrowing.bricks().among(seen))
+        ready = make_ready(own, Request("two men", (png(),), ON), Trace(), borrowing._borrows, Watcher())
+        assert ready.answering.preparation.host.name == other.name
+        assert {used.name for used in ready.routed.trace.bricks} == seen
+
+
+# Image bricks
+
+
+@pytest.fixture
+def sighted(borrowing, other) -> Assistant:
+    """With an image brick `their-eyes` of the host that is lent."""
+    write_eyes(data_folder() / "bricks" / "their-eyes", other)
+    return borrowing
+
+
+THEIRS = Choices(vision="their-eyes")
+
+
+def test_a_picture_goes_to_the_host_of_the_brick_that_looks_at_it_and_so_does_what_is_asked_of_it_later(sighted, other):
+    conversation, elsewhere = sighted.store.new(), sighted.store.new()
+    first = done(sighted.ask("a boat", [png()], THEIRS, SHORT, conversation))
+    later = done(sighted.ask("two men", sampling=SHORT, conversation=conversation))
+    alone = done(sighted.ask("two men", sampling=SHORT, conversation=elsewhere))
+    assert [turn.trace.host for turn in (first, later, alone)] == [other.name, other.name, sighted.host.name]
+    (used,) = first.trace.bricks
+    assert used.reason == f"chosen by hand; {other.name} answered, which it was trained with"
+    (again,) = later.trace.bricks
+    assert (
+        again.name == "their-eyes"
+        and again.reason == f"orange.png was sent earlier; {other.name} answered, which it was trained with"
+    )
+    assert {notice.code for notice in later.trace.notices} <= {"length"}
+
+
+def test_it_sees_what_an_assistant_of_that_host_sees(sighted, other):
+    theirs = Assistant(other, sighted.registry, sighted.store, data_folder() / "bricks")
+    said = [done(one.ask("two men", [png()], THEIRS, SHORT)).text for one in (sighted, theirs)]
+    theirs.close()
+    assert said[0] == said[1]
+
+
+def test_a_borrowed_brick_looks_where_the_first_found_nothing(sighted, other):
+    """Which of them finds nothing, is known when it has been asked."""
+    give_keys("their-eyes", "glance", 64)
+    turn = done(sighted.ask("two men", [png()], sampling=SHORT))
+    assert turn.trace.host == other.name and [used.name for used in turn.trace.bricks] == ["document", "their-eyes"]
+    assert "no-text" in {notice.code for notice in turn.trace.notices}
+
+
+def test_a_skill_of_the_assistants_own_host_that_is_on_keeps_the_turn_and_what_cannot_look_is_told(sighted, tmp_path):
+    sighted.add_skill(write_adapter(tmp_path / "own", sighted.host, seed=4), "own")
+    conversation = sighted.store.new()
+    done(sighted.ask("a boat", [png()], THEIRS, SHORT, conversation))
+    turn = done(
+        sighted.ask("two men", choices=Choices(bricks={"own": Choice("on")}), sampling=SHORT, conversation=conversation)
+    )
+    assert turn.trace.host == sighted.host.name and [used.name for used in turn.trace.bricks] == ["own"]
+    (gone,) = (notice.text for notice in turn.trace.notices if notice.code == "gone")
+    assert gone == (
+        "orange.png from earlier was left out: The brick 'their-eyes' is set aside: their-eyes was made for another host, and "
+        "another brick that is on for this one."
+    )
+
+
+def test_a_history_that_the_caller_keeps_is_looked_at_by_that_host(sighted, other):
+    history = [Message("user", "a boat", (png(),)), Message("assistant", "Orange."), Message("user", "two men")]
+    turn = done(sighted.complete(history, Choices(bricks={n: Choice("off") for n in ("eyes", "document")}), SHORT))
+    assert turn.trace.host == other.name and [used.name for used in turn.trace.bricks] == ["their-eyes"]
+
+
+def test_what_the_catalogue_says_that_a_host_does_itself_is_not_borrowed(assistant, borrowing, other):
+    itself = Lends(other.identity, lambda: other, frozenset({"loud"}))
+    able = Assistant(assistant.host, assistant.registry, assistant.store, data_folder() / "bricks", lends=itself)
+    assert "loud" in {refused.name for refused in able.bricks().refused}
+    able.close()
 
 
 def test_a_question_about_one_of_two_pictures_is_no_comparison_for_any_host(borrowing, monkeypatch):
@@ -162,7 +240,7 @@ def test_stopped_while_the_other_host_loads_nothing_is_asked_of_it(assistant, bo
         return other
 
     own = data_folder() / "bricks"
-    patient = Assistant(assistant.host, assistant.registry, assistant.store, own, lends=(other.identity, slow))
+    patient = Assistant(assistant.host, assistant.registry, assistant.store, own, lends=Lends(other.identity, slow))
     ticket = patient.ask("two men", choices=ON, sampling=SHORT)
     assert begun.wait(30)
     ticket.stop()
@@ -182,7 +260,7 @@ def test_a_lending_host_that_cannot_be_loaded_fails_that_turn_alone(assistant, b
         raise MattoniError("The disk is gone: put it back.")
 
     own = data_folder() / "bricks"
-    lends = (borrowing.registry.scan().get("loud").card.host, broken)
+    lends = Lends(borrowing.registry.scan().get("loud").card.host, broken)
     poor = Assistant(assistant.host, assistant.registry, assistant.store, own, lends=lends)
     conversation = poor.store.new()
     ticket = poor.ask("two men", choices=ON, sampling=SHORT, conversation=conversation)

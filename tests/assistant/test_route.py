@@ -167,6 +167,15 @@ def test_a_skill_for_one_picture_is_chosen_where_its_image_brick_saw_the_one_tha
     assert plan.needs_several == bool(asked.get("about_several"))
 
 
+@pytest.mark.parametrize(("at", "chosen"), [(0, ["tell"]), (1, []), (2, ["tell"]), (3, [])])
+def test_of_several_pictures_it_is_the_named_one_that_its_image_brick_must_have_seen(at, chosen):
+    tell = keyed("tell", "task", "text", E[:1], 0.5, needs=Needs(1, "photo"))
+    own, earlier = (picture(1, 0, 0, 0), picture(0, 1, 0, 0)), ("photo", "document")
+    question = Question(own, E[:1], goes_on=False, earlier_pictures=earlier, picture="named", picture_at=at)
+    plan = route(question, Keyring((PHOTO, DOCUMENT, tell)), Choices())
+    assert names(plan) == ["photo", "document"] and [skill.name for skill in plan.skills] == chosen
+
+
 def test_a_picture_that_is_like_nothing_known_is_looked_at_all_the_same_and_a_notice_says_so():
     plan = route(Question((picture(0.1, 0.2, 0, 1),)), KEYRING, Choices())
     assert names(plan) == ["document"]
