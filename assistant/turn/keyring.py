@@ -1,7 +1,5 @@
 """From bricks on disk to what the router compares: their kind, keys and thresholds. Knows nothing of scores."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 
@@ -39,9 +37,7 @@ class Keyrings:
             found[b.name, b.digest, has_keys] = b
 
         def make() -> Keyring:
-            return Keyring(
-                _comparable([self._keyed.get(state, partial(keyed, b, state[2])) for state, b in found.items()])
-            )
+            return Keyring(tuple(self._keyed.get(state, partial(keyed, b, state[2])) for state, b in found.items()))
 
         return self._rings.get(tuple(found), make)
 
@@ -54,19 +50,6 @@ class Keyrings:
         """Drop what was read of the bricks of these names."""
         self._keyed.drop(lambda state: isinstance(state, tuple) and state[0] in names)
         self._rings.drop(lambda states: isinstance(states, tuple) and any(state[0] in names for state in states))
-
-
-def _comparable(bricks: Sequence[KeyedBrick]) -> tuple[KeyedBrick, ...]:
-    """The bricks; those whose keys an embedder of another width made, which nothing here can be compared with, without keys."""
-    widths: dict[str | None, Counter[int]] = defaultdict(Counter)
-    for brick in bricks:
-        if brick.keys is not None:
-            widths[brick.space][brick.keys.shape[1]] += 1
-    usual = {space: counted.most_common(1)[0][0] for space, counted in widths.items()}
-    return tuple(
-        replace(b, keys=None, counter=None) if b.keys is not None and b.keys.shape[1] != usual[b.space] else b
-        for b in bricks
-    )
 
 
 def keyed(brick: Brick, has_keys: bool = True) -> KeyedBrick:

@@ -286,7 +286,7 @@ def test_auto_says_on_stderr_which_host_answers_and_why(mattoni, builtin, monkey
     monkeypatch.setenv("MATTONI_HOST", "auto")
     status, out, err = mattoni("ask", "hello", "--max-tokens", 2, "--json", "--no-bricks")
     assert status == 0 and json.loads(out)["trace"]["host"] == BUILTIN_HOST
-    assert f"{BUILTIN_HOST}: the smallest; no " in err and " compare-pictures " in err
+    assert f"{BUILTIN_HOST}: the smallest; " in err and "` fetches a better one" in err
 
 
 def test_a_named_host_that_cannot_be_had_gives_way_in_a_talk_and_fails_in_a_measurement(

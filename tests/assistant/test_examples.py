@@ -4,15 +4,12 @@ import io
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageOps
-from safetensors.torch import save_file
 
 from assistant.bricks.examples import add_examples
 from assistant.registry import Registry
 from assistant.turn.keyring import Keyrings
 from assistant.turn.route import Choices, Keyring, Question, SeenPicture, route
-from mattoni.card import describe_files, read_card, write_card
 from mattoni.errors import MattoniError
 from mattoni.files import sha256_of
 from mattoni.inputs import Attachment
@@ -94,16 +91,6 @@ def test_a_picture_that_is_like_none_of_its_examples_falls_back_and_a_notice_say
     assert [(n.code, n.text) for n in plan.notices] == [
         ("fallback", "a.png is like nothing that an image brick knows; 'stripes' looked at it all the same.")
     ]
-
-
-def test_keys_of_an_embedder_of_another_width_are_never_compared_and_break_no_turn():
-    folder = add_bare_brick("stripes")
-    give("stripes")
-    save_file({"keys": torch.eye(4, 7)}, folder / "keys.safetensors")
-    card = read_card(folder)
-    write_card(card.model_copy(update={"files": describe_files(folder)}), folder)
-    keyring = Keyrings().of(bricks())
-    assert "stripes" in keyring.by_name and chosen_for(stripes(100), keyring).pictures[0].name != "stripes"
 
 
 def test_a_second_set_of_examples_replaces_the_first():
