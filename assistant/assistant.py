@@ -48,8 +48,7 @@ from assistant.registry import Bricks, Registry, switch, switched_off
 from assistant.turn.admission import needs_verdict
 from assistant.turn.answer import Outcome
 from assistant.turn.answer import answer as run_turn
-from assistant.turn.lender import Answering, Borrows, Lender
-from assistant.turn.loaded import OfAnotherHost
+from assistant.turn.lender import Answering, Borrows, Lender, read_history
 from assistant.turn.minus_one import MinusOne, minus_one
 from assistant.turn.prepare import Preparation, Watcher
 from assistant.turn.queue import TurnQueue
@@ -283,7 +282,8 @@ class Assistant:
         def run(ticket: Ticket) -> Status:
             watcher = Watcher(ticket.enter, lambda: ticket.is_stopping)
             try:
-                past = self._exchanges(earlier, chosen, watcher)
+                own = self._answering(self.bricks())
+                past = read_history(own, earlier, chosen, self._borrows, watcher)
             except Stopped:
                 return "stopped"
             request = Request(
@@ -299,18 +299,6 @@ class Assistant:
             return self._answer(request, ticket, None, None)
 
         return self._queue.submit(uuid.uuid4().hex, run)
-
-    def _exchanges(self, messages: Sequence[Message], choices: Choices, watcher: Watcher) -> tuple[Exchange, ...]:
-        """A history as exchanges, where a borrowed brick looks at something by the host that it was made for."""
-        own = self._answering(self.bricks())
-        try:
-            return own.preparation.exchanges(messages, choices, own.bricks, watcher)
-        except OfAnotherHost:
-            assert self._borrows is not None  # or nothing would be borrowed
-            theirs = self._borrows()
-            bricks = theirs.bricks.among(own.names)
-            among = choices.among({brick.name for brick in bricks.usable})
-            return theirs.preparation.exchanges(messages, among, bricks, watcher)
 
     def transcribe(
         self,

@@ -7,7 +7,7 @@ which skills they do better by themselves, the catalogue says (README, "For more
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from assistant.host.engine_choice import LOCAL
@@ -18,7 +18,7 @@ from assistant.host.matrices import Weights
 from assistant.registry import Bricks, Registry
 from assistant.turn.loaded import OfAnotherHost
 from assistant.turn.prepare import Preparation, Prepared, Routed, Watcher
-from assistant.turn.request import Request
+from assistant.turn.request import Exchange, Message, Request
 from assistant.turn.route import Choices
 from mattoni.card import HostIdentity
 from mattoni.runtime import Stopped
@@ -130,18 +130,35 @@ def make_ready(
             if borrows is None:
                 raise
             wanted = frozenset({elsewhere.name})
-    watcher.progress("loading another host")
-    theirs = borrows()
-    if watcher.stopping():
-        raise Stopped
-    # What the user does not see here, or may not have, takes no part there.
-    theirs = replace(theirs, bricks=theirs.bricks.among(answering.names))
+    theirs = _borrowed_by(answering, borrows, watcher)
     if (lent := _lent(request, wanted, theirs, watcher)) is not None:
         return Ready(lent, lent.prepare(), theirs, wanted)
     own = replace(answering, bricks=answering.bricks.without_borrowed())
     asked = replace(request, choices=request.choices.among(own.names))
     here = own.preparation.plan(asked, own.bricks, Trace(), watcher)
     return Ready(here, here.prepare(), own)
+
+
+def read_history(
+    own: Answering, messages: Sequence[Message], choices: Choices, borrows: Borrows | None, watcher: Watcher
+) -> tuple[Exchange, ...]:
+    """A history as exchanges, read by the other host where a borrowed brick is to look at something. Raises as `make_ready` does."""
+    try:
+        return own.preparation.exchanges(messages, choices, own.bricks, watcher)
+    except OfAnotherHost:
+        if borrows is None:
+            raise
+    theirs = _borrowed_by(own, borrows, watcher)
+    return theirs.preparation.exchanges(messages, choices.among(theirs.names), theirs.bricks, watcher)
+
+
+def _borrowed_by(own: Answering, borrows: Borrows, watcher: Watcher) -> Answering:
+    """The other host with those bricks of its own that are seen here: what the user may not have takes no part there either."""
+    watcher.progress("loading another host")
+    theirs = borrows()
+    if watcher.stopping():
+        raise Stopped
+    return replace(theirs, bricks=theirs.bricks.among(own.names))
 
 
 def _lent(request: Request, wanted: frozenset[str], theirs: Answering, watcher: Watcher) -> Routed | None:

@@ -393,6 +393,7 @@ class Preparation:
         # A question that came with a file is about that file, not about an earlier one, also where it was refused.
         past = () if _was_refused(looked) else request.past
         earlier = [record for exchange in past for record in exchange.records]
+        meant = named if self.host.focuses else ""
         seen = [*(p.digest for p in pictures), *(record.digest for record in earlier if is_picture(record))]
         return Question(
             pictures=tuple(SeenPicture(p.name, vector) for p, vector in zip(pictures, glances, strict=True)),
@@ -400,8 +401,8 @@ class Preparation:
             asks_about_picture=asks,
             goes_on=follows,
             about_several=several and not named,
-            picture=named if self.host.focuses else "",
-            picture_at=seen.index(named) if self.host.focuses and named in seen else None,
+            picture=meant,
+            picture_at=seen.index(meant) if meant in seen else None,
             wants_words=words,
             has_past=bool(request.past),
             has_documents=heard.are_asked_about or any(isinstance(item, Document) for item in looked.items),

@@ -470,9 +470,10 @@ def _has_its_pictures(brick: KeyedBrick, question: Question, seen_by: Sequence[s
         # It was trained on one picture: its own, the one that is named by its place, or the latest that is asked about.
         if len(question.pictures) > 1 and not question.picture:
             return False
-        at = 0 if question.pictures else -1 if question.asks_about_picture else None
-        at = question.picture_at if question.picture_at is not None else at
-        seen = () if at is None else seen_by[at : at + 1 or None]
+        if question.picture_at is not None:
+            seen = seen_by[question.picture_at : question.picture_at + 1]
+        else:
+            seen = seen_by[:1] if question.pictures else seen_by[-1:] if question.asks_about_picture else ()
         return bool(seen) and brick.needs.vision in ("", *seen) and not question.about_several
     if question.picture:
         return False
